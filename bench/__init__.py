@@ -1,0 +1,1 @@
+"""What is measured, against which peer, as ratios of one run. `make bench` runs it."""

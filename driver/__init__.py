@@ -1,0 +1,1 @@
+"""Docker networks and endpoints: `NetworkDriver.*`, and the background look at the engine."""

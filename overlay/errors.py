@@ -1,0 +1,91 @@
+"""The errors of this host's flannel node.
+
+    OverlayError                    status 500
+    ├── SettingsError               what the operator configured cannot work
+    │   ├── ConfigMissing           no network config in the registry
+    │   ├── ConfigInvalid           the network config breaks one of flannel's rules
+    │   └── UnderlayError           no usable interface or address on this host
+    ├── RegistryError
+    │   ├── RegistryUnavailable     503: no answer in time; the same call may work later
+    │   ├── RegistryDenied          credentials or certificate refused
+    │   ├── SubnetTaken             the compare-and-set to create a lease lost
+    │   └── LeaseLost               our key is gone, or is not the one we wrote
+    ├── OutOfSubnets                every subnet of the network is leased
+    ├── NotReady                    503: no lease within the time a handler may wait
+    ├── CodecError                  a key or value that is not flannel's
+    └── KernelError                 the kernel refused one or more changes
+
+`status` is the HTTP status that `plugin` answers with; nothing below `plugin` knows HTTP otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class OverlayError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    status: ClassVar[int] = 500
+
+
+class SettingsError(OverlayError):
+    """What the operator configured cannot work; the message says what to change."""
+
+
+class ConfigMissing(SettingsError):
+    """The registry holds no network config."""
+
+
+class ConfigInvalid(SettingsError):
+    """The network config breaks one of flannel's rules."""
+
+
+class UnderlayError(SettingsError):
+    """This host has no interface or address that fits the settings."""
+
+
+class RegistryError(OverlayError):
+    """Base of what a registry adapter raises."""
+
+
+class RegistryUnavailable(RegistryError):
+    """The registry gave no answer in time; the same call may work later."""
+
+    status = 503
+
+
+class RegistryDenied(RegistryError):
+    """The registry refused our credentials or certificate."""
+
+
+class SubnetTaken(RegistryError):
+    """Another node created this key first."""
+
+
+class LeaseLost(RegistryError):
+    """The key of our lease is gone or was written by somebody else."""
+
+
+class OutOfSubnets(OverlayError):
+    """Every subnet of the network is leased; the message says by whom and until when."""
+
+
+class NotReady(OverlayError):
+    """This host holds no lease yet and the time to wait for it is over."""
+
+    status = 503
+
+
+class CodecError(OverlayError):
+    """A key or value under the registry's subnets that flannel could not have written."""
+
+
+class KernelError(OverlayError):
+    """The kernel refused changes. `failures` has one line for each, as an operator would type the change."""
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        self.failures = tuple(failures)
+        more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
+        super().__init__("; ".join(self.failures[:3]) + more)

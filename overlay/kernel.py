@@ -1,0 +1,71 @@
+"""The kernel port: observe and apply.
+
+Adapters: `kernel_netlink` (rtnetlink and /proc/sys of the network namespace we run in) and `kernel_fake`;
+both pass tests/overlay/test_kernel_contract.py. Callers: `reconciler` for everything that is repaired later,
+`underlay` for reads. Safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from overlay import netstate
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One change that the kernel refused. `reason` is the kernel's own text where it gives one."""
+
+    op: netstate.Op
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnderlayLink:
+    """A link of the host as the choice of the underlay interface sees it. Units: `mtu` bytes."""
+
+    name: netstate.IfName
+    index: int
+    mtu: int
+    up: bool
+    addresses: tuple[ipaddress.IPv4Interface, ...]
+    """Best first: global before link-local, permanent before dynamic."""
+    has_default_route: bool
+
+
+class Kernel(Protocol):
+    """What this host does with links, addresses, neighbours, forwarding entries, routes and sysctls."""
+
+    def observe(self, desired: netstate.NetState) -> netstate.NetState:
+        """What is there of ours now: links of `desired` by name or with our ifalias, what hangs on them, our routes.
+
+        Of sysctls, those that `desired` names. Raises KernelError where the kernel's tables could not be read whole.
+        """
+        ...
+
+    def apply(self, ops: Sequence[netstate.Op]) -> list[Failure]:
+        """Apply in order, try all, return what was refused.
+
+        Twice is safe: adding what is there and removing what is gone succeed. A link that exists under the name but
+        cannot be changed in place (other VNI, port, local address, lower device) is deleted and made anew.
+        """
+        ...
+
+    def list_underlays(self) -> list[UnderlayLink]:
+        """The host's links that could carry the overlay, in the kernel's order; ours and loopback left out."""
+        ...
+
+    def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
+        """The MAC of the VXLAN device `name`, None where there is no such device."""
+        ...
+
+    def events(self, stop: threading.Event) -> Iterator[None]:
+        """Yields whenever links, addresses, neighbours or routes may have changed; ends within a second of `stop`.
+
+        Many events may come as one. Losing events (a full socket buffer) yields too: the caller looks at everything.
+        """
+        ...

@@ -1,0 +1,173 @@
+"""Kernel objects as values: what a NetState holds, desired or observed, and one change to it.
+
+Pure. Backends and `driver.desired` make desired states, the kernel port observes and applies, `diff` compares.
+`Op`s print as the line an operator would type: logs and tests read like a terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable
+from typing import ClassVar, NewType
+
+IfName = NewType("IfName", str)
+Mac = NewType("Mac", str)
+"""Lower case, colons."""
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+ROUTE_PROTOCOL = 70
+"""rtm_protocol of our routes: how they are recognised after a restart. Unassigned in rtnetlink.h."""
+
+LINK_ALIAS = "flannelpy"
+"""ifalias of our links: how they are recognised after a restart, whatever they are called."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sysctl:
+    """One kernel parameter, key in dots: `net.ipv4.ip_forward`."""
+
+    key: str
+    value: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VxlanLink:
+    """A VTEP device, up. Units: `mtu` bytes of the overlay. `underlay` is the lower device's name."""
+
+    name: IfName
+    vni: int
+    port: int
+    local: IPAddress
+    underlay: IfName
+    mac: Mac
+    mtu: int
+    learning: bool = False
+    gbp: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeLink:
+    """A bridge, up."""
+
+    name: IfName
+    mac: Mac
+    mtu: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VethPair:
+    """A veth pair of which both ends are on the host: `name` up in `bridge`, `peer` for Docker to take away."""
+
+    name: IfName
+    peer: IfName
+    bridge: IfName
+    mtu: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BridgePort:
+    """The host's end of a veth whose peer is in a container: up, in `bridge`. Repaired, never created."""
+
+    name: IfName
+    bridge: IfName
+    mtu: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """An address of one of our links."""
+
+    link: IfName
+    interface: IPInterface
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A permanent ARP or ND entry."""
+
+    link: IfName
+    ip: IPAddress
+    mac: Mac
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FdbEntry:
+    """A permanent `self` forwarding entry of a VXLAN device: frames to `mac` go to the VTEP at `vtep_ip`."""
+
+    link: IfName
+    mac: Mac
+    vtep_ip: IPAddress
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A route of protocol ROUTE_PROTOCOL in the main table."""
+
+    destination: IPNetwork
+    gateway: IPAddress
+    link: IfName
+    onlink: bool = True
+
+
+Link = VxlanLink | BridgeLink | VethPair | BridgePort
+KernelObject = Sysctl | Link | Address | Neighbour | FdbEntry | Route
+NetState = frozenset[KernelObject]
+"""A set of kernel objects, desired or observed, in which no two share a key (see `key_of`)."""
+
+Key = tuple[str, ...]
+
+EMPTY: NetState = frozenset()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Add:
+    """Make it so, whatever is there under the same key now."""
+
+    verb: ClassVar[str] = "add"
+    obj: KernelObject
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Turn `old` into `new`; both have one key."""
+
+    verb: ClassVar[str] = "change"
+    old: KernelObject
+    new: KernelObject
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """Take it away; gone already is success."""
+
+    verb: ClassVar[str] = "remove"
+    obj: KernelObject
+
+
+Op = Add | Change | Remove
+
+
+def key_of(obj: KernelObject) -> Key:
+    """What the kernel lets exist once: a later object with the same key replaces the earlier."""
+    match obj:
+        case Sysctl():
+            return ("sysctl", obj.key)
+        case VxlanLink() | BridgeLink() | VethPair() | BridgePort():
+            return ("link", obj.name)
+        case Address():
+            return ("address", obj.link, str(obj.interface))
+        case Neighbour():
+            return ("neighbour", obj.link, str(obj.ip))
+        case FdbEntry():
+            return ("fdb", obj.link, obj.mac)
+        case Route():
+            return ("route", str(obj.destination))
+
+
+def index(state: Iterable[KernelObject]) -> dict[Key, KernelObject]:
+    """The objects by key; of two with one key the last stays."""
+    return {key_of(obj): obj for obj in state}

@@ -1,0 +1,125 @@
+"""The one state file: SQLite, so that what was answered survives kill -9 and power loss.
+
+Owns the connection, transactions and the schema's version; each room brings its own tables (`Schema`).
+Callers: `overlay.registry_standalone`, `overlay.nodestore`, `ipam.store`, `driver.store`. Runs no policy.
+Source: sqlite.org/wal.html, sqlite.org/lang_transaction.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from overlay import errors
+
+Row = tuple[Any, ...]  # what a column holds is known to the SQL beside the call, not to a type checker
+
+
+class StateFileError(errors.OverlayError):
+    """The state file cannot be opened or written; the message has the path and SQLite's reason."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """One room's tables. `steps[i]` takes them from version i to i + 1; a step is never changed once released."""
+
+    room: str
+    steps: tuple[str, ...]
+
+
+class Transaction:
+    """What one transaction may do. Valid only inside `StateFile.write` or `StateFile.read`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, values: Sequence[object] = ()) -> int:
+        """Run one statement; the number of rows it changed."""
+        return self._connection.execute(sql, values).rowcount
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each row of values."""
+        self._connection.executemany(sql, rows)
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """All rows of a query."""
+        return self._connection.execute(sql, values).fetchall()
+
+
+class StateFile:
+    """The open file. One connection and one lock: writers queue here instead of failing in SQLite.
+
+    Deferred transactions that read and then write fail at once with "database is locked" under threads,
+    whatever the busy timeout; BEGIN IMMEDIATE behind one lock does not.
+    """
+
+    def __init__(self, path: pathlib.Path, schemas: Iterable[Schema]) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+        except (OSError, sqlite3.Error) as exc:
+            raise StateFileError(f"cannot open the state file {path}: {exc}") from exc
+        for schema in schemas:
+            self._migrate(schema)
+
+    def close(self) -> None:
+        """Close the file. A second close is harmless."""
+        with self._lock:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction that is on disk when the block ends, or did not happen when the block raises."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield Transaction(self._connection)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as exc:
+                self._rollback()
+                raise StateFileError(f"cannot write the state file {self.path}: {exc}") from exc
+            except BaseException:
+                self._rollback()
+                raise
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Queries that see one state of the file."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN")
+                yield Transaction(self._connection)
+            except sqlite3.Error as exc:
+                raise StateFileError(f"cannot read the state file {self.path}: {exc}") from exc
+            finally:
+                self._rollback()
+
+    def _rollback(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _migrate(self, schema: Schema) -> None:
+        with self.write() as tx:
+            tx.run("CREATE TABLE IF NOT EXISTS schema_version (room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
+            found = tx.rows("SELECT version FROM schema_version WHERE room = ?", (schema.room,))
+            version = found[0][0] if found else 0
+            if version > len(schema.steps):
+                raise StateFileError(
+                    f"{self.path} was written by a newer flannelpy ({schema.room} version {version}); upgrade"
+                )
+            for step in schema.steps[version:]:
+                for statement in step.split(";"):
+                    if statement.strip():
+                        tx.run(statement)
+            tx.run("INSERT OR REPLACE INTO schema_version VALUES (?, ?)", (schema.room, len(schema.steps)))

@@ -1,0 +1,1 @@
+"""The program: settings, composition root, HTTP, command line. Everything else is a library to it."""
