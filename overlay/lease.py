@@ -46,3 +46,17 @@ class Lease:
     lease_id: int = 0
     mod_revision: int = 0
     ttl_s: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HeldSubnet:
+    """What the rooms above need to know of this host's lease in one flannel network.
+
+    Shape: `subnet` lies in `network`; both IPv4. `device` is the VTEP device's name. Units: `overlay_mtu` bytes.
+    """
+
+    prefix: str
+    network: ipaddress.IPv4Network
+    subnet: ipaddress.IPv4Network
+    device: str
+    overlay_mtu: int
