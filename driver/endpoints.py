@@ -1,0 +1,151 @@
+"""`NetworkDriver.*`: the engine's words in and out.
+
+Decodes strictly, since nothing but dockerd should call, and tolerantly of null and of fields newer engines add.
+`plugin.http` reads the bodies and turns errors into statuses. Every method is idempotent; what ends something
+answers success for what is unknown, since the engine forgets it whatever we say.
+Source: moby daemon/libnetwork/drivers/remote/api/api.go, daemon/libnetwork/docs/remote.md.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from driver import endpoint, errors, names, network, service
+from overlay import fields, netstate
+
+Answer = dict[str, Any]
+Method = Callable[[fields.JsonObject], Answer]
+
+OPTION_INTERNAL = "com.docker.network.internal"
+OPTION_GENERIC = "com.docker.network.generic"
+OPTION_IPV6 = "com.docker.network.enable_ipv6"
+OPTION_IPV4 = "com.docker.network.enable_ipv4"
+OPTION_PORTMAP = "com.docker.network.portmap"
+
+CONSTANT: Mapping[str, Answer] = {
+    # global connectivity: swarm then resolves names of this driver's networks across nodes
+    "NetworkDriver.GetCapabilities": {"Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": False},
+    "NetworkDriver.DiscoverNew": {},
+    "NetworkDriver.DiscoverDelete": {},
+}
+"""Answered without a look at the body, before anything else of the plugin is up."""
+
+
+def methods(driver: service.Driver) -> Mapping[str, Method]:
+    """The driver's methods by their name on the wire."""
+    return {
+        "NetworkDriver.GwAllocCheck": _gw_alloc_check,
+        "NetworkDriver.AllocateNetwork": _allocate_network,
+        "NetworkDriver.FreeNetwork": _nothing,
+        "NetworkDriver.CreateNetwork": lambda body: _create_network(driver, body),
+        "NetworkDriver.DeleteNetwork": lambda body: _delete_network(driver, body),
+        "NetworkDriver.CreateEndpoint": lambda body: _create_endpoint(driver, body),
+        "NetworkDriver.EndpointOperInfo": _oper_info,
+        "NetworkDriver.DeleteEndpoint": lambda body: _delete_endpoint(driver, body),
+        "NetworkDriver.Join": lambda body: _join(driver, body),
+        "NetworkDriver.Leave": lambda body: _leave(driver, body),
+        "NetworkDriver.ProgramExternalConnectivity": _nothing,
+        "NetworkDriver.RevokeExternalConnectivity": _nothing,
+    }
+
+
+def _create_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    options = fields.mapping(body, "Options")
+    if fields.flag(options, OPTION_IPV6, default=False) or fields.objects(body, "IPv6Data"):
+        raise errors.BadRequest("the flannel network has no IPv6; leave --ipv6 and IPv6 --subnet away")
+    if not fields.flag(options, OPTION_IPV4, default=True):
+        raise errors.BadRequest("a flannelpy network needs IPv4; leave --ipv4=false away")
+    driver.create_network(
+        _network_id(body),
+        [_pool_data(data) for data in fields.objects(body, "IPv4Data")],
+        network.parse_options(fields.mapping(options, OPTION_GENERIC)),
+        internal=fields.flag(options, OPTION_INTERNAL, default=False),
+    )
+    return {}
+
+
+def _delete_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    driver.delete_network(_network_id(body))
+    return {}
+
+
+def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    interface = fields.mapping(body, "Interface")
+    if fields.text(interface, "AddressIPv6", ""):
+        raise errors.BadRequest("Interface.AddressIPv6: the flannel network has no IPv6")
+    address = fields.ipv4_interface(fields.text(interface, "Address", ""), "Interface.Address")
+    given_mac = fields.text(interface, "MacAddress", "")
+    mac = names.parse_mac(given_mac, "Interface.MacAddress") if given_mac else names.mac_of(address.ip)
+    end = endpoint.Endpoint(
+        id=_endpoint_id(body), network_id=_network_id(body), address=address, mac=netstate.Mac(mac)
+    )
+    driver.create_endpoint(end)
+    # Only what the engine left open may be answered: a field it gave counts as modified even if it is the same.
+    return {"Interface": {} if given_mac else {"MacAddress": mac}}
+
+
+def _join(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    endpoint_id = _endpoint_id(body)
+    options = fields.mapping(body, "Options")
+    way = driver.join(_network_id(body), endpoint_id, publishes=bool(fields.objects(options, OPTION_PORTMAP)))
+    return endpoint.format_join(endpoint_id, way)
+
+
+def _leave(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    driver.leave(_endpoint_id(body))
+    return {}
+
+
+def _delete_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    driver.delete_endpoint(_endpoint_id(body))
+    return {}
+
+
+def _oper_info(body: fields.JsonObject) -> Answer:
+    """Always a success: an error here makes engines before 26 fail the container's start."""
+    del body
+    return {"Value": {}}
+
+
+def _gw_alloc_check(body: fields.JsonObject) -> Answer:
+    """The bridge always takes the gateway's address out of the pool, so Docker must ask for one."""
+    fields.mapping(body, "Options")
+    return {"SkipIPv4": False, "SkipIPv6": False}
+
+
+def _allocate_network(body: fields.JsonObject) -> Answer:
+    """Swarm managers ask drivers of global scope only; this driver's networks are a node's own."""
+    del body
+    raise errors.BadRequest(
+        "flannelpy networks are local to a node; in swarm use --config-only and --config-from (docs/operations.md)"
+    )
+
+
+def _nothing(body: fields.JsonObject) -> Answer:
+    """Accepted: dockerd publishes ports itself, on docker_gwbridge (see `endpoint.choose_exit`)."""
+    _network_id(body)
+    return {}
+
+
+def _network_id(body: fields.JsonObject) -> names.NetworkId:
+    return names.NetworkId(names.parse_id(fields.text(body, "NetworkID"), "NetworkID"))
+
+
+def _endpoint_id(body: fields.JsonObject) -> names.EndpointId:
+    return names.EndpointId(names.parse_id(fields.text(body, "EndpointID"), "EndpointID"))
+
+
+def _pool_data(data: fields.JsonObject) -> network.PoolData:
+    pool = fields.ipv4_network(fields.text(data, "Pool"), "IPv4Data.Pool")
+    gateway = fields.text(data, "Gateway", "")
+    return network.PoolData(
+        address_space=fields.text(data, "AddressSpace", ""),
+        pool=pool,
+        gateway=fields.ipv4_interface(gateway, "IPv4Data.Gateway") if gateway else _first_host(pool),
+    )
+
+
+def _first_host(pool: ipaddress.IPv4Network) -> ipaddress.IPv4Interface:
+    return ipaddress.IPv4Interface((pool.network_address + 1, pool.prefixlen))

@@ -1,0 +1,56 @@
+"""The errors of the network driver.
+
+    DriverError                 status 500
+    ├── BadRequest              400: the request breaks the API, or asks for what cannot be
+    ├── WrongIpam               400: the network does not take its addresses from this plugin
+    ├── UnknownNetwork          404
+    ├── UnknownEndpoint         404
+    ├── Conflict                409: the id, or a name made from it, is taken by something else
+    └── EngineError             the Engine API did not answer, or refused; background work only
+
+`status` is the HTTP status that `plugin` answers with.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DriverError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    status: ClassVar[int] = 500
+
+
+class BadRequest(DriverError):
+    """The request breaks the API, or asks for what cannot be; the message says what was expected."""
+
+    status = 400
+
+
+class WrongIpam(DriverError):
+    """The network does not take its addresses from this plugin; the message has the command that does."""
+
+    status = 400
+
+
+class UnknownNetwork(DriverError):
+    """No network of this id is known here."""
+
+    status = 404
+
+
+class UnknownEndpoint(DriverError):
+    """No endpoint of this id is known here."""
+
+    status = 404
+
+
+class Conflict(DriverError):
+    """The id, or a name made from it, is taken by something else."""
+
+    status = 409
+
+
+class EngineError(DriverError):
+    """The Engine API did not answer, or refused. Raised in the background only."""
