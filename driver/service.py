@@ -17,10 +17,6 @@ from overlay import firewall, holdings, netstate
 
 log = logging.getLogger(__name__)
 
-LEASE_WAIT_S = 20.0
-"""How long CreateNetwork waits for the lease at boot; dockerd gives a broken call up 30 s after the first try."""
-
-
 class Plumbing(Protocol):
     """What the driver needs of `overlay.reconciler.Reconciler`."""
 
@@ -218,7 +214,7 @@ class Driver:
         net = self._networks.get(network_id)
         if net is None:
             raise errors.UnknownNetwork(
-                f"network {network_id[:12]} is not known to flannelpy; remove it with docker network rm and create it anew"
+                f"network {network_id[:12]} is not known to flannelpy; docker network rm it and create it anew"
             )
         return net
 

@@ -1,0 +1,132 @@
+"""The plugin's HTTP face: reads bodies, calls the tables of `driver` and `ipam`, turns errors into statuses.
+
+Knows flask and no network. `plugin.app` gives it the methods as soon as they can work; until then a call waits a
+bounded time, and the constant answers need nothing at all. Source: moby pkg/plugins/client.go (no Content-Type; a
+retried call has an empty body; errors are `Err` for any status but 200, `Error` for IPAM on 200: both are sent).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flask
+from werkzeug import exceptions as http_errors
+
+from overlay import fields
+
+log = logging.getLogger(__name__)
+
+MIMETYPE = "application/vnd.docker.plugins.v1.2+json"
+BODY_LIMIT = 1 << 20
+"""Bytes. The longest real request (200 published ports) has some 20 kB."""
+
+IMPLEMENTS = {"Implements": ["NetworkDriver", "IpamDriver"]}
+
+Answer = Mapping[str, Any]
+Method = Callable[[fields.JsonObject], Answer]
+
+
+class Core(Protocol):
+    """What the composition root has built."""
+
+    def methods(self) -> Mapping[str, Method]:
+        """The methods by name; waits a bounded time for the core. Raises an error with a `status`."""
+        ...
+
+    def observe(self, name: str, seconds: float, status: int) -> None:
+        """One call was answered."""
+        ...
+
+    def status(self) -> Answer:
+        """What /status shows."""
+        ...
+
+    def missing(self) -> tuple[str, ...]:
+        """What /readyz waits for; nothing when ready."""
+        ...
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Prometheus' text and its content type."""
+        ...
+
+
+def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
+    """The WSGI application. `constants` answers what must work before anything else does."""
+    app = flask.Flask("flannelpy", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    fixed = {"Plugin.Activate": IMPLEMENTS, **constants}
+
+    @app.post("/<method>")
+    def call(method: str) -> flask.Response:
+        started = time.monotonic()
+        response = _answer(core, fixed, method)
+        core.observe(method, time.monotonic() - started, response.status_code)
+        return response
+
+    @app.get("/healthz")
+    def healthz() -> flask.Response:
+        return _text("ok\n", 200)
+
+    @app.get("/readyz")
+    def readyz() -> flask.Response:
+        missing = core.missing()
+        return _text("".join(f"{line}\n" for line in missing) or "ready\n", 503 if missing else 200)
+
+    @app.get("/status")
+    def status() -> flask.Response:
+        return flask.jsonify(core.status())
+
+    @app.get("/metrics")
+    def metrics() -> flask.Response:
+        text, content_type = core.metrics()
+        return flask.Response(text, content_type=content_type)
+
+    @app.errorhandler(http_errors.HTTPException)
+    def refuse(error: http_errors.HTTPException) -> flask.Response:
+        return _error(f"{flask.request.method} {flask.request.path[:80]}: {error.name}", error.code or 500)
+
+    return app
+
+
+def _answer(core: Core, fixed: Mapping[str, Answer], name: str) -> flask.Response:
+    try:
+        if name in fixed:
+            return _json(fixed[name], 200)
+        method = core.methods().get(name)
+        if method is None:
+            return _error(f"{name[:80]}: no such method of NetworkDriver or IpamDriver", 404)
+        return _json(method(_body()), 200)
+    except fields.FieldError as exc:
+        return _error(str(exc), 400)
+    except http_errors.HTTPException:
+        raise
+    except Exception as exc:
+        status = getattr(exc, "status", None)
+        if not isinstance(status, int):
+            log.exception("bug: unexpected error in %s", name)
+            return _error(f"{name}: unexpected {type(exc).__name__}; see the plugin's log", 500)
+        log.warning("refused call=%s status=%d reason=%s", name, status, exc)
+        return _error(str(exc), status)
+
+
+def _body() -> fields.JsonObject:
+    data = flask.request.get_data(cache=False)
+    if not data.strip():
+        # dockerd repeats a broken call without its body (moby#35459); a success here would be a lie
+        raise fields.FieldError("expected a JSON object, got an empty body: the engine's repeat of a broken call")
+    return fields.parse_object(data)
+
+
+def _json(answer: Answer, status: int) -> flask.Response:
+    return flask.Response(flask.json.dumps(answer) + "\n", status=status, mimetype=MIMETYPE)
+
+
+def _error(message: str, status: int) -> flask.Response:
+    return _json({"Err": message, "Error": message}, status)
+
+
+def _text(text: str, status: int) -> flask.Response:
+    return flask.Response(text, status=status, mimetype="text/plain")

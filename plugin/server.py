@@ -1,0 +1,83 @@
+"""gunicorn around the application: two unix sockets, one worker, threads.
+
+The master imports no more than this module, so that a worker killed at any moment is back in a tenth of a second and
+the process pair stays small. Threads and clients start in the worker, after the fork: gRPC demands it.
+Source: docs.gunicorn.org/en/stable/settings.html; libraries.md §4 has what each setting here costs when left out.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gunicorn.app import base
+
+THREADS = 24
+"""dockerd starts containers of different networks side by side; a call may wait 20 s for the first lease."""
+
+SOCKET_NAME = "flannelpy.sock"
+PLUGIN_SOCKET_DIR = pathlib.Path("/run/docker/plugins")
+"""Where dockerd looks for a managed plugin's socket, inside the plugin."""
+
+WSGI = Callable[..., Any]
+
+
+class Server(base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """The gunicorn application. `load` builds the WSGI app in the worker, `stop` ends what it started."""
+
+    def __init__(self, sockets: Sequence[pathlib.Path], load: Callable[[], WSGI], stop: Callable[[], None]) -> None:
+        self._sockets = sockets
+        self._load = load
+        self._stop = stop
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Called by gunicorn."""
+        settings = {
+            "bind": [f"unix:{path}" for path in self._sockets],
+            "worker_class": "gthread",
+            "workers": 1,
+            "threads": THREADS,
+            "umask": 0o117,  # sockets 0660: the default is 0777
+            "timeout": 0,  # killing a worker would cut calls that dockerd then repeats with an empty body
+            "graceful_timeout": 5,  # dockerd kills after 10 s
+            "keepalive": 3600,  # the server must not close first: dockerd's next call would lose its body
+            "max_requests": 0,
+            "control_socket_disable": True,
+            "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108 - heartbeat file
+            "accesslog": None,
+            "errorlog": "-",
+            "loglevel": "warning",
+            "worker_exit": lambda _server, _worker: self._stop(),
+        }
+        for key, value in settings.items():
+            self.cfg.set(key, value)
+
+    def load(self) -> WSGI:
+        """Called by gunicorn in the worker, after the fork."""
+        return self._load()
+
+
+def choose_sockets(run_dir: pathlib.Path) -> list[pathlib.Path]:
+    """Where to listen.
+
+    In a managed plugin: dockerd's own place, and the classic one on the host under `run_dir`, through which
+    `-d flannelpy` without a tag resolves. Outside one both are the same directory.
+    """
+    classic = run_dir / "docker" / "plugins" / SOCKET_NAME
+    own = PLUGIN_SOCKET_DIR / SOCKET_NAME
+    return [own] if classic == own else [own, classic]
+
+
+def prepare_socket(path: pathlib.Path) -> None:
+    """Make the directory, and clear away what would make binding fail: a stale socket's, or a broken, path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISSOCK(mode) or stat.S_ISLNK(mode):
+        path.unlink()
