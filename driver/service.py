@@ -17,6 +17,7 @@ from overlay import firewall, holdings, netstate
 
 log = logging.getLogger(__name__)
 
+
 class Plumbing(Protocol):
     """What the driver needs of `overlay.reconciler.Reconciler`."""
 

@@ -1,0 +1,59 @@
+"""The engine port: what Docker itself knows of our networks.
+
+Adapter: `driver.engine_docker`. Caller: `plugin.engine_watch`, one background thread; never a handler, since dockerd
+holds locks while it calls and starts containers before its API answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from typing import Protocol
+
+from driver import names
+from overlay import netstate
+
+CLASSIC_NAME = "flannelpy"
+"""The name under which the classic socket is found, whatever alias and tag the plugin was installed with."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEndpoint:
+    """An endpoint that Docker knows."""
+
+    id: names.EndpointId
+    address: ipaddress.IPv4Interface
+    mac: netstate.Mac | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineNetwork:
+    """A network that Docker knows. `ours`: its driver is this plugin, by the name Docker has for it."""
+
+    id: names.NetworkId
+    name: str
+    ours: bool
+    pool: ipaddress.IPv4Network | None
+    gateway: ipaddress.IPv4Address | None
+    ip_range: ipaddress.IPv4Network | None
+    internal: bool
+    options: Mapping[str, str]
+    endpoints: tuple[EngineEndpoint, ...]
+
+
+class Engine(Protocol):
+    """What the background asks of Docker."""
+
+    def list_networks(self) -> list[EngineNetwork]:
+        """All networks of this engine, those of other drivers without their endpoints. Raises EngineError."""
+        ...
+
+    def create_network(self, name: str) -> None:
+        """Create a network of this driver and IPAM; one of that name already is success. Raises EngineError."""
+        ...
+
+
+def is_ours(driver: str) -> bool:
+    """Whether a driver's name means this plugin: `flannelpy`, `flannelpy:1`, `REGISTRY/flannelpy:1.0`."""
+    return driver.rpartition("/")[2].partition(":")[0] == CLASSIC_NAME

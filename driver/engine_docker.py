@@ -1,0 +1,90 @@
+"""The engine port over the docker SDK: the only module that imports it.
+
+The client is made at the first call and again after every failure, since its constructor talks to the daemon.
+Source: docker-py.readthedocs.io; Engine API `GET /networks`, `GET /networks/{id}`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+from docker import errors as docker_errors
+from docker import types as docker_types
+
+from driver import engine, errors, names
+from overlay import netstate
+
+TIMEOUT_S = 10
+
+
+class DockerEngine:
+    """The engine at `base_url` (unix:///host/run/docker.sock)."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+        self._client: docker.DockerClient | None = None
+
+    def list_networks(self) -> list[engine.EngineNetwork]:
+        """Implements `engine.Engine`."""
+        try:
+            api = self._connect().api
+            found = []
+            for summary in api.networks():
+                ours = engine.is_ours(str(summary.get("Driver")))
+                detail = api.inspect_network(summary["Id"]) if ours else summary
+                found.append(_network(detail, ours=ours))
+        except docker_errors.NotFound as exc:
+            raise errors.EngineError("a network was removed during the look") from exc
+        except (docker_errors.DockerException, OSError, ValueError, KeyError) as exc:
+            raise self._lost(exc) from exc
+        return found
+
+    def create_network(self, name: str) -> None:
+        """Implements `engine.Engine`."""
+        try:
+            client = self._connect()
+            if not client.networks.list(names=[f"^{name}$"]):
+                ipam = docker_types.IPAMConfig(driver=engine.CLASSIC_NAME)
+                client.networks.create(name, driver=engine.CLASSIC_NAME, ipam=ipam)
+        except (docker_errors.DockerException, OSError) as exc:
+            raise self._lost(exc) from exc
+
+    def _connect(self) -> docker.DockerClient:
+        if self._client is None:
+            self._client = docker.DockerClient(base_url=self._base_url, version="auto", timeout=TIMEOUT_S)
+        return self._client
+
+    def _lost(self, exc: Exception) -> errors.EngineError:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        explanation = getattr(exc, "explanation", None)
+        return errors.EngineError(f"Engine API at {self._base_url}: {explanation or exc}")
+
+
+def _network(detail: Mapping[str, Any], *, ours: bool) -> engine.EngineNetwork:
+    configs = ((detail.get("IPAM") or {}).get("Config") or []) if ours else []
+    config = next((one for one in configs if ":" not in one.get("Subnet", ":")), {})
+    containers = (detail.get("Containers") or {}) if ours else {}
+    return engine.EngineNetwork(
+        id=names.NetworkId(detail["Id"]),
+        name=detail.get("Name", ""),
+        ours=ours,
+        pool=ipaddress.IPv4Network(config["Subnet"]) if config.get("Subnet") else None,
+        gateway=ipaddress.IPv4Interface(config["Gateway"]).ip if config.get("Gateway") else None,
+        ip_range=ipaddress.IPv4Network(config["IPRange"]) if config.get("IPRange") else None,
+        internal=bool(detail.get("Internal")),
+        options=dict(detail.get("Options") or {}),
+        endpoints=tuple(
+            engine.EngineEndpoint(
+                id=names.EndpointId(one["EndpointID"]),
+                address=ipaddress.IPv4Interface(one["IPv4Address"]),
+                mac=netstate.Mac(one["MacAddress"].lower()) if one.get("MacAddress") else None,
+            )
+            for one in containers.values()
+            if one.get("EndpointID") and one.get("IPv4Address")
+        ),
+    )
