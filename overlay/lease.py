@@ -8,6 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
+
+from overlay import errors, fields, gocodec
+
+# flannel's own expression: open at the start, two dots unescaped. Keys are cut first, since the open dots make a
+# search through a long run of digits slow; the longest key of flannel's has 62 characters.
+_KEY = re.compile(r"([0-9]+\.[0-9]+.[0-9]+.[0-9]+)-([0-9]+)(?:&([a-f0-9:]+)-([0-9]+))?\Z")
+_KEY_LIMIT = 80
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -60,3 +68,88 @@ class HeldSubnet:
     subnet: ipaddress.IPv4Network
     device: str
     overlay_mtu: int
+
+
+def parse_subnet_key(text: str) -> SubnetKey:
+    """The subnet that a key, or its last part, names.
+
+    As loose as flannel: anything may stand before the subnet, only lower-case hex counts, /32 and /128 are no
+    subnets. Tighter in one point: flannel takes host bits as they are (10.2.20.5-24), which no flannel writes and no
+    network value can hold. Raises CodecError. Source: flannel pkg/subnet/subnet.go, ParseSubnetKey.
+    """
+    found = _KEY.search(text[-_KEY_LIMIT:])
+    if found is None:
+        raise errors.CodecError(f"{_shown(text)} is no subnet key such as 10.2.20.0-24")
+    v4, v4_len, v6, v6_len = found.groups()
+    if int(v4_len) > 31 or int(v6_len or 0) > 127:
+        raise errors.CodecError(f"{_shown(text)} is no subnet key: a prefix length is out of range")
+    try:
+        return SubnetKey(
+            v4=ipaddress.IPv4Network((v4, int(v4_len))),
+            v6=None if v6 is None else ipaddress.IPv6Network((v6, int(v6_len))),
+        )
+    except ValueError as exc:
+        raise errors.CodecError(f"{_shown(text)} is no subnet key such as 10.2.20.0-24: {exc}") from exc
+
+
+def format_subnet_key(key: SubnetKey) -> str:
+    """The last part of the lease's key. Source: flannel pkg/subnet/subnet.go, MakeSubnetKey."""
+    v4 = f"{key.v4.network_address}-{key.v4.prefixlen}"
+    if key.v6 is None:
+        return v4
+    return f"{v4}&{gocodec.format_ipv6(key.v6.network_address)}-{key.v6.prefixlen}"
+
+
+def parse_attrs(text: str) -> LeaseAttrs:
+    """What a node published, read as leniently as flannel does: any case, unknown members ignored.
+
+    A missing PublicIP is 0.0.0.0. Raises CodecError. Source: flannel pkg/lease/lease.go, LeaseAttrs.
+    """
+    attrs = LeaseAttrs(public_ip=ipaddress.IPv4Address(0))
+    try:
+        for member in gocodec.parse_members(text):
+            attrs = _with_member(attrs, member)
+    except fields.FieldError as exc:
+        raise errors.CodecError(f"no lease attributes: {exc}") from exc
+    return attrs
+
+
+def format_attrs(attrs: LeaseAttrs) -> str:
+    """The value of a lease's key, byte for byte as flannel writes it.
+
+    Raises CodecError where the backend's data is not JSON.
+    """
+    parts = [f'"PublicIP":"{attrs.public_ip}"', f'"PublicIPv6":{_format_public_ipv6(attrs.public_ipv6)}']
+    if attrs.backend_type:
+        parts.append(f'"BackendType":{gocodec.format_string(attrs.backend_type)}')
+    for name, raw in (("BackendData", attrs.backend_data), ("BackendV6Data", attrs.backend_v6_data)):
+        if raw is not None:
+            try:
+                parts.append(f'"{name}":{gocodec.compact(raw)}')
+            except fields.FieldError as exc:
+                raise errors.CodecError(f"{name}: {exc}") from exc
+    return "{" + ",".join(parts) + "}"
+
+
+def _with_member(attrs: LeaseAttrs, member: gocodec.Member) -> LeaseAttrs:
+    match member.folded:
+        case "publicip":
+            return dataclasses.replace(attrs, public_ip=gocodec.ipv4(member))
+        case "publicipv6":
+            return dataclasses.replace(attrs, public_ipv6=gocodec.ipv6(member))
+        case "backendtype":
+            return dataclasses.replace(attrs, backend_type=gocodec.text(member, attrs.backend_type))
+        case "backenddata":
+            return dataclasses.replace(attrs, backend_data=gocodec.compact(member.raw))
+        case "backendv6data":
+            return dataclasses.replace(attrs, backend_v6_data=gocodec.compact(member.raw))
+        case _:
+            return attrs
+
+
+def _format_public_ipv6(address: ipaddress.IPv6Address | None) -> str:
+    return "null" if address is None else f'"{gocodec.format_ipv6(address)}"'
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _KEY_LIMIT else "…" + text[-_KEY_LIMIT:])
