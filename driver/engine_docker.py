@@ -67,7 +67,7 @@ class DockerEngine:
 
 def _network(detail: Mapping[str, Any], *, ours: bool) -> engine.EngineNetwork:
     configs = ((detail.get("IPAM") or {}).get("Config") or []) if ours else []
-    config = next((one for one in configs if ":" not in one.get("Subnet", ":")), {})
+    config: Mapping[str, Any] = next((one for one in configs if ":" not in one.get("Subnet", ":")), {})
     containers = (detail.get("Containers") or {}) if ours else {}
     return engine.EngineNetwork(
         id=names.NetworkId(detail["Id"]),

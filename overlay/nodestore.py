@@ -21,8 +21,7 @@ SCHEMA = statefile.Schema(
             config TEXT NOT NULL,
             subnet TEXT NOT NULL,
             attrs TEXT NOT NULL,
-            mac TEXT NOT NULL,
-            overlay_mtu INTEGER NOT NULL
+            mac TEXT NOT NULL
         );
         CREATE TABLE peers (
             prefix TEXT NOT NULL REFERENCES nodes (prefix) ON DELETE CASCADE,
@@ -44,7 +43,6 @@ class SavedNode:
     key: lease.SubnetKey
     attrs: lease.LeaseAttrs
     mac: netstate.Mac
-    overlay_mtu: int
 
 
 class NodeStore:
@@ -61,17 +59,16 @@ class NodeStore:
     def load(self, prefix: str) -> SavedNode | None:
         """What was known; None for a new prefix."""
         with self._state.read() as tx:
-            rows = tx.rows("SELECT config, subnet, attrs, mac, overlay_mtu FROM nodes WHERE prefix = ?", (prefix,))
+            rows = tx.rows("SELECT config, subnet, attrs, mac FROM nodes WHERE prefix = ?", (prefix,))
         if not rows:
             return None
-        config, subnet, attrs, mac, overlay_mtu = rows[0]
+        config, subnet, attrs, mac = rows[0]
         return SavedNode(
             prefix=prefix,
             config=config,
             key=lease.parse_subnet_key(subnet),
             attrs=lease.parse_attrs(attrs),
             mac=netstate.Mac(mac),
-            overlay_mtu=overlay_mtu,
         )
 
     def save(self, node: SavedNode) -> None:
@@ -81,17 +78,16 @@ class NodeStore:
             lease.format_subnet_key(node.key),
             lease.format_attrs(node.attrs),
             node.mac,
-            node.overlay_mtu,
             node.prefix,
         )
         with self._state.write() as tx:
             changed = tx.run(
-                "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ?, overlay_mtu = ? WHERE prefix = ?",
+                "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ? WHERE prefix = ?",
                 values,
             )
             if not changed:
                 tx.run(
-                    "INSERT INTO nodes (config, subnet, attrs, mac, overlay_mtu, prefix) VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO nodes (config, subnet, attrs, mac, prefix) VALUES (?, ?, ?, ?, ?)",
                     values,
                 )
 

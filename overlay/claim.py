@@ -1,0 +1,99 @@
+"""What to do about this host's own lease, decided from one look at the registry.
+
+Pure. `node` carries the decisions out. Rules: the subnet never changes while something uses it; a key that is not
+ours is never written (flannel.md §9.1 M13); one wish per look, so that a lost race is simply looked at again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Callable
+
+from overlay import lease, netconfig, registry, subnets
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What this host wrote last, from the state file or from this run."""
+
+    key: lease.SubnetKey
+    attrs: lease.LeaseAttrs
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """Nobody has the subnet: create its key."""
+
+    key: lease.SubnetKey
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    """The key is ours: rewrite it with what we publish now."""
+
+    over: lease.Lease
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """The key is ours and says what we publish."""
+
+    lease: lease.Lease
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Another host holds the subnet that our containers use. Nothing may be written."""
+
+    by: lease.Lease
+
+
+Claim = Create | Rewrite | Keep | Taken
+
+
+def claim_subnet(
+    config: netconfig.NetworkConfig,
+    snapshot: registry.Snapshot,
+    attrs: lease.LeaseAttrs,
+    last: Published | None,
+    *,
+    in_use: bool,
+    pick: Callable[[int], int],
+) -> Claim:
+    """The wish of a host that starts. `in_use`: pools were given out of `last.key`. Raises OutOfSubnets."""
+    if last is not None and in_use:
+        return reclaim(last, snapshot, attrs)
+    choice = subnets.choose_subnet(config, snapshot, attrs.public_ip, last.key if last else None, pick)
+    match choice:
+        case subnets.Reuse():
+            return Rewrite(over=choice.lease)
+        case subnets.Fresh():
+            return Create(key=choice.key)
+
+
+def reclaim(last: Published, snapshot: registry.Snapshot, attrs: lease.LeaseAttrs) -> Claim:
+    """The wish of a host whose containers use `last.key` already."""
+    holder = snapshot.leases.get(last.key)
+    if holder is not None:
+        return judge(holder, attrs, last)
+    other = next((one for one in snapshot.leases.values() if one.key.v4.overlaps(last.key.v4)), None)
+    return Taken(by=other) if other is not None else Create(key=last.key)
+
+
+def judge(holder: lease.Lease, attrs: lease.LeaseAttrs, last: Published) -> Keep | Rewrite | Taken:
+    """What the lease under our key means, from whoever wrote it last.
+
+    Ours is what has our address, and what says word for word what we published before our address changed.
+    """
+    if holder.attrs.public_ip != attrs.public_ip and holder.attrs != last.attrs:
+        return Taken(by=holder)
+    return Keep(lease=holder) if holder.attrs == attrs else Rewrite(over=holder)
+
+
+def explain_taken(key: lease.SubnetKey, by: lease.Lease, our_ip: ipaddress.IPv4Address) -> str:
+    """The status line and error of a host that lost its subnet."""
+    return (
+        f"subnet {by.key.v4} is leased by {by.attrs.public_ip}, but containers of this host ({our_ip}) use {key.v4}: "
+        "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"
+    )

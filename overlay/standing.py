@@ -1,0 +1,191 @@
+"""Where this host stands in one flannel network: what it holds, what it lacks, and waiting for a change of that.
+
+Passive and thread-safe: `node` sets, everybody asks. Talks to nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+
+from overlay import claim, errors, lease, member, peers, registry
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A node at one moment, for /status and /readyz. Units: `expires_in_s` seconds."""
+
+    prefix: str
+    subnet: str | None
+    device: str | None
+    public_ip: str | None
+    confirmed: bool
+    """The registry agreed to the lease in this run; False while it is only known from the state file."""
+    conflict: str | None
+    trouble: str | None
+    outage: str | None
+    followed: bool
+    """The peers were read from the registry in this run."""
+    peers: int
+    skipped: tuple[str, ...]
+    revision: int
+    expires_in_s: float | None
+
+
+class Standing:
+    """What a node knows. `trouble` is the last reason why there is no lease, `conflict` why there cannot be one."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._changed = threading.Condition()
+        self._member: member.Membership | None = None
+        self._lease: lease.Lease | None = None
+        self._conflict: str | None = None
+        self._trouble: errors.OverlayError | None = None
+        self._attempts = 0
+        self._outage: str | None = None
+        self._book = peers.Book()
+        self._followed = False
+        self._skipped: tuple[str, ...] = ()
+        self._expires_at: float | None = None
+
+    def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
+        """Who we are, the lease the registry agreed to, and the peers."""
+        with self._changed:
+            return self._member, self._lease, self._book
+
+    def set_saved(self, known: member.Membership, leases: peers.Leases) -> None:
+        """Known from the state file; nobody has confirmed it yet."""
+        with self._changed:
+            self._member = known
+            self._book = peers.Book(leases=leases)
+            self._changed.notify_all()
+
+    def set_joined(self, joined: member.Joined) -> None:
+        """The lease is ours."""
+        with self._changed:
+            self._member, self._lease = joined.member, joined.lease
+            self._conflict = self._trouble = None
+            self._attempts += 1
+            self._changed.notify_all()
+        self.set_ttl(joined.lease, registry.SUBNET_TTL_S)
+
+    def set_refused(self, refused: member.Refused) -> None:
+        """Another host has our subnet."""
+        known = refused.member
+        conflict = claim.explain_taken(known.own.key, refused.by, known.attrs.public_ip)
+        with self._changed:
+            if self._conflict != conflict:
+                log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
+            self._member, self._lease, self._expires_at = known, None, None
+            self._conflict, self._trouble = conflict, None
+            self._changed.notify_all()
+
+    def set_trouble(self, exc: errors.OverlayError) -> None:
+        """An attempt to get the lease failed."""
+        with self._changed:
+            if str(exc) != str(self._trouble):
+                log.warning("no lease yet, retrying prefix=%s reason=%s", self._prefix, exc)
+            self._trouble = exc
+            self._attempts += 1
+            self._changed.notify_all()
+
+    def set_ttl(self, held: lease.Lease, ttl_s: int) -> None:
+        """The lease lives for so long from now; a reservation for ever."""
+        with self._changed:
+            self._expires_at = time.monotonic() + ttl_s if held.lease_id else None
+
+    def set_outage(self, reason: str) -> None:
+        """The registry is gone; what was known stays."""
+        with self._changed:
+            self._outage = reason
+
+    def set_book(self, book: peers.Book) -> None:
+        """News of the peers, and so of the registry."""
+        with self._changed:
+            if self._outage is not None:
+                log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
+            self._book, self._outage, self._followed = book, None, True
+
+    def set_skipped(self, skipped: tuple[str, ...]) -> None:
+        """The peers that the backend cannot use, each with the reason; new ones are logged."""
+        with self._changed:
+            fresh = sorted(set(skipped) - set(self._skipped))
+            self._skipped = skipped
+        for one in fresh:
+            log.warning("peer skipped prefix=%s %s", self._prefix, one)
+
+    def set_left(self) -> lease.Lease | None:
+        """This host is no member any more; the lease to give back."""
+        with self._changed:
+            held, self._lease, self._member, self._book = self._lease, None, None, peers.Book()
+            return held
+
+    def attempts(self) -> int:
+        """How often an attempt has ended."""
+        with self._changed:
+            return self._attempts
+
+    def held(self) -> lease.HeldSubnet | None:
+        """The lease, held or known from the state file; None before the first."""
+        with self._changed:
+            return self._held()
+
+    def wait(self, seen: int, timeout_s: float) -> lease.HeldSubnet:
+        """Wait for the lease. An error that waiting cannot cure counts once an attempt after `seen` has ended.
+
+        Raises LeaseLost, SettingsError, RegistryDenied, OutOfSubnets, NotReady.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                if self._conflict is not None:
+                    raise errors.LeaseLost(self._conflict)
+                held = self._held()
+                if held is not None:
+                    return held
+                match self._trouble:
+                    case errors.SettingsError() | errors.RegistryDenied() | errors.OutOfSubnets() as hopeless:
+                        if self._attempts > seen:
+                            raise hopeless
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise errors.NotReady(f"no flannel lease under {self._prefix} yet: {self._trouble or 'starting'}")
+                self._changed.wait(left)
+
+    def status(self) -> Status:
+        """All of it."""
+        with self._changed:
+            known = self._member
+            unreadable = tuple(f"{key}: {reason}" for key, reason in sorted(self._book.unreadable.items()))
+            return Status(
+                prefix=self._prefix,
+                subnet=str(known.own.key.v4) if known else None,
+                device=known.backend.device if known else None,
+                public_ip=str(known.attrs.public_ip) if known else None,
+                confirmed=self._lease is not None,
+                conflict=self._conflict,
+                trouble=str(self._trouble) if self._trouble else None,
+                outage=self._outage,
+                followed=self._followed,
+                peers=len(self._book.leases),
+                skipped=self._skipped + unreadable,
+                revision=self._book.revision,
+                expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
+            )
+
+    def _held(self) -> lease.HeldSubnet | None:
+        known = self._member
+        if known is None:
+            return None
+        return lease.HeldSubnet(
+            prefix=self._prefix,
+            network=known.config.require_v4().network,
+            subnet=known.own.key.v4,
+            device=known.backend.device,
+            overlay_mtu=known.backend.overlay_mtu(known.own.underlay.mtu),
+        )
