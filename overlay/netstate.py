@@ -36,7 +36,10 @@ class Sysctl:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VxlanLink:
-    """A VTEP device, up. Units: `mtu` bytes of the overlay. `underlay` is the lower device's name."""
+    """A VTEP device. Units: `mtu` bytes of the overlay. `underlay` is the lower device's name.
+
+    `up` is False only in an observation: what is desired is always up, here and below.
+    """
 
     name: IfName
     vni: int
@@ -47,15 +50,17 @@ class VxlanLink:
     mtu: int
     learning: bool = False
     gbp: bool = False
+    up: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeLink:
-    """A bridge, up."""
+    """A bridge."""
 
     name: IfName
     mac: Mac
     mtu: int
+    up: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +75,15 @@ class VethPair:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BridgePort:
-    """The host's end of a veth whose peer is in a container: up, in `bridge`. Repaired, never created."""
+    """The host's end of a veth whose peer is in a container. Repaired, never created.
+
+    Observed, it also stands for the host's end of a VethPair; its bridge is "" where it is in none.
+    """
 
     name: IfName
     bridge: IfName
     mtu: int
+    up: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,73 @@
+"""The backend port: how packets get from one node of a flannel network to another.
+
+Pure. `node` asks a backend what this host publishes in its lease and which kernel objects the leases of the peers
+come to; the kernel itself is the reconciler's business. A further way to carry packets (host-gw, WireGuard, a tc fast
+path) is a further class here and a line in `choose_backend`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+from overlay import errors, lease, netconfig, netstate, underlay
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """This host as its backend sees it: its lease's subnet, the link below, and the MAC of its tunnel device."""
+
+    key: lease.SubnetKey
+    underlay: underlay.Underlay
+    mac: netstate.Mac
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A peer that gets no kernel objects, and why."""
+
+    key: lease.SubnetKey
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{lease.format_subnet_key(self.key)}: {self.reason}"
+
+
+class Backend(Protocol):
+    """One way to carry packets. Made by `choose_backend` from the network config, so it knows its options."""
+
+    @property
+    def device(self) -> netstate.IfName:
+        """The link through which peers are reached: a bridge's packets for the overlay leave there."""
+        ...
+
+    def overlay_mtu(self, underlay_mtu: int) -> int:
+        """What is left for packets of the overlay. Units: bytes."""
+        ...
+
+    def attrs(self, own: Own) -> lease.LeaseAttrs:
+        """What this host publishes. `own.key` is not looked at: the lease may not be there yet."""
+        ...
+
+    def desired(
+        self, own: Own, peers: Mapping[lease.SubnetKey, lease.Lease]
+    ) -> tuple[netstate.NetState, tuple[Skipped, ...]]:
+        """The kernel state that connects this host with `peers`, and the peers left out of it.
+
+        A lease under our own key is us, and neither a peer nor skipped. One bad peer never costs another its entries.
+        """
+        ...
+
+
+def choose_backend(config: netconfig.NetworkConfig) -> Backend:
+    """The backend that the network config asks for. Raises ConfigInvalid for one that this host cannot speak."""
+    from overlay import backend_vxlan  # it needs the values above
+
+    match config.backend_type:
+        case "vxlan":
+            return backend_vxlan.parse_backend(config.backend)
+        case unknown:
+            raise errors.ConfigInvalid(
+                f'backend type {unknown!r} is not supported; set "Backend": {{"Type": "vxlan"}} in the network config'
+            )
