@@ -29,17 +29,20 @@ class EngineEndpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineNetwork:
-    """A network that Docker knows. `ours`: its driver is this plugin, by the name Docker has for it."""
+    """A network that Docker knows. `ours` and `ipam_ours`: its drivers are this plugin, by the names Docker has."""
 
     id: names.NetworkId
     name: str
     ours: bool
-    pool: ipaddress.IPv4Network | None
-    gateway: ipaddress.IPv4Address | None
-    ip_range: ipaddress.IPv4Network | None
-    internal: bool
-    options: Mapping[str, str]
-    endpoints: tuple[EngineEndpoint, ...]
+    ipam_ours: bool = False
+    pool: ipaddress.IPv4Network | None = None
+    gateway: ipaddress.IPv4Address | None = None
+    ip_range: ipaddress.IPv4Network | None = None
+    aux: frozenset[ipaddress.IPv4Address] = frozenset()
+    internal: bool = False
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ipam_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    endpoints: tuple[EngineEndpoint, ...] = ()
 
 
 class Engine(Protocol):

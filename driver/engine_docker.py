@@ -33,9 +33,10 @@ class DockerEngine:
             api = self._connect().api
             found = []
             for summary in api.networks():
-                ours = engine.is_ours(str(summary.get("Driver")))
-                detail = api.inspect_network(summary["Id"]) if ours else summary
-                found.append(_network(detail, ours=ours))
+                if engine.is_ours(_driver(summary)) or engine.is_ours(_ipam_driver(summary)):
+                    found.append(_network(api.inspect_network(summary["Id"])))
+                else:
+                    found.append(engine.EngineNetwork(id=names.NetworkId(summary["Id"]), name="", ours=False))
         except docker_errors.NotFound as exc:
             raise errors.EngineError("a network was removed during the look") from exc
         except (docker_errors.DockerException, OSError, ValueError, KeyError) as exc:
@@ -65,26 +66,39 @@ class DockerEngine:
         return errors.EngineError(f"Engine API at {self._base_url}: {explanation or exc}")
 
 
-def _network(detail: Mapping[str, Any], *, ours: bool) -> engine.EngineNetwork:
-    configs = ((detail.get("IPAM") or {}).get("Config") or []) if ours else []
-    config: Mapping[str, Any] = next((one for one in configs if ":" not in one.get("Subnet", ":")), {})
-    containers = (detail.get("Containers") or {}) if ours else {}
+def _driver(detail: Mapping[str, Any]) -> str:
+    return str(detail.get("Driver"))
+
+
+def _ipam_driver(detail: Mapping[str, Any]) -> str:
+    return str((detail.get("IPAM") or {}).get("Driver"))
+
+
+def _network(detail: Mapping[str, Any]) -> engine.EngineNetwork:
+    ipam = detail.get("IPAM") or {}
+    config: Mapping[str, Any] = next(
+        (one for one in ipam.get("Config") or [] if ":" not in one.get("Subnet", ":")), {}
+    )
+    aux = config.get("AuxiliaryAddresses") or {}
     return engine.EngineNetwork(
         id=names.NetworkId(detail["Id"]),
         name=detail.get("Name", ""),
-        ours=ours,
+        ours=engine.is_ours(_driver(detail)),
+        ipam_ours=engine.is_ours(_ipam_driver(detail)),
         pool=ipaddress.IPv4Network(config["Subnet"]) if config.get("Subnet") else None,
         gateway=ipaddress.IPv4Interface(config["Gateway"]).ip if config.get("Gateway") else None,
         ip_range=ipaddress.IPv4Network(config["IPRange"]) if config.get("IPRange") else None,
+        aux=frozenset(ipaddress.IPv4Interface(address).ip for address in aux.values()),
         internal=bool(detail.get("Internal")),
         options=dict(detail.get("Options") or {}),
+        ipam_options=dict(ipam.get("Options") or {}),
         endpoints=tuple(
             engine.EngineEndpoint(
                 id=names.EndpointId(one["EndpointID"]),
                 address=ipaddress.IPv4Interface(one["IPv4Address"]),
                 mac=netstate.Mac(one["MacAddress"].lower()) if one.get("MacAddress") else None,
             )
-            for one in containers.values()
+            for one in (detail.get("Containers") or {}).values()
             if one.get("EndpointID") and one.get("IPv4Address")
         ),
     )

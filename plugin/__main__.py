@@ -1,0 +1,95 @@
+"""`python -m plugin`: serve; `python -m plugin status`: ask the plugin that serves.
+
+The serving process is gunicorn's master and stays small: the application is imported in the worker only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pathlib
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from plugin import server
+
+DEFAULT_RUN_DIR = "/host/run"
+"""In a managed plugin the host's /run is mounted here; where it is not, /run itself is the host's."""
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(package_name="flannelpy", message="%(version)s")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """flannelpy: flannel's leases and VXLAN overlay as a Docker network plugin."""
+    if context.invoked_subcommand is None:
+        serve()
+
+
+@main.command()
+@click.option("--socket", "path", type=click.Path(path_type=pathlib.Path), help="The plugin's socket.")
+@click.argument("what", type=click.Choice(["status", "readyz", "metrics"]), default="status")
+def status(path: pathlib.Path | None, what: str) -> None:
+    """Print what the running plugin says of itself."""
+    connection = _UnixConnection(path or server.choose_sockets(_run_dir())[-1])
+    try:
+        connection.request("GET", f"/{what}")
+        response = connection.getresponse()
+        text = response.read().decode()
+    except OSError as exc:
+        raise click.ClickException(f"no plugin answers at {connection.path}: {exc}") from exc
+    click.echo(json.dumps(json.loads(text), indent=2) if what == "status" else text, nl=what == "status")
+    sys.exit(0 if response.status == 200 else 1)
+
+
+def serve() -> None:
+    """Listen first, then build the application; returns when gunicorn ends."""
+    run_dir = _run_dir()
+    sockets = server.choose_sockets(run_dir)
+    for path in sockets:
+        server.prepare_socket(path)
+    stops: list[Callable[[], None]] = []
+
+    def load() -> server.WSGI:
+        from plugin import app
+
+        built = app.App({"RUN_DIR": str(run_dir), **os.environ})
+        stops.append(built.stop)
+        return built.start()
+
+    def stop() -> None:
+        for one in stops:
+            one()
+
+    server.Server(sockets, load, stop).run()
+
+
+def _run_dir() -> pathlib.Path:
+    given = os.environ.get("RUN_DIR")
+    if given:
+        return pathlib.Path(given)
+    mounted = pathlib.Path(DEFAULT_RUN_DIR)
+    return mounted if mounted.is_dir() else pathlib.Path("/run")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self.path = path
+
+    def connect(self) -> None:
+        """Called by http.client."""
+        self.sock: Any = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+if __name__ == "__main__":
+    main()

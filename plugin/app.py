@@ -1,0 +1,116 @@
+"""The composition root: builds the object graph and holds what `plugin.http` asks for.
+
+The socket answers before any of it exists: `start` returns at once and a thread builds. A call that comes earlier
+waits a bounded time. What cannot be built (a wrong setting, a broken state file) is said in every answer and in
+/readyz; the plugin does not die of it, or dockerd would disable it and nobody could ask why.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from driver import endpoints as driver_endpoints
+from ipam import endpoints as ipam_endpoints
+from overlay import errors
+from plugin import http, logs, metrics, report, server, settings
+
+if TYPE_CHECKING:
+    from plugin import graph
+
+log = logging.getLogger(__name__)
+
+BUILD_WAIT_S = 20.0
+"""How long a call waits for the object graph; building takes well under a second unless the disk hangs."""
+
+
+class App:
+    """The running plugin, seen from HTTP. Implements `http.Core`."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._settings, self._problems = settings.parse_settings(env)
+        self._recent = logs.configure(self._settings.log_level)
+        self._built = threading.Event()
+        self._graph: graph.Graph | None = None
+        self._failure: errors.OverlayError | None = None
+        self._metrics = metrics.Metrics(self._samples)
+
+    def start(self) -> server.WSGI:
+        """The WSGI application; what is behind it is being built."""
+        for problem in self._problems:
+            log.error("%s", problem)
+        threading.Thread(target=self._build, name="build", daemon=True).start()
+        constants = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
+        return http.make_app(self, constants)
+
+    def stop(self) -> None:
+        """End the threads. Network, lease and containers stay as they are."""
+        if self._graph is not None:
+            self._graph.stop()
+
+    def methods(self) -> Mapping[str, http.Method]:
+        """Implements `http.Core`."""
+        if not self._built.wait(BUILD_WAIT_S):
+            raise errors.NotReady("flannelpy is still starting; see the plugin's log")
+        if self._failure is not None:
+            raise self._failure
+        return self._graph.methods if self._graph is not None else {}
+
+    def observe(self, name: str, seconds: float, status: int) -> None:
+        """Implements `http.Core`. Only names that exist become labels."""
+        known = self._graph is not None and name in self._graph.methods
+        self._metrics.observe_call(name if known else "other", seconds, status)
+
+    def status(self) -> http.Answer:
+        """Implements `http.Core`."""
+        told: dict[str, Any] = {
+            "version": report.version(),
+            "mode": "standalone" if self._settings.standalone else "etcd",
+            "settings_problems": [str(problem) for problem in self._problems],
+            "missing": list(self.missing()),
+            "last_errors": self._recent.lines(),
+        }
+        return told | (report.status(self._graph) if self._graph is not None else {})
+
+    def missing(self) -> tuple[str, ...]:
+        """Implements `http.Core`."""
+        if self._failure is not None:
+            return (str(self._failure),)
+        if self._graph is None:
+            return ("starting",)
+        return tuple(report.missing(self._graph))
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Implements `http.Core`."""
+        return self._metrics.render(), metrics.CONTENT_TYPE
+
+    def _samples(self) -> Iterable[metrics.Sample]:
+        return report.samples(self._graph) if self._graph is not None else ()
+
+    def _build(self) -> None:
+        if self._problems:
+            self._fail(errors.SettingsError("; ".join(str(problem) for problem in self._problems)))
+            return
+        try:
+            # Late: these bring grpc and pyroute2, half a second of imports that the first answer must not wait for.
+            from plugin import graph
+
+            built = graph.build(self._settings)
+            self._graph = built
+            self._built.set()
+            built.start()
+            if self._settings.metrics_address is not None:
+                address = self._settings.metrics_address
+                self._metrics.serve(address.host, address.port)
+        except errors.OverlayError as exc:
+            self._fail(exc)
+        except Exception as exc:
+            log.exception("bug: unexpected error while starting")
+            self._fail(errors.OverlayError(f"flannelpy could not start: {type(exc).__name__}: {exc}"))
+
+    def _fail(self, exc: errors.OverlayError) -> None:
+        log.error("not started: %s", exc)
+        self._failure = exc
+        self._built.set()

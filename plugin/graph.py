@@ -1,0 +1,158 @@
+"""The object graph: which adapter stands behind which port, and in which order they come to life.
+
+Imported late and in the worker only (see `plugin.app`): it brings every outside client but the docker SDK.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import random
+import threading
+from collections.abc import Callable, Mapping
+
+from driver import endpoints as driver_endpoints
+from driver import service as driver_service
+from driver import store as driver_store
+from ipam import endpoints as ipam_endpoints
+from ipam import service as ipam_service
+from ipam import store as ipam_store
+from overlay import (
+    etcd_client,
+    firewall_exec,
+    kernel_netlink,
+    member,
+    netstate,
+    node,
+    nodes,
+    nodestore,
+    reconciler,
+    registry,
+    registry_etcd,
+    registry_standalone,
+    statefile,
+)
+from plugin import engine_watch, http, settings
+
+STATE_FILE = "flannelpy.db"
+STANDALONE_CONFIG = '{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan"}}'
+"""The network of a host without etcd whose operator chose none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """What runs."""
+
+    settings: settings.Settings
+    state: statefile.StateFile
+    nodes: nodes.Nodes
+    reconciler: reconciler.Reconciler
+    ipam: ipam_service.Ipam
+    driver: driver_service.Driver
+    watch: engine_watch.EngineWatch
+    methods: Mapping[str, http.Method]
+    halt: threading.Event
+    threads: list[threading.Thread]
+
+    def start(self) -> None:
+        """Everything saved is declared by now: let the background begin."""
+        self.reconciler.open_gate()
+        for run, name in ((self.reconciler.run, "reconciler"), (self.watch.run, "engine")):
+            thread = threading.Thread(target=run, args=(self.halt,), name=name, daemon=True)
+            self.threads.append(thread)
+            thread.start()
+        self.nodes.start()
+
+    def stop(self) -> None:
+        """End the background; what is programmed stays."""
+        self.halt.set()
+        self.nodes.stop()
+        for thread in self.threads:
+            thread.join(timeout=3)
+        self.state.close()
+
+
+def build(chosen: settings.Settings) -> Graph:
+    """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
+    schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+    state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
+    kernel = kernel_netlink.NetlinkKernel()
+    firewall = firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
+    plumbing = reconciler.Reconciler(kernel, firewall)
+    store = nodestore.NodeStore(state)
+    make_registry = _registries(chosen, state)
+
+    def make_node(prefix: str) -> node.Node:
+        ports = member.Ports(
+            registry=make_registry(prefix),
+            store=store,
+            kernel=kernel,
+            publish=plumbing.set,
+            in_use=lambda: any(usage.prefix == prefix for usage in ipam.usage()),
+            check_room=holdings.check_room,
+            pick=random.randrange,
+            make_mac=_make_mac,
+        )
+        initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
+        if chosen.standalone and prefix == chosen.etcd_prefix:
+            initial = initial or STANDALONE_CONFIG
+        options = member.Options(iface=chosen.iface, public_ip=chosen.public_ip, initial_config=initial)
+        return node.Node(prefix, options, ports)
+
+    holdings = nodes.Nodes(chosen.etcd_prefix, make_node)
+    ipam = ipam_service.Ipam(holdings, state)
+    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing)
+    holdings.restore(store.prefixes())
+    driver.restore()
+    return Graph(
+        settings=chosen,
+        state=state,
+        nodes=holdings,
+        reconciler=plumbing,
+        ipam=ipam,
+        driver=driver,
+        watch=_watch(chosen, driver, ipam, holdings),
+        methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
+        halt=threading.Event(),
+        threads=[],
+    )
+
+
+def _registries(chosen: settings.Settings, state: statefile.StateFile) -> Callable[[str], registry.Registry]:
+    """One registry for each prefix; those in etcd share one connection."""
+    if chosen.standalone:
+        return lambda prefix: registry_standalone.StandaloneRegistry(state, prefix)
+    client = etcd_client.EtcdClient(
+        etcd_client.EtcdSettings(
+            endpoints=chosen.etcd_endpoints,
+            ca_file=chosen.etcd_ca_file,
+            cert_file=chosen.etcd_cert_file,
+            key_file=chosen.etcd_key_file,
+            username=chosen.etcd_username,
+            password=chosen.etcd_password,
+        )
+    )
+    return lambda prefix: registry_etcd.EtcdRegistry(client, prefix)
+
+
+def _watch(
+    chosen: settings.Settings, driver: driver_service.Driver, ipam: ipam_service.Ipam, holdings: nodes.Nodes
+) -> engine_watch.EngineWatch:
+    from driver import engine_docker  # late: the SDK is not needed to answer, and costs 100 ms
+
+    address = chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock"
+    return engine_watch.EngineWatch(
+        engine_docker.DockerEngine(address),
+        driver,
+        ipam,
+        holdings,
+        default_prefix=chosen.etcd_prefix,
+        default_network=chosen.default_network,
+    )
+
+
+def _make_mac() -> netstate.Mac:
+    """Random, unicast, locally administered. Source: flannel pkg/mac/mac.go."""
+    first = random.randrange(256) & 0xFE | 0x02  # noqa: S311 - a name, not a secret
+    rest = (random.randrange(256) for _ in range(5))  # noqa: S311
+    return netstate.Mac(":".join(f"{octet:02x}" for octet in (first, *rest)))

@@ -1,0 +1,102 @@
+"""What the running plugin says of itself: /status, /readyz and the gauges, out of one look at the graph.
+
+Reads only. No secret is in any setting shown: none is shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from overlay import standing
+
+if TYPE_CHECKING:
+    from plugin import graph, metrics
+
+
+def version() -> str:
+    """The installed version."""
+    try:
+        return importlib.metadata.version("flannelpy")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def missing(built: graph.Graph) -> Iterator[str]:
+    """A line for each thing without which containers are not fully connected."""
+    for one in built.nodes.all():
+        yield from _missing_of(one.status())
+    if built.reconciler.last_errors:
+        yield f"kernel: {built.reconciler.last_errors[0]}"
+    elif built.reconciler.last_pass is None:
+        yield "kernel: the first pass has not ended"
+
+
+def _missing_of(seen: standing.Status) -> Iterator[str]:
+    if seen.conflict:
+        yield f"{seen.prefix}: {seen.conflict}"
+    elif seen.subnet is None:
+        yield f"{seen.prefix}: no lease yet: {seen.trouble or 'starting'}"
+    elif not seen.confirmed:
+        yield f"{seen.prefix}: lease {seen.subnet} not confirmed yet: {seen.trouble or 'starting'}"
+    elif not seen.followed:
+        yield f"{seen.prefix}: peers not read from the registry yet: {seen.outage or 'starting'}"
+
+
+def status(built: graph.Graph) -> dict[str, Any]:
+    """The graph as JSON."""
+    last = built.reconciler.last_pass
+    return {
+        "flannel_networks": [dataclasses.asdict(one.status()) for one in built.nodes.all()],
+        "networks": [
+            {
+                "id": net.id,
+                "bridge": net.bridge,
+                "pool": str(net.pool),
+                "gateway": str(net.gateway.ip),
+                "prefix": net.prefix,
+                "mtu": net.mtu,
+                "internal": net.internal,
+            }
+            for net in built.driver.networks()
+        ],
+        "endpoints": [
+            {"id": end.id, "network_id": end.network_id, "address": str(end.address.ip), "joined": end.joined}
+            for end in built.driver.endpoints()
+        ],
+        "addresses": [
+            {"pool": str(usage.cidr), "prefix": usage.prefix, "used": usage.used, "total": usage.total}
+            for usage in built.ipam.usage()
+        ],
+        "repairs": dict(built.reconciler.repairs),
+        "kernel": {
+            "failures": list(built.reconciler.last_errors),
+            "last_pass": dataclasses.asdict(last) if last is not None else None,
+        },
+        "engine": built.watch.status(),
+    }
+
+
+def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
+    """The gauges of the moment."""
+    for one in built.nodes.all():
+        seen = one.status()
+        of = {"prefix": seen.prefix}
+        held = seen.confirmed and not seen.conflict
+        yield "flannelpy_lease_held", "1 while the registry agrees to this host's lease.", of, float(held)
+        yield "flannelpy_peers", "Peers known.", of, float(seen.peers)
+        yield "flannelpy_peers_skipped", "Peers that cannot be used.", of, float(len(seen.skipped))
+        yield "flannelpy_registry_up", "0 while the registry does not answer.", of, float(seen.outage is None)
+        yield "flannelpy_registry_revision", "Revision of the last news.", of, float(seen.revision)
+    for usage in built.ipam.usage():
+        of = {"pool": str(usage.cidr), "prefix": usage.prefix}
+        yield "flannelpy_addresses_used", "Addresses handed out.", of, float(usage.used)
+        yield "flannelpy_addresses", "Addresses of the pool.", of, float(usage.total)
+    yield "flannelpy_networks", "Docker networks.", {}, float(len(built.driver.networks()))
+    yield "flannelpy_endpoints", "Endpoints of containers.", {}, float(len(built.driver.endpoints()))
+    for kind, count in sorted(built.reconciler.repairs.items()):
+        yield "flannelpy_repairs", "Kernel objects put right since the start.", {"kind": kind}, float(count)
+    failures = len(built.reconciler.last_errors)
+    yield "flannelpy_kernel_failures", "Changes the kernel refuses at the moment.", {}, float(failures)
