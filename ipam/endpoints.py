@@ -1,0 +1,145 @@
+"""`IpamDriver.*`: the engine's words in and out.
+
+Decodes strictly, since nothing but dockerd should call, and tolerantly of null and of fields newer engines add.
+`plugin.http` reads the bodies and turns errors into statuses. Releasing what is unknown is success: the engine
+forgets it whatever we say. Source: moby daemon/libnetwork/ipams/remote/api/api.go, daemon/libnetwork/docs/ipam.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ipam import errors, requests, service
+from overlay import fields
+
+Answer = dict[str, Any]
+Method = Callable[[fields.JsonObject], Answer]
+
+ADDRESS_SPACE = "flannelpy"
+OPTION_OWN = "flannelpy."
+OPTION_PREFIX = "flannelpy.prefix"
+OPTION_PURPOSE = "RequestAddressType"
+PURPOSE_GATEWAY = "com.docker.network.gateway"
+OPTION_ENDPOINT = ("com.docker.network.endpoint.name", "com.docker.network.endpoint.macaddress")
+PREFIX_LIMIT = 255
+
+CONSTANT: Mapping[str, Answer] = {
+    # no replay: rows outlive us, and an address of a running container would look like a second request for it
+    "IpamDriver.GetCapabilities": {"RequiresMACAddress": False, "RequiresRequestReplay": False},
+    # both the same: engines from 27 on then do not compare our pool with the host's routes and ask again for ever
+    "IpamDriver.GetDefaultAddressSpaces": {
+        "LocalDefaultAddressSpace": ADDRESS_SPACE,
+        "GlobalDefaultAddressSpace": ADDRESS_SPACE,
+    },
+}
+"""Answered without a look at the body, before anything else of the plugin is up."""
+
+
+def methods(ipam: service.Ipam) -> Mapping[str, Method]:
+    """The methods that need an Ipam, by their name on the wire."""
+    table: dict[str, Callable[[service.Ipam, fields.JsonObject], Answer]] = {
+        "IpamDriver.RequestPool": _request_pool,
+        "IpamDriver.ReleasePool": _release_pool,
+        "IpamDriver.RequestAddress": _request_address,
+        "IpamDriver.ReleaseAddress": _release_address,
+    }
+    return {name: functools.partial(_call, method, ipam) for name, method in table.items()}
+
+
+def parse_prefix(options: Mapping[str, str]) -> str | None:
+    """The flannel network that a network's IPAM options name; None: the default one.
+
+    Options of others are ignored, as Docker's own IPAM does: one compose file may serve several drivers. An unknown
+    one of ours is an error, since a typo would silently put the network into the wrong flannel network.
+    Raises BadRequest.
+    """
+    unknown = sorted(key for key in options if key.startswith(OPTION_OWN) and key != OPTION_PREFIX)
+    if unknown:
+        raise errors.BadRequest(f"--ipam-opt {unknown[0]}: no such option; known are: {OPTION_PREFIX}=/etcd/prefix")
+    if OPTION_PREFIX not in options:
+        return None
+    prefix = options[OPTION_PREFIX]
+    normal = prefix.rstrip("/")
+    parts = normal.split("/")
+    if (
+        parts[0] != ""  # no slash in front
+        or len(parts) < 2
+        or any(part in ("", ".", "..") for part in parts[1:])
+        or len(normal) > PREFIX_LIMIT
+        or not normal.isascii()
+        or not normal.isprintable()
+        or " " in normal
+    ):
+        raise errors.BadRequest(
+            f"--ipam-opt {OPTION_PREFIX}={prefix[:80]!r}: expected the etcd prefix of a flannel network, such as "
+            f"/blue/network (at most {PREFIX_LIMIT} ASCII characters, no blanks, no empty or .. parts)"
+        )
+    return normal
+
+
+def _call(
+    method: Callable[[service.Ipam, fields.JsonObject], Answer], ipam: service.Ipam, body: fields.JsonObject
+) -> Answer:
+    try:
+        return method(ipam, body)
+    except fields.FieldError as exc:
+        raise errors.BadRequest(str(exc)) from exc
+
+
+def _request_pool(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
+    space = fields.text(body, "AddressSpace", ADDRESS_SPACE)
+    if space not in ("", ADDRESS_SPACE):
+        raise errors.BadRequest(f"AddressSpace: expected {ADDRESS_SPACE!r}, got {space!r}")
+    cidr, subpool = fields.text(body, "Pool", ""), fields.text(body, "SubPool", "")
+    if fields.flag(body, "V6", default=False) or ":" in cidr:
+        raise errors.BadRequest("--ipv6: the flannel network has no IPv6; leave --ipv6 and IPv6 --subnet away")
+    granted = ipam.request_pool(
+        requests.PoolRequest(
+            prefix=parse_prefix(_options(body)),
+            cidr=fields.ipv4_network(cidr, "Pool (--subnet)") if cidr else None,
+            subpool=fields.ipv4_network(subpool, "SubPool (--ip-range)") if subpool else None,
+        )
+    )
+    return {"PoolID": granted.id, "Pool": str(granted.cidr), "Data": {}}
+
+
+def _release_pool(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
+    ipam.release_pool(fields.text(body, "PoolID"))
+    return {}
+
+
+def _request_address(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
+    address = fields.text(body, "Address", "")
+    granted = ipam.request_address(
+        requests.AddressRequest(
+            pool_id=fields.text(body, "PoolID"),
+            ip=_address(address) if address else None,
+            purpose=_purpose(_options(body)),
+        )
+    )
+    return {"Address": str(granted), "Data": {}}
+
+
+def _release_address(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
+    ipam.release_address(fields.text(body, "PoolID"), _address(fields.text(body, "Address")))
+    return {}
+
+
+def _address(text: str) -> ipaddress.IPv4Address:
+    return fields.ipv4(text, "Address")
+
+
+def _options(body: fields.JsonObject) -> dict[str, str]:
+    options = fields.mapping(body, "Options")
+    return {key: fields.text(options, key, "") for key in options}
+
+
+def _purpose(options: Mapping[str, str]) -> requests.Purpose:
+    if options.get(OPTION_PURPOSE) == PURPOSE_GATEWAY:
+        return requests.Purpose.GATEWAY
+    if any(key in options for key in OPTION_ENDPOINT):
+        return requests.Purpose.ENDPOINT
+    return requests.Purpose.UNSAID

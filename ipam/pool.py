@@ -1,0 +1,166 @@
+"""The addresses of one pool: which are in use, which rest, and which comes next.
+
+Pure. Owned by `ipam.store`, which writes each change to the state file and takes it back here when that fails.
+Addresses never used come first, in order; then those released, the longest rested first: a peer's ARP entry or a
+client's open connection may still mean the container that had the address a moment ago.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import heapq
+import ipaddress
+from collections.abc import Iterator
+
+from ipam import errors
+
+
+class Kind(enum.StrEnum):
+    """What an address is in use for."""
+
+    GATEWAY = "gateway"
+    ENDPOINT = "endpoint"
+    AUX = "aux"
+    EXPLICIT = "explicit"
+    """Asked for by number: an aux address or an endpoint's --ip. Engines before 29 ask for both in the same words."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """An address in use. Units: `since` seconds of wall clock; `stamp` seconds of this process's monotonic clock."""
+
+    kind: Kind
+    since: float
+    stamp: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rested:
+    """A released address. `order` grows with every release of the pool."""
+
+    order: int
+
+
+State = Used | Rested | None
+"""Of one address; None: never used."""
+
+
+class Pool:
+    """One pool's addresses. Not thread-safe.
+
+    Shape: `subpool` lies in `cidr`; without `subpool`, addresses are handed out from all of `cidr`.
+    Raises PoolUnusable where nothing could be handed out.
+    """
+
+    def __init__(self, cidr: ipaddress.IPv4Network, subpool: ipaddress.IPv4Network | None = None) -> None:
+        self.cidr = cidr
+        self.subpool = subpool
+        usable = range(int(cidr.network_address) + 1, int(cidr.broadcast_address))
+        if not usable:
+            raise errors.PoolUnusable(
+                f"pool {cidr} has no addresses besides its network and broadcast address; the smallest is a /30"
+            )
+        self._usable = usable
+        self._range = _narrow(usable, cidr, subpool) if subpool else usable
+        self._used: dict[int, Used] = {}
+        self._rested: dict[int, int] = {}
+        self._queue: list[tuple[int, int]] = []  # heap of (order, address); one that _rested contradicts is void
+        self._fresh = self._range.start  # no address of the range below this one was never used
+        self._next_order = 1
+        self.used = 0
+
+    @property
+    def total(self) -> int:
+        """How many addresses can be handed out; `used` counts the same range."""
+        return len(self._range)
+
+    @property
+    def next_order(self) -> int:
+        """The order of the next release."""
+        return self._next_order
+
+    @property
+    def first(self) -> ipaddress.IPv4Address:
+        """The gateway's address where nobody asks for another: the first of the whole pool, whatever the range."""
+        return ipaddress.IPv4Address(self._usable.start)
+
+    def state(self, ip: ipaddress.IPv4Address) -> State:
+        """What is known of an address."""
+        number = int(ip)
+        if number in self._rested:
+            return Rested(order=self._rested[number])
+        return self._used.get(number)
+
+    def in_use(self) -> Iterator[tuple[ipaddress.IPv4Address, Used]]:
+        """The addresses in use, in no order."""
+        return ((ipaddress.IPv4Address(number), used) for number, used in self._used.items())
+
+    def require(self, ip: ipaddress.IPv4Address) -> None:
+        """Raise AddressOutsidePool or AddressTaken unless `ip` can be granted now."""
+        if int(ip) not in self._usable:
+            why = "is its network or broadcast address" if ip in self.cidr else "is not in it"
+            raise errors.AddressOutsidePool(
+                f"address {ip} cannot be used in pool {self.cidr}: it {why}; take one of {self._span()}"
+            )
+        used = self._used.get(int(ip))
+        if used is not None:
+            raise errors.AddressTaken(
+                f"address {ip} of pool {self.cidr} is in use ({used.kind}); take another. If Docker knows no "
+                "container that has it, it is freed within minutes"
+            )
+
+    def propose(self) -> ipaddress.IPv4Address | None:
+        """The address to hand out next, or None if all are in use. Changes nothing that can be seen."""
+        while self._fresh in self._range and (self._fresh in self._used or self._fresh in self._rested):
+            self._fresh += 1
+        if self._fresh in self._range:
+            return ipaddress.IPv4Address(self._fresh)
+        self._drop_void()
+        return ipaddress.IPv4Address(self._queue[0][1]) if self._queue else None
+
+    def put(self, ip: ipaddress.IPv4Address, state: State) -> State:
+        """Set what is known of an address; what was known before, so that `put(ip, before)` takes it back."""
+        before, number = self.state(ip), int(ip)
+        here = number in self._range
+        self.used += here * (isinstance(state, Used) - isinstance(before, Used))
+        self._used.pop(number, None)
+        self._rested.pop(number, None)
+        match state:
+            case Used():
+                self._used[number] = state
+            case Rested(order=order):
+                self._rested[number] = order
+                self._next_order = max(self._next_order, order + 1)
+                if here:
+                    self._enqueue(order, number)
+            case None if here:
+                self._fresh = min(self._fresh, number)
+        return before
+
+    def _enqueue(self, order: int, number: int) -> None:
+        if len(self._queue) > 2 * len(self._rested) + 64:  # one --ip started again and again leaves void entries
+            self._queue = [(order, number) for number, order in self._rested.items() if number in self._range]
+            heapq.heapify(self._queue)
+        else:
+            heapq.heappush(self._queue, (order, number))
+
+    def _drop_void(self) -> None:
+        while self._queue and self._rested.get(self._queue[0][1]) != self._queue[0][0]:
+            heapq.heappop(self._queue)
+
+    def _span(self) -> str:
+        return f"{ipaddress.IPv4Address(self._usable[0])}-{ipaddress.IPv4Address(self._usable[-1])}"
+
+
+def _narrow(usable: range, cidr: ipaddress.IPv4Network, subpool: ipaddress.IPv4Network) -> range:
+    if not subpool.subnet_of(cidr):
+        raise errors.PoolUnusable(f"--ip-range {subpool} is not part of the pool {cidr}")
+    narrow = range(
+        max(usable.start, int(subpool.network_address)), min(usable.stop, int(subpool.broadcast_address) + 1)
+    )
+    if not narrow:
+        raise errors.PoolUnusable(
+            f"--ip-range {subpool} holds only the network or broadcast address of the pool {cidr}; take a larger one"
+        )
+    return narrow

@@ -1,0 +1,127 @@
+"""Making the rows agree with what Docker knows: after a crash no address stays that it does not, none is missing.
+
+Work for `ipam.store`, run by `ipam.service`: decides from values and changes through `store.Change`.
+Docker's look at its networks is some seconds old when it gets here, so that what was granted or freed around it is
+left alone until the next look: an address is ours before it is Docker's, and Docker's for a moment after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ipam import errors, pool, requests, store
+
+ID_PREFIX = "flannelpy/"
+
+Freed = Mapping[tuple[str, ipaddress.IPv4Address | None], float]
+"""When an address, or with None its whole pool, was last released, by the monotonic clock."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What Docker showed. Nothing granted or freed after `settled` (monotonic seconds) is judged by it."""
+
+    known: tuple[requests.KnownPool, ...]
+    settled: float
+
+
+def pool_id(cidr: ipaddress.IPv4Network) -> str:
+    """A pool's id. The same after a restart, since the engine keeps it; readable, since it shows in errors."""
+    return f"{ID_PREFIX}{cidr}"
+
+
+def release_unknown(change: store.Change, look: Look, now: float) -> list[str]:
+    """Drop the pools and release the addresses that Docker does not know; a line for each."""
+    known = {pool_id(item.cidr): item for item in look.known}
+    lines = []
+    for entry in list(change.pools.values()):
+        if entry.id not in known:
+            if entry.stamp <= look.settled and _newest(entry) <= look.settled:
+                change.drop_pool(entry.id)
+                lines.append(f"pool {entry.id} released: Docker has no network on it")
+            continue
+        for ip in _stale(entry, known[entry.id], look.settled):
+            change.release(entry, ip, now)
+            lines.append(f"address {ip} of pool {entry.id} released: Docker has no endpoint with it")
+    return lines
+
+
+def adopt(
+    change: store.Change,
+    look: Look,
+    freed: Freed,
+    make: Callable[[requests.KnownPool], store.PoolEntry],
+) -> list[str]:
+    """Add the pools and addresses that Docker knows and the rows lack; a line for each, and for what cannot be."""
+    lines = []
+    for item in look.known:
+        entry = change.pools.get(pool_id(item.cidr))
+        if entry is None:
+            if freed.get((pool_id(item.cidr), None), look.settled) > look.settled:
+                continue
+            try:
+                entry = _adopt_pool(change, item, make)
+            except errors.IpamError as exc:
+                lines.append(f"pool {item.cidr} of Docker cannot be adopted: {exc}")
+                continue
+            lines.append(f"pool {entry.id} adopted from Docker")
+        lines += _adopt_addresses(change, entry, item, look, freed)
+    return lines
+
+
+def _adopt_pool(
+    change: store.Change, item: requests.KnownPool, make: Callable[[requests.KnownPool], store.PoolEntry]
+) -> store.PoolEntry:
+    for other in change.pools.values():
+        if other.addresses.cidr.overlaps(item.cidr):
+            raise errors.PoolTaken(f"it overlaps pool {other.id}; remove one of the two networks")
+    entry = make(item)
+    change.add_pool(entry)
+    return entry
+
+
+def _adopt_addresses(
+    change: store.Change, entry: store.PoolEntry, item: requests.KnownPool, look: Look, freed: Freed
+) -> list[str]:
+    lines = []
+    for ip, kind in sorted(_kinds(item).items()):
+        if ip not in item.cidr:
+            lines.append(f"address {ip} of Docker cannot be adopted: it is not in pool {entry.id}")
+            continue
+        state = entry.addresses.state(ip)
+        if isinstance(state, pool.Used):
+            if state.kind is pool.Kind.EXPLICIT:
+                change.rename(entry, ip, dataclasses.replace(state, kind=kind))
+        elif freed.get((entry.id, ip), look.settled) <= look.settled:
+            change.take(entry, ip, pool.Used(kind=kind, since=entry.since, stamp=look.settled))
+            lines.append(f"address {ip} of pool {entry.id} adopted from Docker ({kind})")
+    return lines
+
+
+def _kinds(item: requests.KnownPool) -> dict[ipaddress.IPv4Address, pool.Kind]:
+    kinds = dict.fromkeys(item.endpoints or (), pool.Kind.ENDPOINT)
+    kinds |= dict.fromkeys(item.aux, pool.Kind.AUX)
+    if item.gateway is not None:
+        kinds[item.gateway] = pool.Kind.GATEWAY
+    return kinds
+
+
+def _stale(entry: store.PoolEntry, item: requests.KnownPool, settled: float) -> list[ipaddress.IPv4Address]:
+    if item.endpoints is None:
+        return []
+    known = _kinds(item)
+    return sorted(
+        ip
+        for ip, used in entry.addresses.in_use()
+        if ip not in known and used.kind is not pool.Kind.GATEWAY and used.stamp <= settled
+    )
+
+
+def _newest(entry: store.PoolEntry) -> float:
+    return max(_stamps(entry.addresses.in_use()), default=entry.stamp)
+
+
+def _stamps(in_use: Iterable[tuple[ipaddress.IPv4Address, pool.Used]]) -> Iterator[float]:
+    return (used.stamp for _ip, used in in_use)

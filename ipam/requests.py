@@ -1,0 +1,87 @@
+"""What is asked of the IPAM, and what it answers and shows: plain values.
+
+Decoded and encoded by `ipam.endpoints`; `KnownPool` is filled by `plugin` from what Docker shows of its networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+
+from ipam import pool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRequest:
+    """A network is being created. None: the default flannel network, the whole lease, the whole pool."""
+
+    prefix: str | None = None
+    cidr: ipaddress.IPv4Network | None = None
+    subpool: ipaddress.IPv4Network | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GrantedPool:
+    """The answer to a PoolRequest. `id` follows from `cidr`: engines keep it for the network's life."""
+
+    id: str
+    cidr: ipaddress.IPv4Network
+
+
+class Purpose(enum.Enum):
+    """What an address is asked for, as far as the engine says."""
+
+    GATEWAY = enum.auto()
+    ENDPOINT = enum.auto()
+    UNSAID = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AddressRequest:
+    """An address of a pool; `ip` None: whichever comes next, or the first of the pool for a gateway."""
+
+    pool_id: str
+    ip: ipaddress.IPv4Address | None = None
+    purpose: Purpose = Purpose.UNSAID
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUsage:
+    """One pool, for status and metrics. `used` and `total` count the addresses that can be handed out."""
+
+    id: str
+    prefix: str
+    lease: ipaddress.IPv4Network
+    cidr: ipaddress.IPv4Network
+    subpool: ipaddress.IPv4Network | None
+    gateway: ipaddress.IPv4Address | None
+    used: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AddressInUse:
+    """One address, for status. Units: `age_s` seconds since it was granted or adopted."""
+
+    pool_id: str
+    ip: ipaddress.IPv4Address
+    kind: pool.Kind
+    age_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPool:
+    """A pool of ours as Docker knows it: one IPAM config of a network whose *IPAM* driver is this plugin.
+
+    No defaults: an address that is left out here is one that Docker does not know, and is handed out again.
+    Shape: `prefix` is the network's `flannelpy.prefix` option, or the default prefix. `endpoints` None where Docker
+    was not asked for them: then no address of the pool is released.
+    """
+
+    prefix: str
+    cidr: ipaddress.IPv4Network
+    subpool: ipaddress.IPv4Network | None
+    gateway: ipaddress.IPv4Address | None
+    aux: frozenset[ipaddress.IPv4Address]
+    endpoints: frozenset[ipaddress.IPv4Address] | None

@@ -1,0 +1,283 @@
+"""The IPAM of this host: pools out of its leases, addresses out of pools.
+
+Called by `ipam.endpoints` for the engine, and by `plugin` for status and for the background look at Docker. Policy
+is here and in the pure modules; `ipam.store` makes it durable. Thread-safe: everything that decides and changes is
+one piece of work for the store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from ipam import claims, errors, pool, reconcile, requests, slices, store
+from overlay import errors as overlay_errors
+from overlay import holdings, lease, statefile
+
+log = logging.getLogger(__name__)
+
+LEASE_WAIT_S = 20.0
+"""How long a new network may wait for this host's lease: the engine gives up after 30 s."""
+
+GRACE_S = 60.0
+"""How old a grant must be before Docker's not knowing it means anything: a start takes up to 30 s of repeats."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Both clocks, in seconds: `now` is the wall's, for showing; `monotonic` is for deciding."""
+
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+class Ipam:
+    """Pools and addresses of this host. `state` must have been opened with `ipam.store.SCHEMA`."""
+
+    def __init__(
+        self,
+        holdings_: holdings.Holdings,
+        state: statefile.StateFile,
+        *,
+        clock: Clock | None = None,
+        lease_wait_s: float = LEASE_WAIT_S,
+    ) -> None:
+        self._holdings = holdings_
+        self._clock = clock or Clock()
+        self._lease_wait_s = lease_wait_s
+        self._store = store.Store(state, stamp=self._clock.monotonic())
+        self._freed: dict[tuple[str, ipaddress.IPv4Address | None], float] = {}  # under the store's lock
+        self._claims = claims.Claims(holdings_, self._prefixes)
+
+    def request_pool(self, request: requests.PoolRequest) -> requests.GrantedPool:
+        """Grant the lease or a slice of it; joins the flannel network `request.prefix` first where need be.
+
+        Not idempotent: a second grant of the same pool must fail, or engines before 27 ask for ever.
+        Raises NotReady and SettingsError (overlay), LeasesOverlap, PoolOutsideLease, PoolTaken, PoolUnusable.
+        """
+        with self._claims.hold(request.prefix):
+            held = self._holdings.wait(request.prefix, self._lease_wait_s)
+            others = [other for other in self._holdings.held() if other.prefix != held.prefix]
+            _refuse_overlap(held, others)
+            _hint_other_prefix(request, held, others)
+            granted = self._store.change(functools.partial(self._grant, request, held))
+        log.info("pool granted pool=%s prefix=%s subpool=%s", granted.id, held.prefix, request.subpool)
+        return granted
+
+    def release_pool(self, pool_id: str) -> None:
+        """Free a pool with all its addresses. What is unknown is released already."""
+        dropped = self._store.change(functools.partial(self._drop, pool_id))
+        if dropped is not None:
+            log.info("pool released pool=%s prefix=%s", pool_id, dropped.prefix)
+            self._claims.leave_if_unused(dropped.prefix)
+
+    def request_address(self, request: requests.AddressRequest) -> ipaddress.IPv4Interface:
+        """Grant an address; it is on disk when this returns. The answer has the pool's prefix length.
+
+        The gateway alone may be asked for twice. Raises UnknownPool, AddressOutsidePool, AddressTaken, PoolFull.
+        """
+        return self._store.change(functools.partial(self._take, request))
+
+    def release_address(self, pool_id: str, ip: ipaddress.IPv4Address) -> None:
+        """Free an address; it is handed out again after all others that are free. Unknown ones are free already."""
+        self._store.change(functools.partial(self._release, pool_id, ip))
+
+    def usage(self) -> list[requests.PoolUsage]:
+        """Every pool, in order of address."""
+        with self._store.read() as pools:
+            return sorted(map(_usage, pools.values()), key=lambda usage: usage.cidr)
+
+    def addresses(self) -> list[requests.AddressInUse]:
+        """Every address in use, in order of pool and address."""
+        now = self._clock.now()
+        with self._store.read() as pools:
+            rows = [(entry, ip, used) for entry in pools.values() for ip, used in entry.addresses.in_use()]
+        rows.sort(key=lambda row: (row[0].addresses.cidr, row[1]))
+        return [
+            requests.AddressInUse(pool_id=entry.id, ip=ip, kind=used.kind, age_s=max(0.0, now - used.since))
+            for entry, ip, used in rows
+        ]
+
+    def release_unknown(
+        self, known: Iterable[requests.KnownPool], seen_at: float, grace_s: float = GRACE_S
+    ) -> list[str]:
+        """Release what Docker does not know. A line for each thing done; twice is safe.
+
+        Shape: `known` is all of Docker's networks with our IPAM, as asked for from `seen_at` (time.monotonic) on; an
+        incomplete list releases what is in use. What is younger than `grace_s` before that is left alone, and so is
+        all that was read from the state file until the process is that old.
+        """
+        look = reconcile.Look(known=tuple(known), settled=seen_at - grace_s)
+        before = self._prefixes()
+        lines = self._store.change(
+            lambda change: reconcile.release_unknown(change, look, self._clock.now()),
+        )
+        for prefix in before - self._prefixes():
+            self._claims.leave_if_unused(prefix)
+        for line in lines:
+            log.warning("repaired: %s", line)
+        return lines
+
+    def adopt(self, known: Iterable[requests.KnownPool], seen_at: float, grace_s: float = GRACE_S) -> list[str]:
+        """Re-create pools and addresses that Docker knows and this host lost. A line for each; twice is safe.
+
+        Shape: as for `release_unknown`. What was freed less than `grace_s` before `seen_at`, or after it, stays free.
+        Call after `release_unknown`: a pool that only we know may be in the way of one that Docker knows.
+        """
+        look = reconcile.Look(known=tuple(known), settled=seen_at - grace_s)
+        held = self._holdings.held()
+        make = functools.partial(self._entry_of_known, held)
+        lines = self._store.change(lambda change: reconcile.adopt(change, look, self._settle(look), make))
+        for prefix in self._prefixes() - {subnet.prefix for subnet in held}:
+            self._join(prefix)
+        for line in lines:
+            log.warning("repaired: %s", line)
+        return lines
+
+    def _grant(
+        self, request: requests.PoolRequest, held: lease.HeldSubnet, change: store.Change
+    ) -> requests.GrantedPool:
+        taken = [entry.addresses.cidr for entry in change.pools.values()]
+        cidr = slices.plan(held.subnet, taken, request.cidr)
+        entry = self._entry(cidr, request.subpool, held.prefix, held.subnet)
+        change.add_pool(entry)
+        return requests.GrantedPool(id=entry.id, cidr=cidr)
+
+    def _drop(self, pool_id: str, change: store.Change) -> store.PoolEntry | None:
+        entry = change.pools.get(pool_id)
+        if entry is not None:
+            change.drop_pool(pool_id)
+            self._freed[pool_id, None] = self._clock.monotonic()
+        return entry
+
+    def _take(self, request: requests.AddressRequest, change: store.Change) -> ipaddress.IPv4Interface:
+        entry = _find(change.pools, request.pool_id)
+        if request.purpose is requests.Purpose.GATEWAY:
+            ip = request.ip or entry.addresses.first
+            if _is_gateway(entry, ip):
+                return _interface(entry, ip)
+        else:
+            ip = request.ip or _propose(entry)
+        entry.addresses.require(ip)
+        used = pool.Used(kind=_kind(request), since=self._clock.now(), stamp=self._clock.monotonic())
+        change.take(entry, ip, used)
+        return _interface(entry, ip)
+
+    def _release(self, pool_id: str, ip: ipaddress.IPv4Address, change: store.Change) -> None:
+        entry = change.pools.get(pool_id)
+        if entry is not None and isinstance(entry.addresses.state(ip), pool.Used):
+            change.release(entry, ip, self._clock.now())
+            self._freed[pool_id, ip] = self._clock.monotonic()
+
+    def _settle(self, look: reconcile.Look) -> reconcile.Freed:
+        self._freed = {key: stamp for key, stamp in self._freed.items() if stamp > look.settled}
+        return self._freed
+
+    def _entry(
+        self,
+        cidr: ipaddress.IPv4Network,
+        subpool: ipaddress.IPv4Network | None,
+        prefix: str,
+        lease_: ipaddress.IPv4Network,
+    ) -> store.PoolEntry:
+        return store.PoolEntry(
+            id=reconcile.pool_id(cidr),
+            prefix=prefix,
+            lease=lease_,
+            since=self._clock.now(),
+            stamp=self._clock.monotonic(),
+            addresses=pool.Pool(cidr, subpool),
+        )
+
+    def _entry_of_known(self, held: list[lease.HeldSubnet], item: requests.KnownPool) -> store.PoolEntry:
+        around = [subnet.subnet for subnet in held if item.cidr.subnet_of(subnet.subnet)]
+        return self._entry(item.cidr, item.subpool, item.prefix, around[0] if around else item.cidr)
+
+    def _prefixes(self) -> set[str]:
+        with self._store.read() as pools:
+            return {entry.prefix for entry in pools.values()}
+
+    def _join(self, prefix: str) -> None:
+        try:
+            self._holdings.wait(prefix, 0.0)
+        except overlay_errors.OverlayError as exc:
+            log.warning("no lease yet for pools in use prefix=%s reason=%s", prefix, exc)
+
+
+def _refuse_overlap(held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]) -> None:
+    for other in others:
+        if other.subnet.overlaps(held.subnet):
+            raise errors.LeasesOverlap(
+                f"lease {held.subnet} of {held.prefix} overlaps lease {other.subnet} of {other.prefix}: this host "
+                "can be in only one of the two; give one of them another Network in its config"
+            )
+
+
+def _hint_other_prefix(
+    request: requests.PoolRequest, held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]
+) -> None:
+    for other in others:
+        if request.cidr and not request.cidr.subnet_of(held.subnet) and request.cidr.subnet_of(other.subnet):
+            raise errors.PoolOutsideLease(
+                f"subnet {request.cidr} is part of this host's lease {other.subnet} of {other.prefix}, not of "
+                f"{held.subnet} of {held.prefix}; add --ipam-opt flannelpy.prefix={other.prefix}"
+            )
+
+
+def _find(pools: store.Pools, pool_id: str) -> store.PoolEntry:
+    entry = pools.get(pool_id)
+    if entry is None:
+        raise errors.UnknownPool(
+            f"pool {pool_id} is not known to this plugin; if its network is still in `docker network ls`, it is "
+            "adopted within minutes once Docker's API answers; otherwise re-create the network"
+        )
+    return entry
+
+
+def _propose(entry: store.PoolEntry) -> ipaddress.IPv4Address:
+    ip = entry.addresses.propose()
+    if ip is None:
+        addresses = entry.addresses
+        within = f", --ip-range {addresses.subpool}," if addresses.subpool else ""
+        raise errors.PoolFull(
+            f"pool {addresses.cidr}{within} of lease {entry.lease} ({entry.prefix}) is full: {addresses.used} of "
+            f"{addresses.total} addresses used; remove containers of this network, or use another network or host"
+        )
+    return ip
+
+
+def _kind(request: requests.AddressRequest) -> pool.Kind:
+    match request.purpose:
+        case requests.Purpose.GATEWAY:
+            return pool.Kind.GATEWAY
+        case requests.Purpose.ENDPOINT:
+            return pool.Kind.ENDPOINT
+        case requests.Purpose.UNSAID:
+            return pool.Kind.EXPLICIT if request.ip else pool.Kind.ENDPOINT
+
+
+def _is_gateway(entry: store.PoolEntry, ip: ipaddress.IPv4Address) -> bool:
+    state = entry.addresses.state(ip)
+    return isinstance(state, pool.Used) and state.kind is pool.Kind.GATEWAY
+
+
+def _interface(entry: store.PoolEntry, ip: ipaddress.IPv4Address) -> ipaddress.IPv4Interface:
+    return ipaddress.IPv4Interface((ip, entry.addresses.cidr.prefixlen))
+
+
+def _usage(entry: store.PoolEntry) -> requests.PoolUsage:
+    gateways = (ip for ip, used in entry.addresses.in_use() if used.kind is pool.Kind.GATEWAY)
+    return requests.PoolUsage(
+        id=entry.id,
+        prefix=entry.prefix,
+        lease=entry.lease,
+        cidr=entry.addresses.cidr,
+        subpool=entry.addresses.subpool,
+        gateway=next(gateways, None),
+        used=entry.addresses.used,
+        total=entry.addresses.total,
+    )

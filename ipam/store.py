@@ -1,0 +1,274 @@
+"""Pools and addresses, in memory and in the state file, always the same in both.
+
+Owns the `ipam` tables and the pools in memory; runs no policy: `ipam.service` hands in work that decides and changes
+in one go. Work that waits while a transaction is being written goes into the next one together: a commit costs the
+same for one change as for sixteen, and 16 callers at once each wait for two commits, not for sixteen.
+An answer leaves only after its commit; a commit that fails is taken back in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import ipaddress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from ipam import errors, pool
+from overlay import statefile
+
+T = TypeVar("T")
+
+SCHEMA = statefile.Schema(
+    room="ipam",
+    steps=(
+        # of kind and rest_order one is NULL: an address is in use, or it rests
+        """
+        CREATE TABLE ipam_pools (
+            pool_id TEXT PRIMARY KEY,
+            prefix TEXT NOT NULL,
+            lease TEXT NOT NULL,
+            cidr TEXT NOT NULL UNIQUE,
+            subpool TEXT,
+            since REAL NOT NULL
+        ) WITHOUT ROWID;
+        CREATE TABLE ipam_addresses (
+            pool_id TEXT NOT NULL REFERENCES ipam_pools (pool_id) ON DELETE CASCADE,
+            ip TEXT NOT NULL,
+            kind TEXT,
+            since REAL NOT NULL,
+            rest_order INTEGER,
+            PRIMARY KEY (pool_id, ip),
+            CHECK ((kind IS NULL) <> (rest_order IS NULL))
+        ) WITHOUT ROWID
+        """,
+    ),
+)
+
+_TAKE = """
+    INSERT INTO ipam_addresses (pool_id, ip, kind, since) VALUES (?, ?, ?, ?)
+    ON CONFLICT (pool_id, ip) DO UPDATE SET kind = excluded.kind, since = excluded.since, rest_order = NULL
+    WHERE rest_order IS NOT NULL
+"""
+_RENAME = "UPDATE ipam_addresses SET kind = ? WHERE pool_id = ? AND ip = ? AND kind IS NOT NULL"
+_RELEASE = """
+    UPDATE ipam_addresses SET kind = NULL, rest_order = ?, since = ? WHERE pool_id = ? AND ip = ? AND kind IS NOT NULL
+"""
+
+
+class Disagreement(RuntimeError):
+    """A bug: file and memory differ, or would. The transaction is undone, in both."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PoolEntry:
+    """A granted pool. `lease`: what it was cut from. Units: `since` and `stamp` as in `pool.Used`."""
+
+    id: str
+    prefix: str
+    lease: ipaddress.IPv4Network
+    since: float
+    stamp: float
+    addresses: pool.Pool
+
+
+Pools = Mapping[str, PoolEntry]
+
+
+class Change:
+    """What a piece of work sees and may change. Valid only while the work runs."""
+
+    def __init__(
+        self, pools: dict[str, PoolEntry], tx: statefile.Transaction, undo: list[Callable[[], object]]
+    ) -> None:
+        self.pools: Pools = pools
+        self._pools = pools
+        self._tx = tx
+        self._undo = undo
+
+    def add_pool(self, entry: PoolEntry) -> None:
+        """Add a pool without addresses in use."""
+        subpool = entry.addresses.subpool
+        self._tx.run(
+            "INSERT INTO ipam_pools (pool_id, prefix, lease, cidr, subpool, since) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                entry.id,
+                entry.prefix,
+                str(entry.lease),
+                str(entry.addresses.cidr),
+                str(subpool) if subpool else None,
+                entry.since,
+            ),
+        )
+        self._pools[entry.id] = entry
+        self._undo.append(functools.partial(self._pools.pop, entry.id))
+
+    def drop_pool(self, pool_id: str) -> None:
+        """Remove a pool with all its addresses."""
+        self._expect_one(self._tx.run("DELETE FROM ipam_pools WHERE pool_id = ?", (pool_id,)), pool_id)
+        entry = self._pools.pop(pool_id)
+        self._undo.append(functools.partial(self._pools.__setitem__, pool_id, entry))
+
+    def take(self, entry: PoolEntry, ip: ipaddress.IPv4Address, used: pool.Used) -> None:
+        """Put an address that is not in use into use."""
+        changed = self._tx.run(_TAKE, (entry.id, str(ip), used.kind.value, used.since))
+        self._expect_one(changed, f"{entry.id} {ip}")
+        self._put(entry, ip, used)
+
+    def rename(self, entry: PoolEntry, ip: ipaddress.IPv4Address, used: pool.Used) -> None:
+        """Change what an address in use is in use for."""
+        self._expect_one(self._tx.run(_RENAME, (used.kind.value, entry.id, str(ip))), f"{entry.id} {ip}")
+        self._put(entry, ip, used)
+
+    def release(self, entry: PoolEntry, ip: ipaddress.IPv4Address, now: float) -> None:
+        """Let an address in use rest."""
+        rested = pool.Rested(order=entry.addresses.next_order)
+        changed = self._tx.run(_RELEASE, (rested.order, now, entry.id, str(ip)))
+        self._expect_one(changed, f"{entry.id} {ip}")
+        self._put(entry, ip, rested)
+
+    def _put(self, entry: PoolEntry, ip: ipaddress.IPv4Address, state: pool.State) -> None:
+        before = entry.addresses.put(ip, state)
+        self._undo.append(functools.partial(entry.addresses.put, ip, before))
+
+    def _expect_one(self, changed: int, what: str) -> None:
+        if changed != 1:
+            raise Disagreement(f"state file and memory disagree about {what}: {changed} rows changed, expected 1")
+
+
+class _Job(Generic[T]):
+    """One piece of work and what became of it. Its caller sleeps until it is done, or until it is to write."""
+
+    def __init__(self, work: Callable[[Change], T]) -> None:
+        self._work = work
+        self._answers: list[T] = []
+        self._error: Exception | None = None
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+        self.done = False
+
+    def sleep(self) -> None:
+        """Wait for `wake`; returns at once if that came first."""
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        """Let the caller go on. Call once."""
+        self._asleep.release()
+
+    def run(self, change: Change, undo: list[Callable[[], object]]) -> None:
+        """Run the work. A refusal is its caller's alone; any other error ends the transaction, so raise it."""
+        mark = len(undo)
+        try:
+            self._answers.append(self._work(change))
+        except errors.IpamError as exc:
+            if len(undo) != mark:
+                raise Disagreement(f"work refused after its first change: {exc}") from exc
+            self._error = exc
+
+    def fail(self, exc: BaseException) -> None:
+        """The transaction did not happen: no answer may leave. A refusal stays what it is."""
+        self._answers.clear()
+        if self._error is None:
+            self._error = statefile.StateFileError(f"nothing was changed: {exc}")
+            self._error.__cause__ = exc
+
+    def outcome(self) -> T:
+        """The work's answer, or raise what stood in its way."""
+        if self._error is not None:
+            raise self._error
+        return self._answers[0]
+
+
+class Store:
+    """All pools. One caller at a time writes, for all that wait, and then names the next writer.
+
+    Plain locks are not fair: with 16 callers one of them keeps getting it, and others wait for 100 ms and more.
+    Units: `stamp`, the monotonic time that rows read from the file get.
+    """
+
+    def __init__(self, state: statefile.StateFile, stamp: float) -> None:
+        self._state = state
+        self._lock = threading.Lock()  # over the pools
+        self._queue_lock = threading.Lock()  # over the two below; never held while anything else is waited for
+        self._queue: list[_Job[Any]] = []
+        self._writing = False
+        self._pools = _load(state, stamp)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Pools]:
+        """The pools as they are on disk, unchanged while the block runs."""
+        with self._lock:
+            yield self._pools
+
+    def change(self, work: Callable[[Change], T]) -> T:
+        """Run `work` in a transaction and answer what it returned, once that is on disk.
+
+        `work` may refuse with an IpamError before its first change, not after. Raises that, and StateFileError.
+        """
+        job = _Job(work)
+        with self._queue_lock:
+            self._queue.append(job)
+            follow, self._writing = self._writing, True
+        if follow:
+            job.sleep()
+        if not job.done:
+            self._write_queued(job)
+        return job.outcome()
+
+    def _write_queued(self, own: _Job[Any]) -> None:
+        with self._queue_lock:
+            jobs, self._queue = self._queue, []
+        try:
+            with self._lock:
+                self._write(jobs)
+        finally:
+            for job in jobs:
+                job.done = True
+            with self._queue_lock:
+                self._writing = bool(self._queue)
+                successor = self._queue[:1]
+            for job in (*successor, *jobs):
+                if job is not own:
+                    job.wake()
+
+    def _write(self, jobs: list[_Job[Any]]) -> None:
+        undo: list[Callable[[], object]] = []
+        try:
+            with self._state.write() as tx:
+                change = Change(self._pools, tx, undo)
+                for job in jobs:
+                    job.run(change, undo)
+        except BaseException as exc:
+            for step in reversed(undo):
+                step()
+            for job in jobs:
+                job.fail(exc)
+            if not isinstance(exc, statefile.StateFileError):
+                raise  # a bug: one caller shows the traceback
+
+
+def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:
+    with state.read() as tx:
+        pools = tx.rows("SELECT pool_id, prefix, lease, cidr, subpool, since FROM ipam_pools")
+        addresses = tx.rows("SELECT pool_id, ip, kind, since, rest_order FROM ipam_addresses")
+    entries = {
+        pool_id: PoolEntry(
+            id=pool_id,
+            prefix=prefix,
+            lease=ipaddress.IPv4Network(lease),
+            since=since,
+            stamp=stamp,
+            addresses=pool.Pool(
+                ipaddress.IPv4Network(cidr), ipaddress.IPv4Network(subpool) if subpool is not None else None
+            ),
+        )
+        for pool_id, prefix, lease, cidr, subpool, since in pools
+    }
+    for pool_id, ip, kind, since, order in addresses:
+        state_of = (
+            pool.Rested(order=order) if kind is None else pool.Used(kind=pool.Kind(kind), since=since, stamp=stamp)
+        )
+        entries[pool_id].addresses.put(ipaddress.IPv4Address(ip), state_of)
+    return entries
