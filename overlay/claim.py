@@ -10,7 +10,7 @@ import dataclasses
 import ipaddress
 from collections.abc import Callable
 
-from overlay import lease, netconfig, registry, subnets
+from overlay import errors, lease, netconfig, registry, subnets
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,16 @@ def claim_subnet(
     in_use: bool,
     pick: Callable[[int], int],
 ) -> Claim:
-    """The wish of a host that starts. `in_use`: pools were given out of `last.key`. Raises OutOfSubnets."""
+    """The wish of a host that starts. `in_use`: pools were given out of `last.key`.
+
+    Raises OutOfSubnets, and ConfigInvalid where a changed config has no place for the subnet in use.
+    """
     if last is not None and in_use:
+        if not subnets.fits(config, last.key):
+            raise errors.ConfigInvalid(
+                f"the network config has changed and has no subnet {last.key.v4}, which this host's containers use: "
+                "remove this host's flannelpy networks, or put the old config back"
+            )
         return reclaim(last, snapshot, attrs)
     choice = subnets.choose_subnet(config, snapshot, attrs.public_ip, last.key if last else None, pick)
     match choice:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from driver import endpoints as driver_endpoints
 from ipam import endpoints as ipam_endpoints
 from overlay import errors
-from plugin import http, logs, metrics, report, server, settings
+from plugin import http, logs, report, server, settings
+from plugin import metrics as gauges
 
 if TYPE_CHECKING:
     from plugin import graph
@@ -35,7 +36,7 @@ class App:
         self._built = threading.Event()
         self._graph: graph.Graph | None = None
         self._failure: errors.OverlayError | None = None
-        self._metrics = metrics.Metrics(self._samples)
+        self._metrics = gauges.Metrics(self._samples)
 
     def start(self) -> server.WSGI:
         """The WSGI application; what is behind it is being built."""
@@ -84,9 +85,9 @@ class App:
 
     def metrics(self) -> tuple[bytes, str]:
         """Implements `http.Core`."""
-        return self._metrics.render(), metrics.CONTENT_TYPE
+        return self._metrics.render(), gauges.CONTENT_TYPE
 
-    def _samples(self) -> Iterable[metrics.Sample]:
+    def _samples(self) -> Iterable[gauges.Sample]:
         return report.samples(self._graph) if self._graph is not None else ()
 
     def _build(self) -> None:
