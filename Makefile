@@ -1,0 +1,69 @@
+# Every target says what it does: `make help`. All of them install what they need; root and Debian are all they ask.
+
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+PACKAGES := overlay ipam driver plugin lab bench
+ENGINES ?= 20.10 26.1 28.5
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+.PHONY: demo
+demo: .venv/ready ## Two Docker hosts, one etcd, the plugin, and containers that talk (KEEP=1 leaves the lab running)
+	@$(PYTHON) -m lab demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: check ## Check, then every test: unit, contract (etcd, kernel), system (all engines side by side)
+	$(PYTHON) -m lab packages
+	$(PYTHON) -m pytest -m 'not system' -n 2 --dist loadfile
+	$(PYTHON) -m lab prepare
+	$(PYTHON) -m pytest -m system -n 3 --dist loadgroup --timeout 900
+
+.PHONY: unit
+unit: .venv/ready ## The tests that need neither root nor a lab
+	$(PYTHON) -m pytest -m 'not system and not contract' -n 2
+
+.PHONY: check
+check: .venv/ready ## Formatting, lint, types, and the contracts of the house
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: fmt
+fmt: .venv/ready ## Format and fix what can be fixed
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: lab
+lab: .venv/ready ## Bring up hosts to play with (ARGS="--hosts 3 --engine 28.5"); see python -m lab --help
+	$(PYTHON) -m lab up $(ARGS)
+
+.PHONY: plugin
+plugin: .venv/ready ## Build the plugin's image and root file system from the Dockerfile
+	$(PYTHON) -m lab plugin
+
+.PHONY: bench
+bench: .venv/ready ## Measure: prints a table, writes bench/results.json
+	$(PYTHON) -m lab prepare
+	$(PYTHON) -m bench
+
+.PHONY: lock
+lock: .venv/ready ## Resolve the dependencies anew and write the lock files
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade pyproject.toml -o requirements.lock
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	printf 'setuptools\nwheel\n' | .venv/bin/uv pip compile -q --universal --generate-hashes - -o requirements-build.lock
+
+.PHONY: clean
+clean: ## End all labs and remove what the targets made, caches included
+	if [ -x $(PYTHON) ]; then $(PYTHON) -m lab down --all && $(PYTHON) -m lab clean; fi
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build *.egg-info
+
+# etcd3 comes as source alone and its build must use hashed tools too: hence the build lock and no isolation.
+.venv/ready: requirements-build.lock requirements-dev.lock
+	python3 -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -qq && apt-get install -y -qq python3 python3-venv)
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-dev.lock
+	touch .venv/ready
