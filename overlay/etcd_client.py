@@ -1,0 +1,304 @@
+"""etcd as the registry needs it: single requests with a deadline, and one watch stream.
+
+The only module that imports etcd3 and grpc. etcd3's client makes the single requests; what it does badly is replaced:
+its watcher (spins while etcd is down, loses events, never notices a silent server), its log-in (once, in the
+constructor, refused without TLS) and its errors (without the reason). Raises `errors` and nothing else, never with
+the password in a text. Knows nothing of flannel. Make one after the last fork: gRPC's threads do not survive it.
+Source: etcd api/etcdserverpb/rpc.proto, etcd client/v3/client.go, grpc doc/keepalive.md.
+"""
+
+from __future__ import annotations
+
+import queue
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+
+from overlay import errors, etcd_errors, etcd_resolve, etcd_settings, etcd_shim, etcd_values
+
+etcd_shim.install()
+
+import etcd3  # noqa: E402  # only after the shim
+from etcd3 import etcdrpc  # noqa: E402
+
+T = TypeVar("T")
+
+_POLL_S = 0.25
+"""How often a silent watch looks at its stop event."""
+
+_RESOLVE_AGAIN_S = 30.0
+
+
+class EtcdClient:
+    """One cluster. Safe to call from any thread. Construction dials nothing, and succeeds while etcd is down.
+
+    A request is given `timeout_s`. One that was cut off sooner is tried again on another member, so that a call ends
+    after twice `timeout_s` at the latest; every operation here bears being done twice. Raises SettingsError for
+    settings that cannot work, RegistryUnavailable and RegistryDenied from every call.
+    """
+
+    def __init__(self, settings: etcd_settings.EtcdSettings) -> None:
+        self._settings = settings
+        self._cluster = etcd_settings.parse_cluster(settings)
+        self._resolver = etcd_resolve.Resolver(self._cluster, settings.timeout_s)
+        self._lock = threading.Lock()
+        self._login_lock = threading.Lock()
+        self._channels: list[_Channel] = []
+        self._current = 0
+        self._resolved_at = 0.0
+        self._token: str | None = None  # "" where etcd wants none
+        self._closed = False
+
+    def close(self) -> None:
+        """Close all channels; running watches end. A second close is harmless."""
+        with self._lock:
+            self._closed = True
+            closing, self._channels = self._channels, []
+        for channel in closing:
+            channel.client.close()
+
+    def get(self, key: str) -> etcd_values.KeyValue | None:
+        """One key, by a linearizable read."""
+        found = self._call(f"read {key}", lambda client: client.get_response(key))
+        return _key_value(found.kvs[0]) if found.kvs else None
+
+    def list_prefix(self, prefix: str) -> etcd_values.Listing:
+        """All keys that begin with `prefix`, by one linearizable read."""
+        found = self._call(f"list {prefix}", lambda client: client.get_prefix_response(prefix))
+        return etcd_values.Listing(
+            revision=found.header.revision, items=tuple(_key_value(item) for item in found.kvs)
+        )
+
+    def put_if(
+        self, key: str, value: str, *, lease_id: int, revision: int
+    ) -> etcd_values.Stored | etcd_values.Refused:
+        """Write `key` if its mod_revision is `revision`, where 0 means: if it does not exist.
+
+        Raises LeaseLost where `lease_id` is no living lease.
+        """
+
+        def put(client: Any) -> etcd_values.Stored | etcd_values.Refused:
+            tx = client.transactions
+            done, answers = client.transaction(
+                compare=[tx.mod(key) == revision if revision else tx.version(key) == 0],
+                success=[tx.put(key, value, lease_id), tx.get(key)],
+                failure=[tx.get(key)],
+            )
+            found = [
+                etcd_values.KeyValue(
+                    key=key, value=_text(data), mod_revision=meta.mod_revision, lease_id=meta.lease_id
+                )
+                for data, meta in answers[-1]
+            ]
+            return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
+
+        return self._call(f"write {key}", put)
+
+    def delete_if(self, key: str, *, revision: int) -> bool:
+        """Delete `key` if its mod_revision is `revision`; tells whether it was."""
+
+        def delete(client: Any) -> bool:
+            tx = client.transactions
+            done, _ = client.transaction(compare=[tx.mod(key) == revision], success=[tx.delete(key)], failure=[])
+            return bool(done)
+
+        return self._call(f"delete {key}", delete)
+
+    def grant(self, ttl_s: int) -> tuple[int, int]:
+        """A new lease: its id, and the seconds granted."""
+        granted = self._call("grant a lease", lambda client: client.lease(ttl_s))
+        return granted.id, granted.ttl
+
+    def revoke(self, lease_id: int) -> None:
+        """End a lease, and with it the keys that have it. Raises LeaseLost where there is none."""
+        self._call(f"revoke lease {lease_id:x}", lambda client: client.revoke_lease(lease_id))
+
+    def keep_alive(self, lease_id: int) -> int:
+        """Renew a lease once; the seconds granted. Raises LeaseLost where it has ended."""
+        answers = self._call(f"renew lease {lease_id:x}", lambda client: list(client.refresh_lease(lease_id)))
+        ttl_s: int = answers[0].TTL if answers else 0
+        if ttl_s <= 0:  # how etcd says it: no error, no time
+            raise errors.LeaseLost(f"etcd lease {lease_id:x} has ended")
+        return ttl_s
+
+    def watch_prefix(self, prefix: str, after: int, stop: threading.Event) -> Iterator[etcd_values.Batch]:
+        """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.
+
+        One stream, never resumed: it ends with an error (RegistryError, Compacted) or, within half a second and
+        however silent etcd is, with `stop`. A half-dead connection is noticed after 14 s.
+        """
+        what = f"watch {prefix}"
+        channel = self._channel()
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        requests.put(_watch_request(prefix, after + 1))
+        over = threading.Event()
+        # Without a leader a member would accept the watch and stay silent: "hasleader" makes it say so.
+        metadata = (*(channel.client.metadata or ()), ("hasleader", "true"))
+        try:
+            stream = channel.watch.Watch(iter(requests.get, None), metadata=metadata)
+            threading.Thread(
+                target=_cancel_when, args=(stream, stop, over), name="etcd-watch-stop", daemon=True
+            ).start()
+            for response in stream:
+                yield self._read_response(response, what)
+            raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the stream to {what} ended")
+        except (grpc.RpcError, ValueError) as exc:
+            if not stop.is_set():
+                self._rotate(channel)
+                raise _read_failure(exc).as_error(what, str(self._cluster)) from exc
+        finally:
+            over.set()
+            requests.put(None)  # ends gRPC's thread that reads our requests
+
+    def _read_response(self, response: Any, what: str) -> etcd_values.Batch:
+        if response.compact_revision:
+            raise etcd_errors.Compacted(f"etcd at {self._cluster}: cannot {what}: history was compacted")
+        if response.canceled:  # a refusal is no status: the stream goes on, silent for ever
+            self._forget_token(self._token)
+            reason = response.cancel_reason or "permission denied, or an old token"
+            raise etcd_errors.Failure(code="", details=reason).as_error(what, str(self._cluster))
+        events = tuple(
+            etcd_values.Deleted(key=_text(event.kv.key)) if event.type else _key_value(event.kv)
+            for event in response.events
+        )
+        return etcd_values.Batch(revision=response.header.revision, events=events)
+
+    def _call(self, what: str, run: Callable[[Any], T]) -> T:
+        """Make one request; log in where the token has ended, turn to another member where this one is gone."""
+        give_up = time.monotonic() + self._settings.timeout_s
+        tries_left = {"login": 1, "member": len(self._cluster.members)}
+        while True:
+            channel = self._channel()
+            token = self._token
+            try:
+                if self._settings.username and token is None:
+                    token = self._log_in(channel)
+                return run(channel.client)
+            except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as exc:
+                failure = _read_failure(exc)
+                if failure.asks_for_login and self._settings.username and tries_left["login"]:
+                    tries_left["login"] -= 1
+                    self._forget_token(token)
+                    continue
+                if failure.code in ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"):
+                    self._rotate(channel)
+                if failure.other_member_may_help and tries_left["member"] and time.monotonic() < give_up:
+                    tries_left["member"] -= 1
+                    continue
+                raise failure.as_error(what, str(self._cluster)) from exc
+
+    def _channel(self) -> _Channel:
+        with self._lock:
+            if self._closed:
+                raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the client was closed")
+            if not self._channels:
+                self._connect()
+            return self._channels[self._current % len(self._channels)]
+
+    def _connect(self) -> None:
+        addresses = self._resolver.resolve()
+        targets = etcd_settings.plan_targets(self._cluster, addresses, self._settings.server_name)
+        self._channels = [_Channel(target, self._settings) for target in targets]
+        self._resolved_at = time.monotonic()
+        self._apply_token()
+
+    def _rotate(self, failed: _Channel) -> None:
+        """Turn to the next channel, with fresh addresses where names were resolved long ago."""
+        with self._lock:
+            if failed not in self._channels or self._channels[self._current % len(self._channels)] is not failed:
+                return  # another thread did it
+            self._current += 1
+            if self._resolver.has_names and time.monotonic() - self._resolved_at > _RESOLVE_AGAIN_S:
+                closing, self._channels = self._channels, []
+                for channel in closing:
+                    channel.client.close()
+
+    def _log_in(self, channel: _Channel) -> str:
+        """A token for all channels; its cost is a bcrypt on etcd's side, so threads wait for one another's."""
+        with self._login_lock:
+            if self._token is not None:
+                return self._token
+            request = etcdrpc.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
+            try:
+                token: str = channel.auth.Authenticate(request, self._settings.timeout_s).token
+            except grpc.RpcError as exc:
+                if not _read_failure(exc).needs_no_login:
+                    raise
+                token = ""
+            with self._lock:
+                self._token = token
+                self._apply_token()
+            return token
+
+    def _forget_token(self, token: str | None) -> None:
+        with self._lock:
+            if self._token == token:
+                self._token = None
+
+    def _apply_token(self) -> None:
+        for channel in self._channels:
+            channel.client.metadata = (("token", self._token),) if self._token else None
+
+
+class _Channel:
+    """One gRPC channel with etcd3's client and the stubs that it keeps to itself or does not make."""
+
+    def __init__(self, target: etcd_settings.Target, settings: etcd_settings.EtcdSettings) -> None:
+        host, _, port = target.address.rpartition(":")  # etcd3 joins them again
+        options: list[tuple[str, int | str]] = list(etcd_settings.CHANNEL_OPTIONS)
+        files: dict[str, str | None] = {}
+        if target.tls_name:
+            options.append(("grpc.ssl_target_name_override", target.tls_name))
+            files["ca_cert"] = settings.ca_file or ssl.get_default_verify_paths().cafile
+            files["cert_cert"] = settings.cert_file or None
+            files["cert_key"] = settings.key_file or None
+            if files["ca_cert"] is None:
+                raise errors.SettingsError("https etcd endpoints need a file of authorities: this system has none")
+        try:
+            self.client = etcd3.client(
+                host=host, port=port, timeout=settings.timeout_s, grpc_options=options, **files
+            )
+        except OSError as exc:
+            raise errors.SettingsError(f"cannot read the etcd certificate file {exc.filename}: {exc}") from exc
+        self.auth = etcdrpc.AuthStub(self.client.channel)
+        self.watch = etcdrpc.WatchStub(self.client.channel)
+
+
+def _watch_request(prefix: str, start_revision: int) -> Any:
+    return etcdrpc.WatchRequest(
+        create_request=etcdrpc.WatchCreateRequest(
+            key=prefix.encode(),
+            range_end=etcd3.utils.increment_last_byte(prefix.encode()),
+            start_revision=start_revision,
+            progress_notify=True,
+        )
+    )
+
+
+def _cancel_when(stream: Any, stop: threading.Event, over: threading.Event) -> None:
+    while not over.wait(_POLL_S):
+        if stop.is_set():
+            break
+    stream.cancel()
+
+
+def _read_failure(exc: BaseException) -> etcd_errors.Failure:
+    if isinstance(exc, ValueError):
+        if "closed channel" not in str(exc):
+            raise exc
+        return etcd_errors.Failure(code="CANCELLED", details="the channel was closed")
+    return etcd_errors.read_failure(exc)
+
+
+def _key_value(item: Any) -> etcd_values.KeyValue:
+    return etcd_values.KeyValue(
+        key=_text(item.key), value=_text(item.value), mod_revision=item.mod_revision, lease_id=item.lease
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,52 @@
+"""What etcd answers, as values: what `etcd_client` returns and `registry_etcd` reads. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValue:
+    """One key as etcd has it; bytes that are not UTF-8 became U+FFFD. `lease_id` is 0 where there is no lease."""
+
+    key: str
+    value: str
+    mod_revision: int
+    lease_id: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """All keys under a prefix, in key order, at one revision."""
+
+    revision: int
+    items: tuple[KeyValue, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The compare held; `item` is what is there now."""
+
+    item: KeyValue
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The compare failed; `found` is what is there, None where the key is gone."""
+
+    found: KeyValue | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """A key was deleted, or its lease ended."""
+
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one watch response told: events in order, none where it only tells that the stream lives."""
+
+    revision: int
+    events: tuple[KeyValue | Deleted, ...] = ()
