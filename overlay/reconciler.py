@@ -1,0 +1,295 @@
+"""The single writer of this host's kernel state: makes what is there what is desired, and keeps it so.
+
+Owners (`node`, `driver.service`) declare slices of the desired state, which are applied at once in their own thread;
+`run` looks at the whole host at the start, after kernel events, after failures and every ten seconds, and repairs.
+Level-triggered: a slice may be set twice, anything deleted by hand comes back. What it does not do: decide what is
+desired. No lock is held while the kernel is called, but for one per owner.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from overlay import diff, errors, firewall, kernel, netstate, passes, slices
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When full passes happen. Units: seconds, but for `rounds`.
+
+    `gap_s` lies between the end of one pass and the begin of the next, at least, and three times the length of the
+    last pass up to `gap_cap_s`, so that a storm of events costs a quarter of a core. `settle_s` lets a burst end.
+    """
+
+    interval_s: float = 10.0
+    gap_s: float = 0.5
+    gap_cap_s: float = 1.5
+    settle_s: float = 0.1
+    tick_s: float = 0.25
+    rounds: int = 3
+
+
+class Reconciler:
+    """See the module. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        host: kernel.Kernel,
+        filters: firewall.Firewall,
+        *,
+        timing: Timing | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kernel = host
+        self._firewall = filters
+        self._timing = timing or Timing()
+        self._monotonic = monotonic
+        self._lock = threading.Lock()  # over the fields below; never held across a call of the kernel
+        self._slices = slices.Slices()
+        self._turns: dict[str, _Turn] = {}
+        self._gate_open = False
+        self._settled = False
+        self._repairs: collections.Counter[str] = collections.Counter()
+        self._last_errors: tuple[str, ...] = ()
+        self._last_pass: passes.PassStats | None = None
+        self._firewall_lock = threading.Lock()
+        self._firewall_plan: firewall.FirewallPlan | None = None
+        self._firewall_touched = False
+        self._pass_lock = threading.Lock()
+        self._wake = threading.Event()
+
+    # -- owners -----------------------------------------------------------------------------------------------------
+
+    def set(self, owner: str, state: netstate.NetState) -> None:
+        """Declare an owner's slice and apply what changed in it. Raises KernelError; it is retried all the same."""
+        with self._turn(owner):
+            with self._lock:
+                applied = self._slices.put(owner, state)
+            self._apply_slice(owner, state, applied)
+
+    def remove(self, owner: str) -> None:
+        """Drop an owner's slice and take its objects away. Raises KernelError; it is retried all the same."""
+        with self._turn(owner):
+            with self._lock:
+                applied = self._slices.drop(owner)
+            self._apply_slice(owner, netstate.EMPTY, applied)
+
+    def forget(self, owner: str) -> None:
+        """Drop an owner's slice; a full pass takes its objects away soon. Never waits for the kernel."""
+        with self._lock:
+            self._slices.drop(owner)
+        self._wake.set()
+
+    def set_firewall(self, plan: firewall.FirewallPlan) -> None:
+        """Declare the packet filter's rules and write them. Raises KernelError; it is retried all the same."""
+        with self._firewall_lock:
+            self._firewall_plan = plan
+            self._firewall_touched = True
+            try:
+                self._firewall.ensure(plan)
+            except errors.KernelError:
+                self._wake.set()
+                raise
+
+    def open_gate(self) -> None:
+        """All owners have declared what they had before the restart: from now on passes remove what nobody wants."""
+        with self._lock:
+            self._gate_open = True
+            self._settled = False
+        self._wake.set()
+
+    # -- what it has seen -------------------------------------------------------------------------------------------
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """Changes by kind that somebody else made necessary: `{"route": 2, "firewall": 1}`."""
+        with self._lock:
+            return dict(self._repairs)
+
+    @property
+    def last_errors(self) -> tuple[str, ...]:
+        """What the last full pass could not do, a line each."""
+        with self._lock:
+            return self._last_errors
+
+    @property
+    def last_pass(self) -> passes.PassStats | None:
+        """The last full pass, None before the first."""
+        with self._lock:
+            return self._last_pass
+
+    # -- full passes ------------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Make full passes until `stop`, which is noticed within a second."""
+        listener = threading.Thread(target=self._listen, args=(stop,), name="kernel-events", daemon=True)
+        listener.start()
+        while not stop.is_set():
+            self._wake.clear()
+            started = self._monotonic()
+            try:
+                self.run_pass()
+            except Exception:  # the host must not stay unrepaired because of one bug
+                log.exception("bug: unexpected error in a full pass")
+            self._rest(stop, self._monotonic() - started)
+        listener.join(timeout=2)
+
+    def run_pass(self) -> passes.PassStats:
+        """Observe, plan and apply until nothing is left to do, at most `Timing.rounds` times.
+
+        What fails is in `last_errors`, and the next pass tries it again. Desired is read after observing, and each
+        change is checked against it again just before it is applied: what an owner did meanwhile is not undone.
+        """
+        with self._pass_lock:
+            started = self._monotonic()
+            with self._lock:
+                before = self._slices.take_touched()
+                gate_open = self._gate_open
+                repairing = self._settled
+                self._settled = True
+            work = passes.Pass(touched=before, gate_open=gate_open)
+            try:
+                self._rounds(work)
+            except errors.KernelError as exc:
+                work.blind = True
+                work.troubles.append(f"observe: {exc}")
+            self._ensure_firewall(work)
+            return self._finish(work, repairing, self._monotonic() - started)
+
+    def _rounds(self, work: passes.Pass) -> None:
+        for _ in range(self._timing.rounds):
+            with self._lock:
+                asked = self._slices.whole()
+            observed = self._kernel.observe(asked)
+            work.objects = max(work.objects, len(observed))
+            with self._lock:
+                desired = self._slices.whole()
+            ops = [op for op in diff.plan(desired, observed) if work.may(op)]
+            if not ops:
+                return
+            for chunk in passes.chunks(ops):
+                self._apply_chunk(work, chunk)
+
+    def _apply_chunk(self, work: passes.Pass, chunk: Sequence[netstate.Op]) -> None:
+        with self._lock:
+            current = [op for op in chunk if self._slices.still_asks_for(op)]
+        if not current:
+            return
+        failures = {failure.op: failure for failure in self._kernel.apply(current)}
+        work.failures.update(failures)
+        work.done.extend(op for op in current if op not in failures)
+
+    def _ensure_firewall(self, work: passes.Pass) -> None:
+        with self._firewall_lock:
+            plan, touched = self._firewall_plan, self._firewall_touched
+            self._firewall_touched = False
+            if plan is None and not work.gate_open:
+                return
+            try:
+                places = self._firewall.ensure(plan or frozenset())
+            except errors.KernelError as exc:
+                work.troubles.extend(exc.failures)
+                self._firewall_touched = True  # when it works at last, it is no repair
+                return
+        if places:
+            log.info("firewall written places=%s", ",".join(places))
+        if places and not touched:
+            work.firewall_repairs = len(places)
+
+    def _finish(self, work: passes.Pass, repairing: bool, duration_s: float) -> passes.PassStats:
+        passes.log_ops(log, "repaired" if repairing else "programmed", work.done)
+        troubles = work.error_lines()
+        stats = passes.PassStats(
+            duration_s=duration_s, objects=work.objects, ops=len(work.done), failures=len(troubles)
+        )
+        with self._lock:
+            self._slices.touch(netstate.key_of(diff.target_of(op)) for op in work.failures)
+            if work.blind:
+                self._slices.touch(work.touched)  # they are still to come
+            if repairing:
+                self._count_repairs(work)
+            fresh = sorted(set(troubles) - set(self._last_errors))
+            healed = bool(self._last_errors) and not troubles
+            self._last_errors = troubles
+            self._last_pass = stats
+        passes.log_lines(log, logging.WARNING, "kernel refused, retrying", fresh)
+        if healed:
+            log.info("kernel state complete again")
+        return stats
+
+    def _count_repairs(self, work: passes.Pass) -> None:
+        """Only what no caller had touched since the pass before this one: the rest was asked for."""
+        for op in work.done:
+            key = netstate.key_of(diff.target_of(op))
+            if key not in work.touched and not self._slices.was_touched(key):
+                self._repairs[key[0]] += 1
+        if work.firewall_repairs:
+            self._repairs["firewall"] += work.firewall_repairs
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _apply_slice(self, owner: str, state: netstate.NetState, applied: netstate.NetState) -> None:
+        planned = diff.plan(state, applied)
+        with self._lock:
+            ops = [op for op in planned if self._slices.still_asks_for(op)]
+        if len(ops) < len(planned):
+            self._wake.set()  # another owner has a say in these; a full pass sees both
+        failures = self._kernel.apply(ops) if ops else []
+        refused = {diff.target_of(failure.op) for failure in failures}
+        left = {obj for obj in refused if obj not in state}
+        with self._lock:
+            keys = [netstate.key_of(diff.target_of(op)) for op in ops]
+            self._slices.settle(owner, (state - refused) | left, keys)
+        passes.log_ops(log, "applied", [op for op in ops if diff.target_of(op) not in refused])
+        if failures:
+            self._wake.set()
+            raise errors.KernelError([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
+
+    @contextlib.contextmanager
+    def _turn(self, owner: str) -> Iterator[None]:
+        """Serialises the changes of one owner; kept no longer than somebody uses it, since endpoints come and go."""
+        with self._lock:
+            turn = self._turns.setdefault(owner, _Turn())
+            turn.users += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._lock:
+                turn.users -= 1
+                if not turn.users:
+                    del self._turns[owner]
+
+    def _listen(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                for _ in self._kernel.events(stop):
+                    self._wake.set()
+            except errors.KernelError as exc:
+                log.warning("kernel events lost, listening again: %s", exc)
+                self._wake.set()
+                stop.wait(1)
+
+    def _rest(self, stop: threading.Event, pass_s: float) -> None:
+        """Wait for a reason to look again, but not too short."""
+        ended = self._monotonic()
+        gap_s = min(max(self._timing.gap_s, 3 * pass_s), max(self._timing.gap_cap_s, self._timing.gap_s))
+        stop.wait(gap_s)
+        while not stop.is_set() and self._monotonic() - ended < self._timing.interval_s:
+            if self._wake.wait(self._timing.tick_s):
+                stop.wait(self._timing.settle_s)
+                return
+
+
+@dataclasses.dataclass(slots=True)
+class _Turn:
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    users: int = 0

@@ -1,0 +1,89 @@
+"""The desired state of the whole host as the sum of its owners' slices.
+
+Pure bookkeeping, used by `reconciler` alone, which locks around every call. An owner (a node, a network, an endpoint)
+says what it wants; of two owners that want different objects under one key the one that spoke last has its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from overlay import netstate
+
+
+class Slices:
+    """What each owner wants, and what of it was applied as far as we know. Not safe between threads."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, netstate.NetState] = {}
+        self._applied: dict[str, netstate.NetState] = {}
+        self._by_key: dict[netstate.Key, dict[str, netstate.KernelObject]] = {}
+        self._touched: set[netstate.Key] = set()
+
+    def put(self, owner: str, state: netstate.NetState) -> netstate.NetState:
+        """Replace an owner's slice; returns what of the slice is applied."""
+        before = self._wanted.get(owner, netstate.EMPTY)
+        for obj in before - state:
+            self._forget_object(owner, obj)
+        for obj in state - before:
+            key = netstate.key_of(obj)
+            holders = self._by_key.setdefault(key, {})
+            holders.pop(owner, None)
+            holders[owner] = obj
+            self._touched.add(key)
+        self._wanted[owner] = state
+        return self._applied.get(owner, netstate.EMPTY)
+
+    def drop(self, owner: str) -> netstate.NetState:
+        """Forget an owner; returns what of its slice is applied."""
+        for obj in self._wanted.pop(owner, netstate.EMPTY):
+            self._forget_object(owner, obj)
+        return self._applied.pop(owner, netstate.EMPTY)
+
+    def settle(self, owner: str, applied: netstate.NetState, keys: Iterable[netstate.Key]) -> None:
+        """Changes of an owner's slice have reached the kernel, under these keys; `applied` is what is there now."""
+        self._touched.update(keys)
+        if owner in self._wanted:
+            self._applied[owner] = applied
+
+    def whole(self) -> netstate.NetState:
+        """The desired state of the host."""
+        return frozenset(_last(holders) for holders in self._by_key.values())
+
+    def still_asks_for(self, op: netstate.Op) -> bool:
+        """Whether a change planned earlier is still one towards the desired state."""
+        match op:
+            case netstate.Remove(obj=obj):
+                return netstate.key_of(obj) not in self._by_key
+            case netstate.Add(obj=obj) | netstate.Change(new=obj):
+                holders = self._by_key.get(netstate.key_of(obj))
+                return holders is not None and _last(holders) == obj
+
+    def touch(self, keys: Iterable[netstate.Key]) -> None:
+        """Whatever changes under these keys next is no repair."""
+        self._touched.update(keys)
+
+    def take_touched(self) -> set[netstate.Key]:
+        """The keys that callers changed since this was asked last."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def was_touched(self, key: netstate.Key) -> bool:
+        """Whether a caller changed this key since `take_touched`."""
+        return key in self._touched
+
+    def owners(self) -> dict[str, int]:
+        """How many objects each owner wants."""
+        return {owner: len(state) for owner, state in self._wanted.items()}
+
+    def _forget_object(self, owner: str, obj: netstate.KernelObject) -> None:
+        key = netstate.key_of(obj)
+        self._touched.add(key)
+        holders = self._by_key[key]
+        del holders[owner]
+        if not holders:
+            del self._by_key[key]
+
+
+def _last(holders: dict[str, netstate.KernelObject]) -> netstate.KernelObject:
+    return next(reversed(holders.values()))

@@ -1,0 +1,248 @@
+"""The VXLAN backend: options, BackendData, and the kernel state of peers as text."""
+
+import dataclasses
+import ipaddress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay import backend, backend_vxlan, diff, errors, lease, netconfig, netstate, underlay
+
+OWN_MAC = netstate.Mac("02:00:00:00:00:01")
+UNDERLAY = underlay.Underlay(
+    name=netstate.IfName("ens33"),
+    ip=ipaddress.IPv4Address("198.51.100.1"),
+    mtu=1500,
+    public_ip=ipaddress.IPv4Address("203.0.113.1"),
+    prefixes=(ipaddress.IPv4Network("198.51.100.0/24"),),
+)
+
+
+def key(text: str) -> lease.SubnetKey:
+    return lease.parse_subnet_key(text)
+
+
+OWN = backend.Own(key=key("10.2.20.0-24"), underlay=UNDERLAY, mac=OWN_MAC)
+
+
+def peer(subnet: str, public_ip: str, mac: str = "", revision: int = 1, **changes: Any) -> lease.Lease:
+    number = int(ipaddress.IPv4Address(public_ip)) & 0xFF
+    data = changes.pop("backend_data", None) or f'{{"VNI":1,"VtepMAC":"{mac or f"02:00:00:00:01:{number:02x}"}"}}'
+    attrs = lease.LeaseAttrs(public_ip=ipaddress.IPv4Address(public_ip), backend_type="vxlan", backend_data=data)
+    return lease.Lease(key=key(subnet), attrs=dataclasses.replace(attrs, **changes), mod_revision=revision)
+
+
+def lines(
+    made: backend_vxlan.VxlanBackend, *peers: lease.Lease, own: backend.Own = OWN
+) -> tuple[list[str], list[str]]:
+    state, skipped = made.desired(own, {one.key: one for one in peers})
+    return [diff.format_op(op) for op in diff.plan(state, netstate.EMPTY)], [str(one) for one in skipped]
+
+
+OWN_LINES = [
+    (
+        "ip link add flannel.1 up address 02:00:00:00:00:01 mtu 1450 type vxlan id 1 dev ens33 local 198.51.100.1"
+        " dstport 8472 nolearning"
+    ),
+    "ip addr add 10.2.20.0/32 dev flannel.1",
+]
+GOOD = peer("10.2.21.0-24", "198.51.100.2")
+GOOD_LINES = [
+    "ip neigh replace 10.2.21.0 lladdr 02:00:00:00:01:02 dev flannel.1 nud permanent",
+    "bridge fdb replace 02:00:00:00:01:02 dev flannel.1 dst 198.51.100.2 self permanent",
+    "ip route replace 10.2.21.0/24 via 10.2.21.0 dev flannel.1 onlink proto 70",
+]
+
+
+def test_two_peers_come_to_flannels_entries_in_flannels_order() -> None:
+    made, skipped = lines(backend_vxlan.VxlanBackend(), GOOD, peer("10.2.22.0-24", "192.0.2.3"))
+    assert made == [
+        *OWN_LINES,
+        "ip neigh replace 10.2.21.0 lladdr 02:00:00:00:01:02 dev flannel.1 nud permanent",
+        "ip neigh replace 10.2.22.0 lladdr 02:00:00:00:01:03 dev flannel.1 nud permanent",
+        "bridge fdb replace 02:00:00:00:01:02 dev flannel.1 dst 198.51.100.2 self permanent",
+        "bridge fdb replace 02:00:00:00:01:03 dev flannel.1 dst 192.0.2.3 self permanent",
+        "ip route replace 10.2.21.0/24 via 10.2.21.0 dev flannel.1 onlink proto 70",
+        "ip route replace 10.2.22.0/24 via 10.2.22.0 dev flannel.1 onlink proto 70",
+    ]
+    assert skipped == []
+
+
+def test_every_option_shows_on_the_device() -> None:
+    made = backend_vxlan.parse_backend(
+        {"Type": "vxlan", "vni": 4096, "PORT": 4789, "Mtu": 1400, "gbp": True, "Learning": True}
+    )
+    assert lines(made)[0] == [
+        (
+            "ip link add flannel.4096 up address 02:00:00:00:00:01 mtu 1350 type vxlan id 4096 dev ens33"
+            " local 198.51.100.1 dstport 4789 learning gbp"
+        ),
+        "ip addr add 10.2.20.0/32 dev flannel.4096",
+    ]
+
+
+def test_direct_routing_needs_no_tunnel_on_the_same_network() -> None:
+    made = backend_vxlan.parse_backend({"DirectRouting": True})
+    far = peer("10.2.22.0-24", "192.0.2.3")
+    assert lines(made, GOOD, far)[0] == [
+        *OWN_LINES,
+        "ip neigh replace 10.2.22.0 lladdr 02:00:00:00:01:03 dev flannel.1 nud permanent",
+        "bridge fdb replace 02:00:00:00:01:03 dev flannel.1 dst 192.0.2.3 self permanent",
+        "ip route replace 10.2.21.0/24 via 198.51.100.2 dev ens33 proto 70",
+        "ip route replace 10.2.22.0/24 via 10.2.22.0 dev flannel.1 onlink proto 70",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (peer("10.2.22.0-24", "192.0.2.3", backend_type="host-gw"), "backend type is host-gw, ours is vxlan"),
+        (peer("10.2.22.0-24", "192.0.2.3", backend_type=""), "backend type is udp or alloc, ours is vxlan"),
+        (
+            peer("10.2.22.0-24", "192.0.2.3", backend_data='{"VNI":2,"VtepMAC":"02:00:00:00:01:03"}'),
+            "VNI is 2, ours is 1",
+        ),
+        (
+            peer("10.2.22.0-24", "192.0.2.3", backend_data='{"VNI":1}'),
+            "BackendData: vtepmac: expected a string, got nothing",
+        ),
+        (
+            peer("10.2.22.0-24", "192.0.2.3", backend_data='{"VNI":1,"VtepMAC":"01:00:5e:00:00:01"}'),
+            "BackendData: VtepMAC: 01:00:5e:00:00:01 is no unicast address",
+        ),
+        (peer("10.2.16.0-20", "192.0.2.3"), "its subnet overlaps ours, 10.2.20.0/24"),
+        (peer("10.2.22.0-24", "203.0.113.1"), "PublicIP 203.0.113.1 is our own"),
+        (peer("10.2.22.0-24", "198.51.100.1"), "PublicIP 198.51.100.1 is our own"),
+        (peer("10.2.22.0-24", "0.0.0.0"), "PublicIP 0.0.0.0 is no host's address"),
+        (peer("10.2.22.0-24", "192.0.2.3", str(OWN_MAC)), "VTEP MAC 02:00:00:00:00:01 is our own"),
+        (
+            peer("192.0.0.0-16", "192.0.2.3"),
+            "its subnet covers 192.0.2.3: packets to that tunnel end would go into the tunnel",
+        ),
+        (
+            peer("198.0.0.0-8", "192.0.2.3"),
+            "its subnet covers 198.51.100.1: packets to that tunnel end would go into the tunnel",
+        ),
+        (
+            peer("10.2.22.0-24", "192.0.2.3", "02:00:00:00:01:02", revision=0),
+            "VTEP MAC 02:00:00:00:01:02 is that of 10.2.21.0/24 at 198.51.100.2 too",
+        ),
+        (
+            peer("10.2.21.0-25", "192.0.2.3", revision=0),
+            "its subnet begins where 10.2.21.0/24 of 198.51.100.2 does",
+        ),
+    ],
+)
+def test_a_bad_peer_is_named_and_costs_no_other_its_entries(bad: lease.Lease, reason: str) -> None:
+    made, skipped = lines(backend_vxlan.VxlanBackend(), bad, GOOD)
+    assert made == [*OWN_LINES, *GOOD_LINES]
+    assert skipped == [f"{lease.format_subnet_key(bad.key)}: {reason}"]
+
+
+def test_our_own_lease_is_neither_peer_nor_skipped() -> None:
+    assert lines(backend_vxlan.VxlanBackend(), peer("10.2.20.0-24", "203.0.113.1")) == (OWN_LINES, [])
+
+
+def test_a_host_that_moved_beats_its_own_stale_lease() -> None:
+    stale = peer("10.2.21.0-24", "198.51.100.2", "02:00:00:00:01:02", revision=5)
+    moved = peer("10.2.22.0-24", "198.51.100.9", "02:00:00:00:01:02", revision=6)
+    made, skipped = lines(backend_vxlan.VxlanBackend(), stale, moved)
+    assert "bridge fdb replace 02:00:00:00:01:02 dev flannel.1 dst 198.51.100.9 self permanent" in made
+    assert skipped == ["10.2.21.0-24: VTEP MAC 02:00:00:00:01:02 is that of 10.2.22.0/24 at 198.51.100.9 too"]
+
+
+def test_one_host_with_two_subnets_is_two_peers() -> None:
+    made, skipped = lines(
+        backend_vxlan.VxlanBackend(), GOOD, peer("10.2.22.0-24", "198.51.100.2", "02:00:00:00:01:02")
+    )
+    assert skipped == []
+    assert len(made) == len(OWN_LINES) + 5  # they share the forwarding entry
+
+
+def test_a_skipped_lease_does_not_block_another() -> None:
+    rival = peer("10.2.21.0-25", "192.0.2.3", revision=0)
+    like_rival = peer("10.2.23.0-24", "192.0.2.4", "02:00:00:00:01:03", revision=0)
+    _, skipped = lines(backend_vxlan.VxlanBackend(), GOOD, rival, like_rival)
+    assert skipped == ["10.2.21.0-25: its subnet begins where 10.2.21.0/24 of 198.51.100.2 does"]
+
+
+def test_attrs_are_flannels_and_carry_the_public_address() -> None:
+    attrs = backend_vxlan.VxlanBackend(vni=7).attrs(OWN)
+    assert lease.format_attrs(attrs) == (
+        '{"PublicIP":"203.0.113.1","PublicIPv6":null,"BackendType":"vxlan",'
+        '"BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:01"}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "lower", "expected"), [(None, 1500, 1450), (9000, 1500, 1450), (1400, 1500, 1350)]
+)
+def test_overlay_mtu_never_exceeds_what_the_underlay_carries(option: int | None, lower: int, expected: int) -> None:
+    assert backend_vxlan.VxlanBackend(mtu=option).overlay_mtu(lower) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"VNI": 0}, "VNI: expected a number from 1 to 16777215, got 0"),
+        ({"VNI": "1"}, "VNI: expected a number from 1 to 16777215, got '1'"),
+        ({"VNI": True}, "VNI: expected a number from 1 to 16777215, got True"),
+        ({"Port": 65536}, "Port: expected a number from 0 to 65535, got 65536"),
+        ({"MTU": 100}, "MTU is 100, and IPv4 inside VXLAN needs 118"),
+        ({"GBP": "yes"}, "GBP: expected true or false, got a string"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.ConfigInvalid, match=message):
+        backend_vxlan.parse_backend(options)
+
+
+def test_the_network_config_chooses_the_backend() -> None:
+    config = netconfig.parse_network_config('{"Network":"10.2.0.0/16","Backend":{"Type":"VXLAN","VNI":3}}')
+    assert backend.choose_backend(config) == backend_vxlan.VxlanBackend(vni=3)
+
+
+def test_an_unknown_backend_says_what_would_work() -> None:
+    config = netconfig.parse_network_config('{"Network":"10.2.0.0/16","Backend":{"Type":"udp"}}')
+    with pytest.raises(errors.ConfigInvalid, match=r"backend type 'udp' is not supported; .*vxlan"):
+        backend.choose_backend(config)
+
+
+macs = st.integers(1, 2**40 - 1).map(lambda n: netstate.Mac(":".join(f"{b:02x}" for b in n.to_bytes(6, "big"))))
+
+
+@given(vni=st.integers(1, backend_vxlan.MAX_VNI), mac=macs)
+def test_backend_data_survives_the_wire(vni: int, mac: netstate.Mac) -> None:
+    data = backend_vxlan.VxlanData(vni=vni, mac=mac)
+    assert backend_vxlan.parse_vxlan_data(backend_vxlan.format_vxlan_data(data)) == data
+
+
+@pytest.mark.parametrize("text", ["C6:D2:32:6F:8F:44", "c6-d2-32-6f-8f-44", "c6d2.326f.8f44"])
+def test_macs_are_read_in_every_notation_go_reads(text: str) -> None:
+    data = backend_vxlan.parse_vxlan_data(f'{{"vni":1,"VTEPMAC":"{text}","later":[]}}')
+    assert data == backend_vxlan.VxlanData(vni=1, mac=netstate.Mac("c6:d2:32:6f:8f:44"))
+
+
+@given(st.text(max_size=60))
+def test_garbage_data_is_a_codec_error(text: str) -> None:
+    with pytest.raises(errors.CodecError):
+        backend_vxlan.parse_vxlan_data(text)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 7), st.integers(1, 6), st.integers(1, 4), st.integers(0, 5), st.sampled_from([24, 23])
+        ),
+        max_size=12,
+    )
+)
+def test_no_set_of_peers_asks_for_two_things_under_one_key(rows: list[tuple[int, int, int, int, int]]) -> None:
+    peers = [
+        peer(f"10.2.{third * 2}.0-{length}", f"198.51.100.{host}", f"02:00:00:00:00:{mac:02x}", revision)
+        for third, host, mac, revision, length in rows
+    ]
+    state, _ = backend_vxlan.VxlanBackend().desired(OWN, {one.key: one for one in peers})
+    assert len(netstate.index(state)) == len(state)
