@@ -103,6 +103,11 @@ def wait_until(what: str, ready: Callable[[], bool], *, timeout_s: float, interv
         time.sleep(interval_s)
 
 
+def now() -> float:
+    """Give the clock that waits are measured by, seconds."""
+    return time.monotonic()
+
+
 def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Do the work for all items at once and give the answers in their order.
 

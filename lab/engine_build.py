@@ -49,11 +49,11 @@ class BuildEngine(machine.Machine):
         """
         if self.has_image(name):
             return
-        archive = roots.cache_dir() / "bases" / f"{'-'.join((suite, *include))}.tar"
+        archive = roots.cache_dir() / "bases" / f"{'-'.join((suite, 'slim', *include))}.tar"
         archive.parent.mkdir(parents=True, exist_ok=True)
         if not archive.exists():
             beside = archive.with_suffix(f".tmp-{os.getpid()}")
-            roots.debootstrap(suite, beside, include=tuple(include), tar=True)
+            roots.debootstrap(suite, beside, include=include, slim=True, tar=True)
             beside.rename(archive)
         with archive.open("rb") as tar:
             self.docker("import", "--change", 'CMD ["bash"]', "-", name, stdin=tar)

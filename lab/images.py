@@ -27,6 +27,8 @@ _PROGRAMS: Final = (
     *("/usr/bin/iperf3", "/usr/bin/ping", "/usr/bin/curl", "/usr/bin/socat", "/usr/bin/tcpdump"),
     *("/usr/bin/traceroute", "/usr/bin/ip"),
 )
+# Busybox's own shell runs its applets before it looks at PATH, and its ping knows no DF bit.
+_SHELL: Final = "/usr/bin/dash"
 _FILES: Final[Mapping[str, str]] = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
@@ -34,7 +36,7 @@ _FILES: Final[Mapping[str, str]] = {
 }
 _DIRS: Final = ("bin", "etc", "root", "tmp", "usr", "usr/bin", "usr/sbin", "var", "var/www")
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 
 
 def ensure(root: pathlib.Path) -> pathlib.Path:
@@ -93,7 +95,8 @@ def _busybox_layer(root: pathlib.Path) -> bytes:
 def _tools_layer(root: pathlib.Path) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for path in sorted({*_PROGRAMS, *_libraries(root, _PROGRAMS)}):
+        _add(tar, "bin/sh", _resolve(root, _SHELL).read_bytes(), mode=0o755)
+        for path in sorted({*_PROGRAMS, *_libraries(root, (*_PROGRAMS, _SHELL))}):
             _add(tar, path.lstrip("/"), _resolve(root, path).read_bytes(), mode=0o755)
     return out.getvalue()
 

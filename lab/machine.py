@@ -23,7 +23,7 @@ from lab import boot, cgroups, command, errors, process, underlay
 
 log = logging.getLogger(__name__)
 
-_ENV: Final = {
+ENV: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
@@ -40,7 +40,7 @@ class Machine:
         self.netns = netns
         self.spec = spec
         self.init: process.ProcessId | None = None
-        self._cgroup = cgroup
+        self.cgroup = cgroup
         self._hierarchies = cgroups.observe()
 
     @property
@@ -73,7 +73,7 @@ class Machine:
         net = [] if self.netns is None else ["nsenter", f"--net={underlay.netns_path(self.netns)}"]
         new = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork"]
         argv = [*net, *new, "sh", "-c", boot.script(self.spec, self._hierarchies)]
-        procs = cgroups.ensure(self._cgroup, self._hierarchies)
+        procs = cgroups.ensure(self.cgroup, self._hierarchies)
         reader, writer = os.pipe()
         with os.fdopen(reader, "rb", buffering=0) as said, log_path.open("ab") as errs:
             try:
@@ -83,13 +83,18 @@ class Machine:
             self._await_boot(said, log_path)
 
     def stop(self) -> None:
-        """End everything on it and forget its cgroups; its disk stays. Stopping a stopped machine is harmless."""
-        orphans = cgroups.pids(self._cgroup, self._hierarchies)
+        """End everything on it and forget its cgroups; its disk stays. Stopping a stopped machine is harmless.
+
+        The init first, alone: all the rest ends with it and is waited for by its own parents. Whatever is then
+        left in our cgroups and namespace came from a boot that was cut short, before the init was known.
+        """
+        process.kill([self.init] if self.init else [])
+        orphans = cgroups.pids(self.cgroup, self._hierarchies)
         if self.netns is not None:
             orphans |= underlay.pids(self.netns)
         found = (process.identify(pid) for pid in sorted(orphans - {os.getpid()}))
-        process.kill([*([self.init] if self.init else []), *(p for p in found if p)])
-        cgroups.remove(self._cgroup, self._hierarchies)
+        process.kill(p for p in found if p)
+        cgroups.remove(self.cgroup, self._hierarchies)
         self.init = None
 
     def erase(self) -> None:
@@ -112,7 +117,7 @@ class Machine:
         """
         bounded = [*self.enter(), "timeout", "--kill-after=2", f"{timeout_s:g}", *argv]
         shown = (f"{self.name}:", *argv)
-        result = command.run(bounded, stdin=stdin, timeout_s=timeout_s + 5, env={**_ENV, **(env or {})}, shown=shown)
+        result = command.run(bounded, stdin=stdin, timeout_s=timeout_s + 5, env={**ENV, **(env or {})}, shown=shown)
         if result.code in (124, 137) and not result.err.strip():
             raise errors.Timeout(f"{self.name}: `{shlex.join(argv)}` did not end within {timeout_s:g} s")
         return result
@@ -147,7 +152,7 @@ class Machine:
         pid_file = self.root / f"run/lab/{daemon}.pid"
         pid_file.unlink(missing_ok=True)
         inside = f'echo $$ > /run/lab/{daemon}.pid; exec "$@"'
-        procs = cgroups.joinable(cgroups.ensure(self._cgroup, self._hierarchies))
+        procs = cgroups.joinable(cgroups.ensure(self.cgroup, self._hierarchies))
         with self.log_path(daemon).open("ab") as out:
             words = [*self.enter(), "sh", "-c", inside, daemon, *argv]
             _detach(words, join=procs, out=out.fileno(), err=out.fileno())
@@ -206,4 +211,4 @@ def _detach(argv: Sequence[str], *, join: Sequence[pathlib.Path], out: int, err:
     """Start a command that outlives us, in a session of its own (Ctrl-C is not for it) and in its cgroups."""
     joins = "".join(f"echo $$ > {shlex.quote(str(path))}; " for path in join)
     script = f'{joins}setsid "$@" < /dev/null &'
-    subprocess.run(["sh", "-c", script, "sh", *argv], stdout=out, stderr=err, env=_ENV, check=True, timeout=20)
+    subprocess.run(["sh", "-c", script, "sh", *argv], stdout=out, stderr=err, env=ENV, check=True, timeout=20)

@@ -14,7 +14,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from lab import command, config, errors, packages
@@ -28,6 +28,7 @@ _EVERYWHERE: Final = (
 )
 # Before trixie, docker.io held the client, and the client could build by itself.
 _SPLIT: Final = ("docker-cli", "docker-buildx")
+_NOT_SLIM: Final = ("doc", "groff", "info", "linda", "lintian", "locale", "man")
 _FORMAT: Final = "1"
 
 
@@ -65,14 +66,18 @@ def ensure(suite: str) -> pathlib.Path:
     return root
 
 
-def debootstrap(suite: str, target: pathlib.Path, *, include: tuple[str, ...] = (), tar: bool = False) -> None:
-    """Make a minimal Debian as a directory or a tar file.
+def debootstrap(
+    suite: str, target: pathlib.Path, *, include: Sequence[str] = (), slim: bool = False, tar: bool = False
+) -> None:
+    """Make a minimal Debian as a directory or a tar file; slim leaves out what Debian's slim images leave out.
 
     A testing suite's Release file may be expired on a mirror that is not the newest, hence the option.
     """
     argv = ["mmdebstrap", "--variant=minbase", '--aptopt=Acquire::Check-Valid-Until "false"']
     argv += [f"--format={'tar' if tar else 'directory'}"]
     argv += [f"--include={','.join(include)}"] if include else []
+    argv += [f"--dpkgopt=path-exclude=/usr/share/{where}/*" for where in _NOT_SLIM] if slim else []
+    argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"] if slim else []
     argv += [suite, str(target), packages.mirror()]
     command.check(command.run(argv, timeout_s=1800, shown=argv[:-1]))
 
