@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import ipaddress
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ipam import errors, pool
+
+A = ipaddress.IPv4Address
+N = ipaddress.IPv4Network
+USED = pool.Used(kind=pool.Kind.ENDPOINT, since=0.0, stamp=0.0)
+
+
+def take(addresses: pool.Pool) -> A:
+    ip = addresses.propose()
+    assert ip is not None
+    addresses.put(ip, USED)
+    return ip
+
+
+def release(addresses: pool.Pool, ip: A) -> None:
+    addresses.put(ip, pool.Rested(order=addresses.next_order))
+
+
+def drain(addresses: pool.Pool) -> list[str]:
+    taken = []
+    while addresses.propose() is not None:
+        taken.append(str(take(addresses)))
+    return taken
+
+
+def test_network_and_broadcast_address_are_never_proposed() -> None:
+    assert drain(pool.Pool(N("10.2.20.0/29"))) == [f"10.2.20.{n}" for n in range(1, 7)]
+
+
+def test_ip_range_is_handed_out_whole_where_it_lies_inside() -> None:
+    assert drain(pool.Pool(N("10.2.20.0/24"), N("10.2.20.8/30"))) == [f"10.2.20.{n}" for n in range(8, 12)]
+
+
+@pytest.mark.parametrize(
+    ("subpool", "expected"),
+    [("10.2.20.0/30", [1, 2, 3]), ("10.2.20.252/30", [252, 253, 254]), ("10.2.20.9/32", [9])],
+)
+def test_ip_range_at_the_pools_ends_spares_network_and_broadcast(subpool: str, expected: list[int]) -> None:
+    assert drain(pool.Pool(N("10.2.20.0/24"), N(subpool))) == [f"10.2.20.{n}" for n in expected]
+
+
+@pytest.mark.parametrize(
+    ("cidr", "subpool", "message"),
+    [
+        ("10.2.20.0/31", None, "pool 10.2.20.0/31 has no addresses besides its network and broadcast address"),
+        ("10.2.20.7/32", None, "the smallest is a /30"),
+        ("10.2.20.0/24", "10.2.21.0/25", "--ip-range 10.2.21.0/25 is not part of the pool 10.2.20.0/24"),
+        ("10.2.20.0/24", "10.2.0.0/16", "is not part of the pool"),
+        ("10.2.20.0/24", "10.2.20.0/32", "holds only the network or broadcast address of the pool"),
+        ("10.2.20.0/24", "10.2.20.255/32", "holds only the network or broadcast address of the pool"),
+    ],
+)
+def test_a_pool_without_addresses_is_refused(cidr: str, subpool: str | None, message: str) -> None:
+    with pytest.raises(errors.PoolUnusable) as caught:
+        pool.Pool(N(cidr), N(subpool) if subpool else None)
+    assert message in str(caught.value)
+
+
+def test_a_slash_30_holds_two() -> None:
+    addresses = pool.Pool(N("10.2.20.4/30"))
+    assert (addresses.total, drain(addresses), addresses.used) == (2, ["10.2.20.5", "10.2.20.6"], 2)
+
+
+def test_released_addresses_come_last_and_the_longest_rested_first() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    first, second, third = take(addresses), take(addresses), take(addresses)
+    for ip in (second, third, first):
+        release(addresses, ip)
+    assert drain(addresses) == [f"10.2.20.{n}" for n in (4, 5, 6, 2, 3, 1)]
+
+
+def test_an_address_outside_the_range_can_be_taken_and_does_not_count() -> None:
+    addresses = pool.Pool(N("10.2.20.0/24"), N("10.2.20.128/30"))
+    addresses.require(A("10.2.20.5"))
+    addresses.put(A("10.2.20.5"), USED)
+    assert (addresses.used, addresses.total) == (0, 4)
+    release(addresses, A("10.2.20.5"))
+    assert drain(addresses) == [f"10.2.20.{n}" for n in range(128, 132)]
+
+
+@pytest.mark.parametrize("ip", ["10.2.20.0", "10.2.20.255", "10.2.21.1", "0.0.0.0", "255.255.255.255"])
+def test_what_no_container_may_have_is_refused(ip: str) -> None:
+    with pytest.raises(errors.AddressOutsidePool) as caught:
+        pool.Pool(N("10.2.20.0/24")).require(A(ip))
+    assert str(caught.value).endswith("take one of 10.2.20.1-10.2.20.254")
+
+
+def test_a_used_address_is_refused_and_named() -> None:
+    addresses = pool.Pool(N("10.2.20.0/24"))
+    addresses.put(A("10.2.20.1"), pool.Used(kind=pool.Kind.GATEWAY, since=0.0, stamp=0.0))
+    with pytest.raises(
+        errors.AddressTaken, match=r"address 10\.2\.20\.1 of pool 10\.2\.20\.0/24 is in use \(gateway\)"
+    ):
+        addresses.require(A("10.2.20.1"))
+
+
+def test_an_address_started_by_number_a_thousand_times_leaves_nothing_behind() -> None:
+    addresses = pool.Pool(N("10.2.20.0/24"))
+    for _ in range(1000):
+        addresses.put(A("10.2.20.9"), USED)
+        release(addresses, A("10.2.20.9"))
+    assert len(addresses._queue) <= 70
+    assert drain(addresses)[-1] == "10.2.20.9"
+
+
+def test_a_full_slash_16_still_proposes_at_once() -> None:
+    """65,534 proposals, then 65,534 more of rested ones: a scan from the start would take minutes."""
+    addresses = pool.Pool(N("10.2.0.0/16"))
+    started = time.perf_counter()
+    everything = [take(addresses) for _ in range(addresses.total)]
+    for ip in everything:
+        release(addresses, ip)
+    again = [take(addresses) for _ in range(addresses.total)]
+    assert again == everything
+    assert time.perf_counter() - started < 10
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Against the plainest model: a set of used, a list of rested, a sorted list of the never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = pool.Pool(N("10.2.20.0/28"), N("10.2.20.8/29"))
+        self.fresh = [A(f"10.2.20.{n}") for n in range(8, 15)]
+        self.rested: list[A] = []
+        self.used: list[A] = []
+
+    @rule(undo=st.booleans())
+    def take_next(self, undo: bool) -> None:
+        ip = self.pool.propose()
+        expected = [*self.fresh, *self.rested][:1]
+        assert [ip] == (expected or [None])
+        if ip is not None:
+            before = self.pool.put(ip, USED)
+            if undo:
+                self.pool.put(ip, before)
+            else:
+                self._now_used(ip)
+
+    @rule(number=st.integers(1, 14), undo=st.booleans())
+    def take_by_number(self, number: int, undo: bool) -> None:
+        ip = A(f"10.2.20.{number}")
+        if ip in self.used:
+            with pytest.raises(errors.AddressTaken):
+                self.pool.require(ip)
+            return
+        self.pool.require(ip)
+        before = self.pool.put(ip, USED)
+        if undo:
+            self.pool.put(ip, before)
+        else:
+            self._now_used(ip)
+
+    @precondition(lambda self: self.used)
+    @rule(data=st.data(), undo=st.booleans())
+    def release(self, data: st.DataObject, undo: bool) -> None:
+        ip = data.draw(st.sampled_from(self.used))
+        before = self.pool.put(ip, pool.Rested(order=self.pool.next_order))
+        if undo:
+            self.pool.put(ip, before)
+            return
+        self.used.remove(ip)
+        if ip >= A("10.2.20.8"):
+            self.rested.append(ip)
+
+    @rule()
+    def restart(self) -> None:
+        """A new pool from the states alone, in any order, is the same pool."""
+        states = {A(f"10.2.20.{n}"): self.pool.state(A(f"10.2.20.{n}")) for n in range(14, 0, -1)}
+        self.pool = pool.Pool(self.pool.cidr, self.pool.subpool)
+        for ip, state in states.items():
+            self.pool.put(ip, state)
+
+    def _now_used(self, ip: A) -> None:
+        self.used.append(ip)
+        for free in (self.fresh, self.rested):
+            if ip in free:
+                free.remove(ip)
+
+    @invariant()
+    def none_doubled_none_lost(self) -> None:
+        assert sorted(ip for ip, _ in self.pool.in_use()) == sorted(self.used)
+        inside = [ip for ip in self.used if ip >= A("10.2.20.8")]
+        assert (self.pool.used, self.pool.total) == (len(inside), 7)
+        assert len(inside) + len(self.fresh) + len(self.rested) == 7
+
+
+TestPoolMachine = PoolMachine.TestCase
+
+
+@given(
+    st.integers(16, 30).flatmap(
+        lambda length: st.tuples(st.just(length), st.integers(length, 32), st.integers(0, 2**32 - 1))
+    )
+)
+def test_every_range_is_inside_pool_and_ip_range(shape: tuple[int, int, int]) -> None:
+    length, sub_length, number = shape
+    cidr = N((number >> (32 - length) << (32 - length), length))
+    subpool = N((number >> (32 - sub_length) << (32 - sub_length), sub_length))
+    try:
+        addresses = pool.Pool(cidr, subpool)
+    except errors.PoolUnusable:
+        assert {subpool.network_address, subpool.broadcast_address} <= {cidr.network_address, cidr.broadcast_address}
+        return
+    ip = take(addresses)
+    assert ip in subpool
+    assert cidr.network_address < ip < cidr.broadcast_address
+    edge = {cidr.network_address, cidr.broadcast_address}
+    assert addresses.total == subpool.num_addresses - sum(one in subpool for one in edge)
