@@ -1,0 +1,239 @@
+"""What both firewall adapters promise, and what the real one does with the host's tools; in namespaces of its own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ipaddress
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from overlay import errors, firewall, firewall_exec, firewall_fake, netstate
+
+LISTINGS = pathlib.Path(__file__).parent / "firewall"
+FLAVOURS = ("iptables-nft", "iptables-legacy")
+Netns = Any  # the class in conftest.py, which cannot be imported
+
+
+def rules(bridge: str, subnet: str, *, device: str = "flannel.1", internal: bool = False) -> firewall.BridgeRules:
+    return firewall.BridgeRules(
+        bridge=netstate.IfName(bridge),
+        subnet=ipaddress.IPv4Network(subnet),
+        overlay=ipaddress.IPv4Network(subnet).supernet(new_prefix=16),
+        device=netstate.IfName(device),
+        internal=internal,
+    )
+
+
+OPEN = rules("fp-0123456789ab", "10.2.20.0/25")
+INTERNAL = rules("fp-int", "10.2.20.128/25", internal=True)
+BLUE = rules("fp-blue", "10.9.20.0/24", device="flannel.9")
+PLAN = frozenset({OPEN, INTERNAL, BLUE})
+NOTHING: firewall.FirewallPlan = frozenset()
+
+Case = tuple[firewall.Firewall, Callable[[], object]]
+
+
+@pytest.fixture(params=["fake", pytest.param("exec", marks=pytest.mark.contract)])
+def case(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Case]:
+    """A firewall, and the operator's hand that empties it."""
+    if request.param == "fake":
+        fake = firewall_fake.FirewallFake()
+        yield fake, fake.flush
+        return
+    space: Netns = request.getfixturevalue("netns")
+    with space.inside():
+        yield (
+            firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock")),
+            lambda: subprocess.run(["nft", "flush", "ruleset"], check=True, timeout=20),
+        )
+
+
+def test_a_plan_is_written_once(case: Case) -> None:
+    wall, _ = case
+    assert "nft" in wall.ensure(PLAN)
+    assert wall.ensure(PLAN) == ()
+    assert wall.ensure(frozenset({OPEN})) != ()
+    assert wall.ensure(frozenset({OPEN})) == ()
+
+
+def test_what_was_flushed_by_hand_comes_back(case: Case) -> None:
+    wall, flush = case
+    wall.ensure(PLAN)
+    flush()
+    assert wall.ensure(PLAN) != ()
+    assert wall.ensure(PLAN) == ()
+
+
+def test_an_empty_plan_removes_what_is_there_and_is_harmless_where_nothing_is(case: Case) -> None:
+    wall, flush = case
+    assert wall.ensure(NOTHING) == ()
+    wall.ensure(PLAN)
+    assert wall.ensure(NOTHING) != ()
+    assert wall.ensure(NOTHING) == ()
+    wall.ensure(PLAN)
+    flush()
+    assert wall.ensure(NOTHING) == ()
+
+
+def filter_of(space: Netns, flavour: str) -> str:
+    return re.sub(r"^#.*\n", "", space.run(f"{flavour}-save -t filter"), flags=re.MULTILINE)
+
+
+@pytest.fixture
+def wall(netns: Netns, tmp_path: pathlib.Path) -> Iterator[firewall_exec.FirewallExec]:
+    with netns.inside():
+        yield firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"))
+
+
+@pytest.fixture(params=FLAVOURS)
+def flavour(request: pytest.FixtureRequest, netns: Netns) -> str:
+    """A flavour that an engine uses in the test's namespace."""
+    name: str = request.param
+    require(netns, name)
+    netns.run(f"{name}-restore", text=(LISTINGS / "docker-28.rules").read_text())
+    return name
+
+
+def require(space: Netns, flavour: str) -> None:
+    with space.inside():
+        probe = subprocess.run([flavour, "-S"], capture_output=True, check=False, timeout=20)
+    if probe.returncode != 0:
+        pytest.skip(f"{flavour} does not work with this kernel: {probe.stderr.decode()}")
+
+
+@pytest.mark.contract
+def test_only_flavours_in_use_are_touched(netns: Netns, wall: firewall_exec.FirewallExec) -> None:
+    assert wall.ensure(PLAN) == ("nft",)
+    assert netns.run("nft list tables") == "table ip flannelpy\n"
+    assert netns.run("cat /proc/thread-self/net/ip_tables_names") == ""
+
+
+@pytest.mark.contract
+def test_both_flavours_are_written_where_both_are_in_use(netns: Netns, wall: firewall_exec.FirewallExec) -> None:
+    for name in FLAVOURS:
+        require(netns, name)
+        netns.run(f"{name} -P FORWARD DROP")
+    assert wall.ensure(PLAN) == ("nft", "iptables-nft", "iptables-legacy")
+    assert wall.ensure(PLAN) == ()
+    assert wall.ensure(NOTHING) == ("iptables-legacy", "iptables-nft", "nft")
+
+
+@pytest.mark.contract
+def test_removal_leaves_nothing(netns: Netns, flavour: str, wall: firewall_exec.FirewallExec) -> None:
+    before = netns.run("nft list ruleset"), filter_of(netns, flavour)
+    assert wall.ensure(PLAN) == ("nft", flavour)
+    assert wall.ensure(NOTHING) == (flavour, "nft")
+    assert (netns.run("nft list ruleset"), filter_of(netns, flavour)) == before
+
+
+@pytest.mark.contract
+def test_what_others_do_to_the_chain_is_undone(netns: Netns, flavour: str, wall: firewall_exec.FirewallExec) -> None:
+    wall.ensure(PLAN)
+    wanted = filter_of(netns, flavour)
+    docker_restarts = (
+        f"{flavour} -D FORWARD -j DOCKER-FORWARD",
+        f"{flavour} -I FORWARD -j DOCKER-FORWARD",
+        f"{flavour} -D FORWARD -j DOCKER-USER",
+        f"{flavour} -I FORWARD -j DOCKER-USER",
+    )
+    hands = (
+        docker_restarts,
+        (f"{flavour} -F FLANNELPY-FORWARD",),
+        (f"{flavour} -D FLANNELPY-FORWARD 2",),
+        (f"{flavour} -D FORWARD -j FLANNELPY-FORWARD",),
+        (f"{flavour} -A FORWARD -j FLANNELPY-FORWARD",),
+    )
+    for lines in hands:
+        netns.run(*lines)
+        assert wall.ensure(PLAN) == (flavour,), lines
+        assert wall.ensure(PLAN) == (), lines
+        assert filter_of(netns, flavour) == wanted
+    netns.run(f"{flavour} -F")
+    assert wall.ensure(PLAN) == (flavour,)
+    left = [line for line in filter_of(netns, flavour).splitlines() if line.startswith("-A ")]
+    assert left == ["-A FORWARD -j FLANNELPY-FORWARD", *firewall.forward_rules(PLAN, ())]
+
+
+@pytest.mark.contract
+def test_a_rule_put_into_the_table_is_taken_out(netns: Netns, wall: firewall_exec.FirewallExec) -> None:
+    wall.ensure(PLAN)
+    wanted = netns.run("nft list table ip flannelpy")
+    netns.run("nft insert rule ip flannelpy forward accept")
+    assert wall.ensure(PLAN) == ("nft",)
+    assert netns.run("nft list table ip flannelpy") == wanted
+
+
+@pytest.mark.contract
+def test_after_a_restart_the_same_rules_are_kept(netns: Netns, flavour: str, tmp_path: pathlib.Path) -> None:
+    with netns.inside():
+        firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock")).ensure(PLAN)
+        assert firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock")).ensure(PLAN) == ("nft",)
+
+
+@pytest.mark.contract
+def test_many_threads_may_ensure_at_once(netns: Netns, flavour: str, wall: firewall_exec.FirewallExec) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(wall.ensure, [PLAN] * 16))
+    assert max(results) == ("nft", flavour)
+    assert results.count(()) == 15
+
+
+def tools(folder: pathlib.Path, *names: str) -> str:
+    """A PATH with nothing but these."""
+    for name in names:
+        found = shutil.which(name, path=firewall_exec.PATH)
+        assert found, name
+        (folder / name).symlink_to(found)
+    return str(folder)
+
+
+@pytest.mark.contract
+def test_a_missing_tool_is_named_with_its_package(netns: Netns, tmp_path: pathlib.Path) -> None:
+    with netns.inside():
+        bare = firewall_exec.FirewallExec(path=str(tmp_path))
+        with pytest.raises(errors.KernelError, match="nft: not found; install the package nftables"):
+            bare.ensure(PLAN)
+        some = firewall_exec.FirewallExec(path=tools(tmp_path, "nft"))
+        assert some.ensure(PLAN) == ("nft",)
+        netns.run("iptables-nft -P FORWARD DROP")
+        with pytest.raises(errors.KernelError, match="iptables-nft-save: not found; install the package iptables"):
+            some.ensure(PLAN)
+
+
+@pytest.mark.contract
+def test_an_error_carries_what_the_tool_said(netns: Netns, tmp_path: pathlib.Path) -> None:
+    require(netns, "iptables-legacy")
+    netns.run("iptables-legacy -P FORWARD DROP")
+    with netns.inside(), pytest.raises(errors.KernelError, match=r"exit 4: Fatal: can't open lock file .*/none/lock"):
+        firewall_exec.FirewallExec(lockfile=str(tmp_path / "none" / "lock")).ensure(PLAN)
+
+
+@pytest.mark.contract
+def test_a_tool_that_hangs_is_ended(netns: Netns, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "nft").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    (tmp_path / "nft").chmod(0o755)
+    hung = firewall_exec.FirewallExec(path=str(tmp_path), timeout_s=0.2)
+    with (
+        netns.inside(),
+        pytest.raises(errors.KernelError, match=r"nft list table ip flannelpy: no answer within 0\.2 s"),
+    ):
+        hung.ensure(PLAN)
+
+
+@pytest.mark.contract
+def test_a_filter_table_that_iptables_cannot_read_is_said_so(netns: Netns, wall: firewall_exec.FirewallExec) -> None:
+    netns.run(
+        "nft add table ip filter",
+        "nft add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }",
+        "nft add rule ip filter FORWARD ct state established,related log accept",
+    )
+    assert wall.ensure(NOTHING) == ()
+    with pytest.raises(errors.KernelError, match="Table `filter' is incompatible"):
+        wall.ensure(PLAN)
+    assert wall.ensure(NOTHING) == ("nft",)

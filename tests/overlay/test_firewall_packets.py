@@ -1,0 +1,230 @@
+"""Our rules seen by packets: one host made of network namespaces, its links those of two flannel networks, of an
+engine's bridges and of the underlay, under the FORWARD policy and the chains that engines leave behind.
+
+          host: FORWARD policy DROP, chains of 20.10 or 28, in iptables-nft or iptables-legacy
+    fp-a ── a, a2       fp-int ── inner, inner2    flannel.1 ── remote     one flannel network
+    fp-blue ── blue                                flannel.9 ── far        another one
+    docker0 ── docker   shop ── shop (a name that its operator chose)      eth0 ── world
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from overlay import firewall, firewall_exec, netstate
+
+pytestmark = pytest.mark.contract
+
+LISTINGS = pathlib.Path(__file__).parent / "firewall"
+PORT = 7000
+LEAVES = {  # name: link on the host, its address, the leaf's address
+    "a": ("fp-a", "10.2.20.1/25", "10.2.20.5/25"),
+    "a2": ("fp-a", "10.2.20.1/25", "10.2.20.6/25"),
+    "inner": ("fp-int", "10.2.20.129/25", "10.2.20.135/25"),
+    "inner2": ("fp-int", "10.2.20.129/25", "10.2.20.136/25"),
+    "remote": ("flannel.1", "10.2.20.0/32", "10.2.12.5/32"),
+    "blue": ("fp-blue", "10.9.20.1/24", "10.9.20.5/24"),
+    "far": ("flannel.9", "10.9.20.0/32", "10.9.12.5/32"),
+    "docker": ("docker0", "172.17.0.1/16", "172.17.0.2/16"),
+    "shop": ("shop", "172.18.0.1/16", "172.18.0.2/16"),
+    "world": ("eth0", "192.0.2.1/24", "192.0.2.9/24"),
+}
+BRIDGES = ("fp-a", "fp-int", "fp-blue", "docker0", "shop")
+
+
+def rules(bridge: str, subnet: str, device: str, *, internal: bool = False) -> firewall.BridgeRules:
+    return firewall.BridgeRules(
+        bridge=netstate.IfName(bridge),
+        subnet=ipaddress.IPv4Network(subnet),
+        overlay=ipaddress.IPv4Network(subnet).supernet(new_prefix=16),
+        device=netstate.IfName(device),
+        internal=internal,
+    )
+
+
+PLAN = frozenset(
+    {
+        rules("fp-a", "10.2.20.0/25", "flannel.1"),
+        rules("fp-int", "10.2.20.128/25", "flannel.1", internal=True),
+        rules("fp-blue", "10.9.20.0/24", "flannel.9"),
+    }
+)
+
+
+class Host:
+    """The host and its leaves; `sends` tells which way packets go."""
+
+    def __init__(self, make_netns: Any) -> None:
+        self.spaces: dict[str, Any] = {"host": make_netns()}
+        self.host = self.spaces["host"]
+        self.host.sysctl("ipv4/ip_forward", "1")
+        self.host.sysctl(
+            "bridge/bridge-nf-call-iptables", "1"
+        )  # as engines set it: a bridge's own traffic is filtered
+        self.host.run(*(f"ip link add {name} type bridge" for name in BRIDGES))
+        for name, (link, gateway, address) in LEAVES.items():
+            self.spaces[name] = make_netns()
+            self._plug(name, link, gateway, address)
+        self.host.run("ip route add default via 192.0.2.9")
+
+    def _plug(self, name: str, link: str, gateway: str, address: str) -> None:
+        leaf = self.spaces[name]
+        port = f"v-{name}" if link in BRIDGES else link
+        self.host.run(f"ip link add {port} type veth peer name eth0 netns {leaf.path}", f"ip link set {port} up")
+        if link in BRIDGES:
+            self.host.run(f"ip link set {port} master {link}", f"ip link set {link} up")
+        self.host.run(f"ip addr replace {gateway} dev {link}")
+        router = gateway.partition("/")[0]
+        leaf.run(f"ip addr add {address} dev eth0", "ip link set eth0 up")
+        leaf.run(f"ip route add default via {router} dev eth0 onlink")
+        if address.endswith("/32"):
+            self.host.run(f"ip route add {address} dev {link}")
+
+    def address(self, name: str) -> str:
+        return LEAVES[name][2].partition("/")[0]
+
+    def sends(self, source: str, target: str, *, wait_s: float = 2.0, bound: str = "") -> str | None:
+        """The source that `target` sees, once the answer is back at `source`; None if nothing came in time."""
+        with (
+            self.spaces[target].bind(self.address(target), PORT) as server,
+            self.spaces[source].bind(bound) as client,
+        ):
+            server.settimeout(wait_s)
+            client.settimeout(2.0)
+            try:
+                client.sendto(b"question", (self.address(target), PORT))
+                _, seen = server.recvfrom(64)
+            except (TimeoutError, PermissionError):
+                return None
+            server.sendto(b"answer", seen)
+            assert client.recv(64) == b"answer"
+            return str(seen[0])
+
+    def blocked(self, source: str, target: str) -> bool:
+        return self.sends(source, target, wait_s=0.15) is None
+
+    def close(self) -> None:
+        for space in self.spaces.values():
+            space.close()
+
+
+@pytest.fixture(scope="module")
+def bare(make_netns: Any) -> Iterator[Host]:
+    """A host without any rule."""
+    host = Host(make_netns)
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module", params=["iptables-nft", "iptables-legacy"])
+def flavour(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["20.10", "28"])
+def guarded(
+    request: pytest.FixtureRequest, flavour: str, make_netns: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """A host with an engine's rules and ours."""
+    host = Host(make_netns)
+    host.host.run(f"{flavour}-restore", text=(LISTINGS / f"docker-{request.param}.rules").read_text())
+    assert host.blocked("a", "remote"), "the engine's policy should drop"
+    with host.host.inside():
+        wall = firewall_exec.FirewallExec(lockfile=str(tmp_path_factory.mktemp("wall") / "lock"))
+        assert wall.ensure(PLAN) == ("nft", flavour)
+    yield host
+    host.close()
+
+
+@pytest.mark.parametrize("target", [name for name in LEAVES if name != "a"])
+def test_without_any_rules_every_pair_that_is_tested_below_can_talk(bare: Host, target: str) -> None:
+    assert bare.sends("a", target) == "10.2.20.5"
+    assert bare.sends(target, "a") == bare.address(target)
+
+
+INSIDE = [("a", "a2"), ("inner", "inner2"), ("a", "remote"), ("a", "inner"), ("inner", "remote"), ("blue", "far")]
+
+
+@pytest.mark.parametrize(("one", "other"), INSIDE)
+def test_inside_one_flannel_network_packets_pass_with_their_source(guarded: Host, one: str, other: str) -> None:
+    assert guarded.sends(one, other) == guarded.address(one)
+    assert guarded.sends(other, one) == guarded.address(other)
+
+
+def test_what_leaves_the_overlay_has_the_hosts_address(guarded: Host) -> None:
+    assert guarded.sends("a", "world") == "192.0.2.1"
+    assert guarded.sends("blue", "world") == "192.0.2.1"
+
+
+def test_who_reaches_into_the_overlay_has_an_overlay_address(guarded: Host) -> None:
+    assert guarded.sends("docker", "remote") == "10.2.20.0"
+    assert guarded.sends("host", "remote", bound="192.0.2.1") == "10.2.20.0"
+    assert guarded.sends("docker", "a") == "10.2.20.1"
+
+
+APART = [("a", "blue"), ("a", "far"), ("blue", "inner"), ("remote", "blue"), ("remote", "far"), ("far", "a")]
+
+
+@pytest.mark.parametrize(("source", "target"), APART)
+def test_two_flannel_networks_never_meet(guarded: Host, source: str, target: str) -> None:
+    assert guarded.blocked(source, target)
+
+
+@pytest.mark.parametrize("other", ["world", "docker", "shop"])
+def test_an_internal_bridge_meets_nobody_outside_its_flannel_network(guarded: Host, other: str) -> None:
+    assert guarded.blocked("inner", other)
+    assert guarded.blocked(other, "inner")
+
+
+@pytest.mark.parametrize("target", ["docker", "shop"])
+def test_the_engines_bridges_stay_closed_to_containers_of_the_overlay(guarded: Host, target: str) -> None:
+    assert guarded.blocked("a", target)
+    assert guarded.blocked("remote", target)
+
+
+def test_nobody_outside_starts_a_talk_with_a_container(guarded: Host) -> None:
+    assert guarded.blocked("world", "a")
+    assert guarded.blocked("world", "remote")
+
+
+def test_the_operators_own_drop_wins(guarded: Host, flavour: str) -> None:
+    guarded.host.run(f"{flavour} -I DOCKER-USER -i fp-a -o flannel.1 -j DROP")
+    assert guarded.blocked("a", "remote")
+    guarded.host.run(f"{flavour} -D DOCKER-USER 1")
+    assert guarded.sends("a", "remote") == "10.2.20.5"
+
+
+@pytest.mark.parametrize(
+    "rejecting", [("iptables-nft",), ("iptables-legacy",), ("iptables-nft", "iptables-legacy")], ids="+".join
+)
+def test_firewalls_without_an_engine_are_passed_too(
+    make_netns: Any, tmp_path: pathlib.Path, rejecting: tuple[str, ...]
+) -> None:
+    host = Host(make_netns)
+    host.host.run(*(f"{flavour} -A FORWARD -j REJECT --reject-with icmp-host-prohibited" for flavour in rejecting))
+    assert host.blocked("a", "remote")
+    with host.host.inside():
+        wall = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"))
+        assert wall.ensure(PLAN) == ("nft", *rejecting)
+        assert host.sends("a", "remote") == "10.2.20.5"
+        assert host.sends("a", "world") == "192.0.2.1"
+        assert wall.ensure(frozenset()) == (*reversed(rejecting), "nft")
+    assert host.blocked("a", "remote")
+    host.close()
+
+
+def test_isolation_needs_no_iptables(bare: Host) -> None:
+    with bare.host.inside():
+        wall = firewall_exec.FirewallExec()
+        assert wall.ensure(PLAN) == ("nft",)
+        assert bare.blocked("a", "blue")
+        assert bare.blocked("world", "inner")
+        assert bare.blocked("inner", "world")
+        assert bare.sends("a", "world") == "192.0.2.1"
+        assert wall.ensure(frozenset()) == ("nft",)
+    assert bare.sends("a", "blue") == "10.2.20.5"
