@@ -1,0 +1,92 @@
+"""The plugin installed for real: one lab of three hosts for each engine, brought up once for a test session.
+
+h1 and h2 share one flannel network and stay as they are; h3 is for the tests that install the plugin their own way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import lab
+from lab import plugin_image, site
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker for each engine: labs run side by side, the tests of one lab one after the other."""
+    for item in items:
+        if "tests/system" not in str(item.path):
+            continue
+        item.add_marker(pytest.mark.system)
+        if isinstance(item, pytest.Function) and "pair" in item.callspec.params:
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params["pair"]))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    """A lab with the plugin on h1 and h2, and network `mynet` on both; h3 is bare."""
+
+    lab: lab.Lab
+    image: str
+
+    @property
+    def h1(self) -> lab.Host:
+        return self.lab.hosts["h1"]
+
+    @property
+    def h2(self) -> lab.Host:
+        return self.lab.hosts["h2"]
+
+
+@pytest.fixture(scope="session", params=lab.ENGINES)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two hosts with plugin and network, a third one bare."""
+    engine = request.param
+    with lab.Lab.up(lab.LabConfig(name="sys" + engine.replace(".", ""), hosts=3, engine=engine)) as built:
+        made = Pair(built, plugin_image.publish(built))
+        site.put_config(built)
+        for host in (made.h1, made.h2):
+            site.install(host, made.image, ETCD_ENDPOINTS=built.etcd_endpoints)
+            site.create_network(host, "mynet")
+        yield made
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Solo:
+    """A host on which a test installs the plugin with settings of its own."""
+
+    host: lab.Host
+    lab: lab.Lab
+    image: str
+
+    def install(self, **settings: str) -> None:
+        site.install(self.host, self.image, **settings)
+
+
+@pytest.fixture
+def solo(pair: Pair) -> Iterator[Solo]:
+    """A host without the plugin; afterwards it is taken off again."""
+    host = pair.lab.hosts["h3"]
+    yield Solo(host, pair.lab, pair.image)
+    site.remove(host)
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Run a container that stays, give its name, remove it in the end."""
+    made: list[tuple[lab.Host, str]] = []
+
+    def start(host: lab.Host, *options: str, image: str = "busybox", network: str = "mynet") -> str:
+        name = f"c{len(made)}"
+        made.append((host, name))
+        host.docker("run", "-d", "--name", name, "--network", network, *options, image, "sleep", "3600", timeout_s=90)
+        return name
+
+    yield start
+    for host, name in made:
+        host.try_docker("rm", "-f", name, timeout_s=90)

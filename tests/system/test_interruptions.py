@@ -1,0 +1,211 @@
+"""The plugin goes away and comes back under running containers: no connection and no address is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import time
+
+import pytest
+
+from lab import site
+
+
+class Talk:
+    """A ping and one TCP connection from a container of h1 to one of h2, watched over an interruption."""
+
+    def __init__(self, pair, client, server, address):
+        self.pair, self.client, self.server, self.address = pair, client, server, address
+
+    def start(self):
+        site.inside(self.pair.h2, self.server, "nc -l -p 9000 > /tmp/got &")
+        site.inside(self.pair.h1, self.client, f"ping -i 0.2 {self.address} > /tmp/ping & echo $! > /tmp/ping.pid")
+        loop = "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo $i; sleep 0.1; done"
+        site.inside(self.pair.h1, self.client, f"({loop}) | nc {self.address} 9000 > /dev/null & echo ok")
+        site.wait_for("bytes over TCP", lambda: self.received() > 3)
+
+    def received(self):
+        return int(site.inside(self.pair.h2, self.server, "wc -l < /tmp/got"))
+
+    def check(self):
+        count = self.received()
+        site.wait_for("the connection goes on", lambda: self.received() > count + 5)
+        got = [int(word) for word in site.inside(self.pair.h2, self.server, "cat /tmp/got").split()]
+        assert got == list(range(1, len(got) + 1)), "the connection lost or repeated something"
+        site.inside(self.pair.h1, self.client, "kill -INT $(cat /tmp/ping.pid)")
+        told = site.inside(self.pair.h1, self.client, "sleep 0.5; cat /tmp/ping")
+        sent, back = map(int, re.search(r"(\d+) packets transmitted, (\d+) packets received", told).groups())
+        assert sent > 10
+        assert sent - back <= 1, told[-300:]  # the last one may be on its way
+
+
+@pytest.fixture
+def talk(pair, run):
+    client, server = run(pair.h1), run(pair.h2)
+    made = Talk(pair, client, server, site.ip_of(pair.h2, server))
+    made.start()
+    return made
+
+
+def endpoints_and_used(host):
+    told = site.status(host)
+    return sorted(end["address"] for end in told["endpoints"]), [pool["used"] for pool in told["addresses"]]
+
+
+def worker_of(host):
+    """The pid of gunicorn's worker, as the host sees it."""
+    rows = [line.split(None, 2) for line in host.exec(["ps", "-eo", "pid,ppid,args"]).splitlines()]
+    plugin = {pid: ppid for pid, ppid, args in rows if "-m plugin" in args and "docker" not in args}
+    [worker] = [pid for pid, ppid in plugin.items() if ppid in plugin]
+    return worker
+
+
+def test_kill_9_of_the_worker_loses_nothing(pair, talk):
+    before = endpoints_and_used(pair.h1)
+    old = worker_of(pair.h1)
+    pair.h1.exec(["kill", "-9", old])
+    site.wait_for("a new worker", lambda: worker_of(pair.h1) != old, 10)
+    site.wait_ready(pair.h1)
+    assert endpoints_and_used(pair.h1) == before
+    talk.check()
+    pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
+    site.wait_for("addresses as before", lambda: endpoints_and_used(pair.h1) == before)
+
+
+def test_kill_9_of_the_whole_plugin_loses_nothing(pair, talk):
+    before = endpoints_and_used(pair.h1)
+    rows = [line.split(None, 2) for line in pair.h1.exec(["ps", "-eo", "pid,ppid,args"]).splitlines()]
+    plugin = {pid: ppid for pid, ppid, args in rows if "-m plugin" in args and "docker" not in args}
+    [master] = [pid for pid, ppid in plugin.items() if ppid not in plugin]
+    pair.h1.exec(["kill", "-9", master])
+    time.sleep(0.5)
+    site.wait_ready(pair.h1)
+    assert endpoints_and_used(pair.h1) == before
+    talk.check()
+
+
+def test_disable_and_enable_lose_nothing(pair, talk):
+    before = endpoints_and_used(pair.h1)
+    pair.h1.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
+    assert not (pair.h1.root / site.SOCKET).exists(), "the classic socket would answer 'connection refused'"
+    pair.h1.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
+    site.wait_ready(pair.h1)
+    assert endpoints_and_used(pair.h1) == before
+    talk.check()
+    pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
+
+
+def test_containers_start_while_etcd_is_down(pair, run):
+    peer = site.ip_of(pair.h2, run(pair.h2))
+    members = list(pair.lab.etcd.values())
+    for member in members:
+        member.stop_etcd()
+    try:
+        one = run(pair.h1)
+        assert "2 packets received" in site.inside(pair.h1, one, f"ping -c 2 -w 5 {peer}")
+        pair.h1.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
+        started = time.monotonic()
+        pair.h1.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
+        assert time.monotonic() - started < 8
+        another = run(pair.h1)
+        assert "2 packets received" in site.inside(pair.h1, another, f"ping -c 2 -w 5 {peer}")
+    finally:
+        for member in members:
+            member.start_etcd()
+    site.wait_ready(pair.h1)
+
+
+def test_a_restarted_dockerd_finds_its_containers_network(pair, run):
+    peer = site.ip_of(pair.h2, run(pair.h2))
+    one = run(pair.h1, "--restart", "always")
+    pair.h1.restart_dockerd()
+    site.wait_for("the container is back", lambda: pair.h1.try_docker("exec", one, "true").ok)
+    assert "2 packets received" in site.inside(pair.h1, one, f"ping -c 2 -w 10 {peer}")
+
+
+def test_what_is_deleted_by_hand_comes_back(pair, run):
+    peer = site.ip_of(pair.h2, run(pair.h2))
+    one = run(pair.h1)
+    there = site.subnet_of(pair.h2, "mynet")
+    bridge = next(net["bridge"] for net in site.status(pair.h1)["networks"])
+    before = sum(site.status(pair.h1)["repairs"].values())
+    for words in (
+        f"ip route del {there}",
+        "ip neigh flush dev flannel.1 nud permanent",
+        "ip link set flannel.1 down",
+        "ip link del flannel.1",
+        f"ip addr flush dev {bridge}",
+        "nft delete table ip flannelpy",
+        "iptables -F FLANNELPY-FORWARD",
+        "iptables -D FORWARD -j FLANNELPY-FORWARD",
+    ):
+        pair.h1.try_exec(["sh", "-c", words])
+        with contextlib.suppress(site.errors.Timeout):
+            site.wait_for(words, lambda: pings(pair.h1, one, peer), 10)
+        assert pings(pair.h1, one, peer), f"after {words!r}"
+        assert pair.h1.ip in site.inside(pair.h1, one, f"wget -qO- -T 5 {pair.lab.outside_url}") or wait_outside(
+            pair, one
+        )
+    assert sum(site.status(pair.h1)["repairs"].values()) > before
+
+
+def wait_outside(pair, container):
+    site.wait_for(
+        "outside as the host",
+        lambda: (
+            pair.h1.ip in pair.h1.try_docker("exec", container, "wget", "-qO-", "-T", "2", pair.lab.outside_url).out
+        ),
+        10,
+    )
+    return True
+
+
+def pings(host, container, address):
+    return host.try_docker("exec", container, "ping", "-c", "1", "-w", "1", address).ok
+
+
+def test_a_crash_leaves_no_endpoint_that_docker_does_not_know(pair, solo):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "mynet")
+    solo.host.docker("run", "-d", "--name", "keeper", "--network", "mynet", "busybox", "sleep", "3600", timeout_s=60)
+    network = solo.host.docker("network", "inspect", "-f", "{{.Id}}", "mynet")
+    pool = site.subnet_of(solo.host, "mynet")
+    # what dockerd killed between RequestAddress and CreateEndpoint, or after it, leaves: nobody will release these
+    asked = {"PoolID": f"flannelpy/{pool}", "Address": "", "Options": None}
+    code, answer = site.call(solo.host, "IpamDriver.RequestAddress", json.dumps(asked))
+    assert code == 200
+    body = {"NetworkID": network, "EndpointID": "ab" * 32, "Interface": {"Address": answer["Address"]}}
+    assert site.call(solo.host, "NetworkDriver.CreateEndpoint", json.dumps(body))[0] == 200
+    assert len(site.status(solo.host)["endpoints"]) == 2
+    solo.host.exec(["kill", "-9", worker_of(solo.host)])
+    site.wait_for(
+        "only what Docker knows",
+        lambda: len(site.status(solo.host)["endpoints"]) == 1 and site.status(solo.host)["addresses"][0]["used"] == 2,
+        120,
+    )
+    assert "fphabababababab" not in site.kernel_of(solo.host)["links"]
+    assert solo.host.try_docker("exec", "keeper", "ip", "route").ok
+
+
+def test_many_containers_started_at_once_have_addresses_of_their_own(pair):
+    names = [f"many{number}" for number in range(10)]
+    threads = [
+        threading.Thread(
+            target=pair.h1.try_docker,
+            args=("run", "-d", "--name", name, "--network", "mynet", "busybox", "sleep", "3600"),
+            kwargs={"timeout_s": 120},
+        )
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        addresses = [site.ip_of(pair.h1, name) for name in names]
+        assert len(set(addresses)) == len(names)
+        assert all(addresses)
+    finally:
+        pair.h1.docker("rm", "-f", *names, timeout_s=120)

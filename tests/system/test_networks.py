@@ -1,0 +1,128 @@
+"""Networks come and go without a trace; names, slices, and the network that creates itself."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from lab import site
+
+
+def wait_same_kernel(host, before):
+    last = {}
+
+    def same():
+        nonlocal last
+        last = site.kernel_of(host)
+        return last == before
+
+    try:
+        site.wait_for("kernel as before", same, 15)
+    except site.errors.Timeout:
+        assert last == before
+
+
+def test_network_rm_leaves_no_device_rule_route_or_row(solo):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.wait_ready(solo.host)
+    site.create_network(solo.host, "warm-up")  # the first network switches forwarding on, for good
+    solo.host.docker("run", "--rm", "-p", "80", "--network", "warm-up", "busybox", "true", timeout_s=60)
+    solo.host.docker("network", "rm", "warm-up")
+    before = site.kernel_of(solo.host)
+    site.create_network(solo.host, "mynet")
+    solo.host.docker("run", "-d", "--name", "one", "--network", "mynet", "busybox", "sleep", "3600")
+    solo.host.docker("run", "-d", "--name", "two", "-p", "8080:80", "--network", "mynet", "busybox", "sleep", "3600")
+    during = site.kernel_of(solo.host)
+    assert any(link.startswith("fp-") for link in during["links"])
+    assert sum(link.startswith("fph") for link in during["links"]) == 2
+    assert len(site.status(solo.host)["endpoints"]) == 2
+    solo.host.docker("rm", "-f", "one", "two")
+    solo.host.docker("network", "rm", "mynet")
+    wait_same_kernel(solo.host, before)
+    told = site.status(solo.host)
+    assert (told["networks"], told["endpoints"], told["addresses"]) == ([], [], [])
+
+
+@pytest.mark.parametrize("name", ["flannelpy", "flannelpy:1"])
+def test_both_names_of_the_driver_work(solo, name):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    solo.host.docker("network", "create", "-d", name, "--ipam-driver", name, "net", timeout_s=60)
+    solo.host.docker("run", "--rm", "--network", "net", "busybox", "true", timeout_s=60)
+
+
+def test_the_default_network_creates_itself(solo):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints, DEFAULT_NETWORK="home")
+    site.wait_for("network home", lambda: solo.host.try_docker("network", "inspect", "home").ok)
+    assert "default via" in solo.host.docker("run", "--rm", "--network", "home", "busybox", "ip", "route")
+
+
+def test_standalone_needs_no_etcd(solo):
+    solo.install()
+    site.wait_ready(solo.host)
+    assert site.status(solo.host)["mode"] == "standalone"
+    site.create_network(solo.host, "mynet")
+    solo.host.docker("run", "-d", "--name", "one", "--network", "mynet", "busybox", "sleep", "3600", timeout_s=60)
+    ip = site.ip_of(solo.host, "one")
+    told = solo.host.docker("run", "--rm", "--network", "mynet", "busybox", "ping", "-c", "1", "-w", "5", ip)
+    assert "1 packets received" in told
+    assert solo.host.ip in site.inside(solo.host, "one", f"wget -qO- -T 5 {solo.lab.outside_url}")
+
+
+def test_standalone_takes_the_config_it_is_given(solo):
+    solo.install(NETWORK_CONFIG='{"Network":"10.9.0.0/16","SubnetLen":26,"Backend":{"Type":"vxlan"}}')
+    site.wait_ready(solo.host)
+    site.create_network(solo.host, "mynet")
+    subnet = ipaddress.IPv4Network(site.subnet_of(solo.host, "mynet"))
+    assert subnet.prefixlen == 26
+    assert subnet.subnet_of(ipaddress.IPv4Network("10.9.0.0/16"))
+
+
+def test_two_networks_share_one_lease(solo):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.wait_ready(solo.host)
+    lease = ipaddress.IPv4Network(site.status(solo.host)["flannel_networks"][0]["subnet"])
+    low, high = lease.subnets(prefixlen_diff=1)
+    for name, slice_ in (("low", low), ("high", high)):
+        site.create_network(solo.host, name, "--subnet", str(slice_))
+        solo.host.docker("run", "-d", "--name", f"in-{name}", "--network", name, "busybox", "sleep", "3600")
+    ip = site.ip_of(solo.host, "in-high", "high")
+    assert ipaddress.IPv4Address(ip) in high
+    assert "1 packets received" in site.inside(solo.host, "in-low", f"ping -c 1 -w 5 {ip}")
+    third = solo.host.try_docker(
+        "network", "create", "-d", "flannelpy", "--ipam-driver", "flannelpy", "third", timeout_s=60
+    )
+    assert not third.ok
+    assert str(low) in third.err
+    assert str(high) in third.err
+
+
+def test_an_internal_network_reaches_the_overlay_and_nothing_else(pair, solo, run):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "mynet", "--internal")
+    solo.host.docker("run", "-d", "--name", "one", "--network", "mynet", "busybox", "sleep", "3600", timeout_s=60)
+    peer = site.ip_of(pair.h1, run(pair.h1))
+    assert "2 packets received" in site.inside(solo.host, "one", f"ping -c 2 -w 10 {peer}")
+    assert not solo.host.try_docker("exec", "one", "wget", "-qO-", "-T", "3", solo.lab.outside_url).ok
+    assert not solo.host.try_docker(
+        "exec", "one", "ping", "-c", "1", "-w", "3", solo.lab.client.exec(["hostname", "-I"]).split()[0]
+    ).ok
+
+
+def test_two_flannel_networks_on_one_host_never_meet(solo):
+    site.put_config(solo.lab, '{"Network":"10.66.0.0/16","Backend":{"Type":"vxlan","VNI":66}}', "/blue/network")
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "red")
+    site.create_network(solo.host, "blue", "--ipam-opt", "flannelpy.prefix=/blue/network")
+    for name in ("red", "blue"):
+        solo.host.docker("run", "-d", "--name", f"in-{name}", "--network", name, "busybox", "sleep", "3600")
+    red, blue = site.ip_of(solo.host, "in-red", "red"), site.ip_of(solo.host, "in-blue", "blue")
+    assert blue.startswith("10.66.")
+    assert "flannel.66" in " ".join(site.kernel_of(solo.host)["links"])
+    assert not solo.host.try_docker("exec", "in-red", "ping", "-c", "1", "-w", "2", blue).ok
+    assert not solo.host.try_docker("exec", "in-blue", "ping", "-c", "1", "-w", "2", red).ok
+    assert solo.host.ip in site.inside(solo.host, "in-blue", f"wget -qO- -T 5 {solo.lab.outside_url}")
+    solo.host.docker("rm", "-f", "in-blue")
+    solo.host.docker("network", "rm", "blue")
+    site.wait_for("flannel.66 gone", lambda: "flannel.66" not in site.kernel_of(solo.host)["links"])
+    assert not solo.lab.etcdctl("get", "--prefix", "/blue/network/subnets")
