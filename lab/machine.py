@@ -77,7 +77,7 @@ class Machine:
         reader, writer = os.pipe()
         with os.fdopen(reader, "rb", buffering=0) as said, log_path.open("ab") as errs:
             try:
-                _detach(argv, join=procs, out=writer, err=errs.fileno())
+                _start(argv, join=procs, out=writer, err=errs.fileno(), detach=True)
             finally:
                 os.close(writer)
             self._await_boot(said, log_path)
@@ -85,15 +85,18 @@ class Machine:
     def stop(self) -> None:
         """End everything on it and forget its cgroups; its disk stays. Stopping a stopped machine is harmless.
 
-        The init first, alone: all the rest ends with it and is waited for by its own parents. Whatever is then
-        left in our cgroups and namespace came from a boot that was cut short, before the init was known.
+        The init first, alone: all the rest ends with it and is waited for by its own parents. Whatever is left
+        then in our cgroups and namespace came from a boot cut short, before the init was known, or is an nsenter
+        that someone stopped with Ctrl-Z: it never takes note of its child's end, and the init waits for that.
         """
-        process.kill([self.init] if self.init else [])
+        init = [self.init] if self.init else []
+        with contextlib.suppress(errors.Timeout):
+            process.kill(init, timeout_s=3)
         orphans = cgroups.pids(self.cgroup, self._hierarchies)
         if self.netns is not None:
             orphans |= underlay.pids(self.netns)
         found = (process.identify(pid) for pid in sorted(orphans - {os.getpid()}))
-        process.kill(p for p in found if p)
+        process.kill([*init, *(p for p in found if p)])
         cgroups.remove(self.cgroup, self._hierarchies)
         self.init = None
 
@@ -151,11 +154,12 @@ class Machine:
         """
         pid_file = self.root / f"run/lab/{daemon}.pid"
         pid_file.unlink(missing_ok=True)
-        inside = f'echo $$ > /run/lab/{daemon}.pid; exec "$@"'
+        # In the background inside: its parent is then the init, which reaps it, and not an nsenter out here.
+        inside = f'setsid sh -c \'echo $$ > /run/lab/{daemon}.pid; exec "$@"\' {daemon} "$@" &'
         procs = cgroups.joinable(cgroups.ensure(self.cgroup, self._hierarchies))
         with self.log_path(daemon).open("ab") as out:
             words = [*self.enter(), "sh", "-c", inside, daemon, *argv]
-            _detach(words, join=procs, out=out.fileno(), err=out.fileno())
+            _start(words, join=procs, out=out.fileno(), err=out.fileno())
         command.wait_until(f"{self.name}: {daemon} begun", pid_file.exists, timeout_s=10, interval_s=0.005)
 
     def log_path(self, daemon: str) -> pathlib.Path:
@@ -207,8 +211,8 @@ class Machine:
                 self.init = process.identify(int(text.split()[0]))
 
 
-def _detach(argv: Sequence[str], *, join: Sequence[pathlib.Path], out: int, err: int) -> None:
-    """Start a command that outlives us, in a session of its own (Ctrl-C is not for it) and in its cgroups."""
+def _start(argv: Sequence[str], *, join: Sequence[pathlib.Path], out: int, err: int, detach: bool = False) -> None:
+    """Run a command in its cgroups; detached, it outlives us in a session of its own, where no Ctrl-C reaches it."""
     joins = "".join(f"echo $$ > {shlex.quote(str(path))}; " for path in join)
-    script = f'{joins}setsid "$@" < /dev/null &'
+    script = joins + ('setsid "$@" < /dev/null &' if detach else 'exec "$@" < /dev/null')
     subprocess.run(["sh", "-c", script, "sh", *argv], stdout=out, stderr=err, env=ENV, check=True, timeout=20)
