@@ -45,7 +45,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two hosts with plugin and network, a third one bare."""
     engine = request.param
     with lab.Lab.up(lab.LabConfig(name="sys" + engine.replace(".", ""), hosts=3, engine=engine)) as built:
-        made = Pair(built, plugin_image.publish(built))
+        made = Pair(built, plugin_image.push(built, plugin_image.build()))
         site.put_config(built)
         for host in (made.h1, made.h2):
             site.install(host, made.image, ETCD_ENDPOINTS=built.etcd_endpoints)
