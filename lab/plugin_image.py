@@ -1,7 +1,8 @@
 """The plugin as users get it: built with `docker build` from the Dockerfile, made and pushed with `docker plugin`.
 
 `build` gives the root file system, from the cache if none of its inputs changed; `push` puts it with
-plugin/config.json into a lab's registry, so that hosts can run the literal `docker plugin install`. Called by
+plugin/config.json into a lab's registry, so that hosts can run the literal `docker plugin install`; `publish` does
+both. Called by
 `make demo`, the system tests, bench and `python -m lab plugin`.
 
 The build is the one that users run. What differs stands outside of the Dockerfile: the base image is imported under
@@ -33,7 +34,7 @@ MAX_COMPRESSED_BYTES: Final = 45_000_000
 
 _IMAGE: Final = "flannelpy-rootfs"
 _TREES: Final = ("overlay", "ipam", "driver", "plugin")
-_FILES: Final = ("Dockerfile", ".dockerignore", "requirements.lock", "requirements-build.lock")
+_FILES: Final = ("Dockerfile", ".dockerignore", "pyproject.toml", "requirements.lock", "requirements-build.lock")
 _CA_NAME: Final = "ca-certificates.crt"
 _CA_VARIABLES: Final = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _CA_DEFAULT: Final = "/etc/ssl/certs/ca-certificates.crt"
@@ -103,6 +104,11 @@ def push(
     finally:
         shutil.rmtree(staged)
     return name
+
+
+def publish(to: lab.Lab, *, tag: str = "1.0") -> str:
+    """Build, push, and give the name for `docker plugin install`."""
+    return push(to, build(), tag=tag)
 
 
 def _cache() -> pathlib.Path:
