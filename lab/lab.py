@@ -32,7 +32,7 @@ class Lab:
         self.name = config.name
         self.shared_dir = state.data_dir(config.name) / "shared"
         self.hosts = {seat.machine: self._host(seat) for seat in self.plan.hosts}
-        self.etcd = {seat.machine: self._etcd(seat) for seat in self.plan.etcd}
+        self.etcd = {seat.machine: services.Etcd(self.plan, seat, spec=self._spec(seat)) for seat in self.plan.etcd}
         self.client = self._machine(self.plan.client)
         self.outside = self._machine(self.plan.outside)
         self._registry = self._machine(self.plan.registry) if self.plan.registry else None
@@ -183,11 +183,6 @@ class Lab:
         made = host.Host(self.plan, seat, spec=self._spec(seat), args=self.config.dockerd_args)
         made.on_boot = self.save
         return made
-
-    def _etcd(self, seat: plan.Seat) -> services.Etcd:
-        member = services.Etcd(seat.machine, netns=seat.netns, cgroup=self.plan.cgroup(seat), spec=self._spec(seat))
-        member.configure(self.plan, seat)
-        return member
 
     def _machine(self, seat: plan.Seat) -> machine.Machine:
         return machine.Machine(seat.machine, netns=seat.netns, cgroup=self.plan.cgroup(seat), spec=self._spec(seat))

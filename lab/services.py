@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from lab import command, errors, machine, plan
+from lab import boot, command, errors, machine, plan
 
 _ETCD_DATA = "/var/lib/etcd"
 
@@ -22,8 +22,9 @@ printf 'HTTP/1.0 200 OK\\r\\nContent-Type: text/plain\\r\\nConnection: close\\r\
 class Etcd(machine.Machine):
     """One member of the lab's etcd, on a machine of its own."""
 
-    def configure(self, lab: plan.Plan, seat: plan.Seat) -> None:
-        """Tell the member who it is and who the others are."""
+    def __init__(self, lab: plan.Plan, seat: plan.Seat, *, spec: boot.Boot) -> None:
+        """Take names only: who the member is and who the others are."""
+        super().__init__(seat.machine, netns=seat.netns, cgroup=lab.cgroup(seat), spec=spec)
         self.endpoint = f"http://{seat.ip}:{plan.ETCD_PORT}"
         peers = ",".join(f"{s.machine}=http://{s.ip}:{plan.ETCD_PEER_PORT}" for s in lab.etcd)
         mine = f"http://{seat.ip}:{plan.ETCD_PEER_PORT}"

@@ -37,7 +37,7 @@ def data_dir(name: str) -> pathlib.Path:
 
 def names() -> list[str]:
     """List the labs that are written down."""
-    return sorted(path.parent.name for path in RUN.glob("*/state.json"))
+    return sorted(path.parent.name for path in RUN.glob("[a-z]*/state.json"))
 
 
 def reserve(conf: config.LabConfig) -> None:
@@ -45,23 +45,21 @@ def reserve(conf: config.LabConfig) -> None:
 
     Raises: LabError if a lab of that name is there.
     """
+    beside = RUN / f".{conf.name}.{os.getpid()}"
+    beside.mkdir(parents=True, exist_ok=True)
+    _write(beside, State(config=conf, inits={}))
     try:
-        (RUN / conf.name).mkdir(parents=True)
-    except FileExistsError:
+        beside.rename(RUN / conf.name)  # fails if the other holds a file: a claim is whole or not there
+    except OSError as exc:
+        shutil.rmtree(beside)
         raise errors.LabError(
             f"lab {conf.name} is there already: end it with `python -m lab down --name {conf.name}`"
-        ) from None
-    save(State(config=conf, inits={}))
+        ) from exc
 
 
 def save(state: State) -> None:
     """Write it whole or not at all."""
-    path = _path(state.config.name)
-    inits = {name: dataclasses.asdict(init) for name, init in state.inits.items()}
-    text = json.dumps({"config": config.format_config(state.config), "inits": inits}, indent=1)
-    beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
+    _write(RUN / state.config.name, state)
 
 
 def load(name: str) -> State | None:
@@ -87,3 +85,11 @@ def forget(name: str) -> None:
 
 def _path(name: str) -> pathlib.Path:
     return RUN / name / "state.json"
+
+
+def _write(directory: pathlib.Path, state: State) -> None:
+    inits = {name: dataclasses.asdict(init) for name, init in state.inits.items()}
+    text = json.dumps({"config": config.format_config(state.config), "inits": inits}, indent=1)
+    beside = directory / f"state.{os.getpid()}"
+    beside.write_text(text)
+    beside.replace(directory / "state.json")

@@ -1,0 +1,40 @@
+"""The text that `ip -batch` gets, whole."""
+
+from __future__ import annotations
+
+from lab import config, plan, underlay
+
+_LAB = plan.plan_lab(config.LabConfig(name="x", hosts=1, etcd_members=0, registry=False, mtu=1400))
+
+
+def test_the_router_has_a_bridge_and_a_way_outside() -> None:
+    assert (
+        underlay.format_router(_LAB)
+        == """\
+link set lo up
+link add br0 type bridge
+link set br0 mtu 1400 up
+address add 198.51.100.1/24 dev br0
+link add name h1 type veth peer name ens33 address 02:00:c6:33:64:0b netns x-h1
+link set h1 master br0
+link set h1 mtu 1400 up
+link add name client type veth peer name ens33 address 02:00:c6:33:64:06 netns x-client
+link set client master br0
+link set client mtu 1400 up
+link add name outside type veth peer name ens33 address 02:00:cb:00:71:0a netns x-outside
+address add 203.0.113.1/24 dev outside
+link set outside mtu 1400 up
+"""
+    )
+
+
+def test_a_machine_has_one_nic_and_a_default_route() -> None:
+    assert (
+        underlay.format_nic(_LAB, _LAB.hosts[0])
+        == """\
+link set lo up
+address add 198.51.100.11/24 broadcast + dev ens33
+link set ens33 mtu 1400 up
+route add default via 198.51.100.1 dev ens33
+"""
+    )
