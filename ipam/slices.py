@@ -80,7 +80,7 @@ def _advise_split(lease: ipaddress.IPv4Network) -> str:
 
 
 def _advise_free(lease: ipaddress.IPv4Network, taken: Iterable[ipaddress.IPv4Network]) -> str:
-    slices = [str(part) for part in free(lease, taken) if part.prefixlen <= 30]
+    slices = [str(part) for part in free(lease, taken)]
     if not slices:
         return "no slice is free: remove a network first"
     return f"take a free slice with --subnet: {_shorten(slices)}"

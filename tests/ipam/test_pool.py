@@ -125,6 +125,14 @@ def test_a_full_slash_16_still_proposes_at_once() -> None:
     assert time.perf_counter() - started < 10
 
 
+def test_several_changes_taken_back_in_reverse_leave_no_gap() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    first, second = take(addresses), take(addresses)
+    for ip in (second, first):
+        addresses.put(ip, None)
+    assert drain(addresses) == [f"10.2.20.{n}" for n in range(1, 7)]
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Against the plainest model: a set of used, a list of rested, a sorted list of the never used."""
 

@@ -26,7 +26,7 @@ def known(cidr: str = "10.2.20.0/24", *endpoints: int, aux: tuple[int, ...] = ()
         prefix=more.get("prefix", DEFAULT),
         cidr=net,
         subpool=more.get("subpool"),
-        gateway=net[1],
+        gateway=more.get("gateway", net[1]),
         aux=frozenset(net[n] for n in aux),
         endpoints=None if more.get("unasked") else frozenset(net[n] for n in endpoints),
     )
@@ -98,6 +98,12 @@ def test_a_wall_clock_that_jumps_releases_nothing(world: World, ipam: service.Ip
     fill(ipam, 2)
     world.clock.wall += 86_400
     assert ipam.release_unknown([], world.clock.mono) == []
+
+
+def test_a_gateway_that_docker_does_not_show_stays_as_long_as_its_network(world: World, ipam: service.Ipam) -> None:
+    fill(ipam, 2)
+    ipam.release_unknown([known(gateway=None)], later(world))
+    assert held(ipam) == {1: "gateway"}
 
 
 def test_endpoints_that_docker_was_not_asked_for_stay(world: World, ipam: service.Ipam) -> None:

@@ -189,6 +189,17 @@ def test_a_flannel_network_is_left_with_its_last_pool(world: World, ipam: servic
     assert joined == [[default, blue], [default], [default]]
 
 
+def test_a_registry_that_is_away_does_not_stop_a_release(world: World, ipam: service.Ipam) -> None:
+    pool_id = grant(ipam, prefix="/blue/network")
+
+    def leave(prefix: str) -> None:
+        raise overlay_errors.RegistryUnavailable("etcd does not answer")
+
+    world.holdings.leave = leave  # type: ignore[method-assign]
+    ipam.release_pool(pool_id)
+    assert ipam.usage() == []
+
+
 def test_a_refused_pool_leaves_its_flannel_network_only_if_no_other_pool_is_in_it(
     world: World, ipam: service.Ipam
 ) -> None:
