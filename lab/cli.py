@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from lab import config, errors, host, lab, machine, packages, roots, state
+from lab import command, config, errors, host, images, lab, machine, packages, roots, state
 
 _name = click.option("--name", default="lab", show_default=True, help="Which lab.")
 
@@ -103,6 +104,46 @@ def roots_(*, build: bool, remove: bool) -> None:
     for engine, suite in config.SUITES.items():
         path = roots.ensure(suite) if build else roots.path_of(suite)
         click.echo(f"{engine:6} {suite:10} {path if path.is_dir() else 'not made yet'}")
+
+
+@main.command()
+@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1 or 28.5.")
+@click.option("--keep", is_flag=True, help="Leave the lab running.")
+def demo(*, engine: str, keep: bool) -> None:
+    """Tell the classic flannel guide's story, with the plugin on two hosts."""
+    from lab import demo as story
+
+    story.tell(engine=engine, keep=keep)
+
+
+@main.command()
+def plugin() -> None:
+    """Build the plugin's image and root file system from the Dockerfile."""
+    from lab import plugin_image
+
+    image = plugin_image.build()
+    click.echo(f"{image.rootfs}")
+    click.echo(f"{image.size_bytes / 1e6:.0f} MB, compressed {image.compressed_bytes() / 1e6:.0f} MB")
+
+
+@main.command()
+def prepare() -> None:
+    """Make all that labs and tests take from the cache: the engines' roots, the images, the plugin."""
+    from lab import plugin_image
+
+    command.require_root("a lab")
+    packages.ensure()
+    for suite in config.SUITES.values():
+        images.ensure(roots.ensure(suite))
+    plugin_image.build()
+
+
+@main.command()
+def clean() -> None:
+    """Delete the cache: roots, images, built plugins."""
+    if roots.cache_dir().exists():
+        shutil.rmtree(roots.cache_dir())
+        click.echo(f"removed {roots.cache_dir()}")
 
 
 @main.command("packages")

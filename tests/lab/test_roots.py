@@ -18,5 +18,5 @@ def test_each_suite_has_a_root_of_its_own() -> None:
 
 
 def test_an_unknown_engine_is_answered_with_those_there_are() -> None:
-    with pytest.raises(errors.ConfigError, match="engine 19: one of 20.10, 26.1, 28.5"):
+    with pytest.raises(errors.ConfigError, match=r"engine 19: one of 20\.10, 26\.1, 28\.5"):
         roots.suite_of("19")
