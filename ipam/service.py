@@ -105,7 +105,7 @@ class Ipam:
     def release_unknown(
         self, known: Iterable[requests.KnownPool], seen_at: float, grace_s: float = GRACE_S
     ) -> list[str]:
-        """Release what Docker does not know. A line for each thing done; twice is safe.
+        """Release what Docker does not know. A line for each thing done, for the caller to log.
 
         Shape: `known` is all of Docker's networks with our IPAM, as asked for from `seen_at` (time.monotonic) on; an
         incomplete list releases what is in use. What is younger than `grace_s` before that is left alone, and so is
@@ -118,12 +118,10 @@ class Ipam:
         )
         for prefix in before - self._prefixes():
             self._claims.leave_if_unused(prefix)
-        for line in lines:
-            log.warning("repaired: %s", line)
         return lines
 
     def adopt(self, known: Iterable[requests.KnownPool], seen_at: float, grace_s: float = GRACE_S) -> list[str]:
-        """Re-create pools and addresses that Docker knows and this host lost. A line for each; twice is safe.
+        """Re-create pools and addresses that Docker knows and this host lost. A line for each, for the caller to log.
 
         Shape: as for `release_unknown`. What was freed less than `grace_s` before `seen_at`, or after it, stays free.
         Call after `release_unknown`: a pool that only we know may be in the way of one that Docker knows.
@@ -134,8 +132,6 @@ class Ipam:
         lines = self._store.change(lambda change: reconcile.adopt(change, look, self._settle(look), make))
         for prefix in self._prefixes() - {subnet.prefix for subnet in held}:
             self._join(prefix)
-        for line in lines:
-            log.warning("repaired: %s", line)
         return lines
 
     def _grant(
