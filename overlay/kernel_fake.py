@@ -112,7 +112,8 @@ class KernelFake:
     def has_foreign(self, obj: netstate.Address | netstate.Neighbour | netstate.Route) -> bool:
         """Whether what `add_foreign` made is still there."""
         with self._lock:
-            return obj in {*self._space.objects.values(), *self._space.foreign_routes.values()}
+            held = self._space.foreign_routes if isinstance(obj, netstate.Route) else self._space.objects
+            return held.get(netstate.key_of(obj)) == obj
 
     def has_link(self, name: netstate.IfName) -> bool:
         """Whether a link of this name is there, whosoever it is."""

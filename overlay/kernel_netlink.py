@@ -1,0 +1,268 @@
+"""The kernel port over rtnetlink and /proc/sys.
+
+Acts on the network namespace of the calling thread. Every call opens its own socket and closes it: no state is shared
+between threads but the numbers of our VXLAN devices, by which events are sorted. Recognises what is ours after a
+restart: links by their alias, what hangs on them, and routes by their protocol.
+
+A route of another protocol to a desired destination (flanneld writes proto boot) is not ours and not shown; so it is
+planned anew, and the kernel's replace puts our route in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import itertools
+import pathlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+from overlay import diff, errors, kernel, link_messages, link_writer, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
+
+PROC_SYS = pathlib.Path("/proc/sys")
+GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
+GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_*: links, neighbours, addresses and routes of both families. Source: linux/rtnetlink.h."""
+
+EVENT_BUFFER = 1 << 20
+MAX_DRAIN = 10_000
+
+Entry = netstate.Address | netstate.Neighbour | netstate.FdbEntry | netstate.Route
+
+
+class KernelNetlink:
+    """See the module. Safe to call from any thread."""
+
+    def __init__(self, proc_sys: pathlib.Path = PROC_SYS) -> None:
+        self._sysctls = sysctls.Sysctls(proc_sys)
+        self._vxlan_indexes: frozenset[int] | None = None
+
+    def observe(self, desired: netstate.NetState) -> netstate.NetState:
+        """See `kernel.Kernel.observe`."""
+        try:
+            with rtnl_socket.RtnlSocket() as sock:
+                found = _Observation(sock, desired)
+        except OSError as exc:
+            raise errors.KernelError([f"cannot read the kernel's tables: {exc.strerror or exc}"]) from exc
+        self._vxlan_indexes = found.vxlan_indexes
+        parameters = (
+            netstate.Sysctl(key=obj.key, value=value)
+            for obj in desired
+            if isinstance(obj, netstate.Sysctl) and (value := self._sysctls.read(obj.key)) is not None
+        )
+        return frozenset(itertools.chain(found.objects, parameters))
+
+    def apply(self, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
+        """See `kernel.Kernel.apply`."""
+        failures: list[kernel.Failure] = []
+        try:
+            with rtnl_socket.RtnlSocket() as sock:
+                for bulk, group in itertools.groupby(ops, lambda op: _entry_of(op) is not None):
+                    if bulk:
+                        failures += _apply_bulk(sock, list(group))
+                    else:
+                        failures += self._apply_each(sock, group)
+        except OSError as exc:  # the socket itself: what became of the changes is not known
+            known = {failure.op for failure in failures}
+            failures += [_failure(op, exc) for op in ops if op not in known]
+        return failures
+
+    def list_underlays(self) -> list[kernel.UnderlayLink]:
+        """See `kernel.Kernel.list_underlays`."""
+        try:
+            with rtnl_socket.RtnlSocket() as sock:
+                return _list_underlays(sock)
+        except OSError as exc:
+            raise errors.KernelError([f"cannot list this host's links: {exc.strerror or exc}"]) from exc
+
+    def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
+        """See `kernel.Kernel.vtep_mac`."""
+        try:
+            with rtnl_socket.RtnlSocket() as sock:
+                row = link_writer.LinkWriter(sock, self._sysctls).find(name)
+        except OSError as exc:
+            raise errors.KernelError([f"cannot look at {name}: {exc.strerror or exc}"]) from exc
+        return row.mac if row is not None and row.kind == "vxlan" else None
+
+    def events(self, stop: threading.Event) -> Iterator[None]:
+        """See `kernel.Kernel.events`."""
+        while not stop.is_set():
+            try:
+                with rtnl_socket.RtnlSocket(GROUPS, EVENT_BUFFER) as sock:
+                    while not stop.is_set():
+                        if self._drain(sock):
+                            yield
+            except OSError as exc:
+                if exc.errno != errno.ENOBUFS:
+                    raise errors.KernelError([f"kernel events: {exc.strerror or exc}"]) from exc
+                yield  # events were lost, and the socket stays broken: a new one, and a look at everything
+
+    def _drain(self, sock: rtnl_socket.RtnlSocket) -> bool:
+        """Whether anything relevant happened within half a second; takes all that waits at once."""
+        relevant = False
+        timeout_s = 0.5
+        for _ in range(MAX_DRAIN):
+            notices = sock.wait(timeout_s)
+            if not notices:
+                break
+            relevant = relevant or any(self._is_relevant(data, kind, at) for data, kind, at, _ in notices)
+            timeout_s = 0.0
+        return relevant
+
+    def _is_relevant(self, data: bytes, kind: int, at: int) -> bool:
+        """Hosts resolve addresses and learn MACs all the time: only neighbours of our VXLAN devices matter."""
+        match kind:
+            case rtnl.RTM_NEWNEIGH | rtnl.RTM_DELNEIGH:
+                known = self._vxlan_indexes
+                return known is None or rtnl.event_index(data, at) in known
+            case rtnl.RTM_NEWROUTE | rtnl.RTM_DELROUTE:
+                return rtnl.event_table(data, at) == rtnl.RT_TABLE_MAIN
+            case _:
+                return True
+
+    def _apply_each(self, sock: rtnl_socket.RtnlSocket, ops: Iterator[netstate.Op]) -> Iterator[kernel.Failure]:
+        writer = link_writer.LinkWriter(sock, self._sysctls)
+        for op in ops:
+            try:
+                self._apply_one(writer, op)
+            except OSError as exc:
+                yield _failure(op, exc)
+
+    def _apply_one(self, writer: link_writer.LinkWriter, op: netstate.Op) -> None:
+        match op:
+            case netstate.Add(obj=netstate.Sysctl() as new) | netstate.Change(new=netstate.Sysctl() as new):
+                self._sysctls.write(new.key, new.value)
+            case netstate.Remove(obj=old) if isinstance(old, netstate.Link):
+                writer.remove(old)
+            case netstate.Add(obj=new) | netstate.Change(new=new) if isinstance(new, netstate.Link):
+                writer.ensure(new)
+            case _:
+                pass  # what a kernel parameter was before is not known
+
+
+class _Observation:
+    """What is ours, read table by table over one socket."""
+
+    def __init__(self, sock: rtnl_socket.RtnlSocket, desired: netstate.NetState) -> None:
+        self._socket = sock
+        self.objects: list[netstate.KernelObject] = []
+        rows = [rtnl_links.parse_link(*message) for message in sock.dump(rtnl.RTM_GETLINK, rtnl.link_request())]
+        names = {row.index: row.name for row in rows}
+        named = {obj.name for obj in desired if isinstance(obj, netstate.Link)}
+        shown = {
+            row.index: link
+            for row in rows
+            if (row.is_ours or row.name in named) and (link := rtnl_links.show_link(row, names)) is not None
+        }
+        self.objects += shown.values()
+        self.vxlan_indexes = frozenset(index for index, link in shown.items() if isinstance(link, netstate.VxlanLink))
+        self._read_addresses(shown, desired)
+        for index in self.vxlan_indexes:
+            self._read_entries(index, names[index])
+        self._read_routes(names)
+
+    def _read_addresses(self, shown: Mapping[int, netstate.Link], desired: netstate.NetState) -> None:
+        """The kernel gives every link an address of its own making; that one is shown only where it is desired."""
+        for family in (rtnl.AF_INET, rtnl.AF_INET6):
+            for message in self._socket.dump(rtnl.RTM_GETADDR, rtnl.address_request(family)):
+                row = rtnl.parse_address(*message)
+                link = None if row is None else shown.get(row.index)
+                if row is None or not isinstance(link, netstate.VxlanLink | netstate.BridgeLink):
+                    continue
+                address = netstate.Address(link=link.name, interface=row.interface)
+                made_by_kernel = row.interface.version == 6 and row.scope == rtnl.SCOPE_LINK
+                if not made_by_kernel or address in desired:
+                    self.objects.append(address)
+
+    def _read_entries(self, index: int, name: netstate.IfName) -> None:
+        for data, at, end in self._socket.dump(rtnl.RTM_GETNEIGH, rtnl.neighbour_request(index)):
+            neighbour = rtnl.parse_neighbour(data, at, end, name)
+            if neighbour is not None:
+                self.objects.append(neighbour)
+        for data, at, end in self._socket.dump(rtnl.RTM_GETNEIGH, rtnl.fdb_request(index)):
+            entry = rtnl.parse_fdb_entry(data, at, end, name)
+            if entry is not None:
+                self.objects.append(entry)
+
+    def _read_routes(self, names: Mapping[int, netstate.IfName]) -> None:
+        for family in (rtnl.AF_INET, rtnl.AF_INET6):
+            request = rtnl.route_request(family, netstate.ROUTE_PROTOCOL)
+            for message in self._socket.dump(rtnl.RTM_GETROUTE, request):
+                row = rtnl.parse_route(*message)
+                if row.gateway is None or row.index not in names or row.protocol != netstate.ROUTE_PROTOCOL:
+                    continue
+                self.objects.append(
+                    netstate.Route(
+                        destination=row.destination, gateway=row.gateway, link=names[row.index], onlink=row.onlink
+                    )
+                )
+
+
+def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
+    """Entries and addresses: all messages at once, then see which were refused."""
+    failures: list[kernel.Failure] = []
+    indexes: dict[netstate.IfName, int] = {}
+    messages: list[bytes] = []
+    sent: dict[int, netstate.Op] = {}
+    for op in ops:
+        remove = isinstance(op, netstate.Remove)
+        obj = _entry_of(op)
+        if obj is None:
+            continue
+        if obj.link not in indexes:
+            indexes[obj.link] = link_writer.index_of(obj.link)
+        index = indexes[obj.link]
+        if not index:
+            if not remove:
+                failures.append(kernel.Failure(op=op, reason=f"there is no {obj.link}"))
+            continue
+        sequence = sock.next_sequence()
+        if isinstance(obj, netstate.Address):
+            messages.append(link_messages.pack_address(obj, index, sequence, remove=remove))
+        else:
+            messages.append(rtnl.pack_entry(obj, index, sequence, remove=remove))
+        sent[sequence] = op
+    for sequence, refusal in sock.transact(messages).items():
+        op = sent[sequence]
+        if not (isinstance(op, netstate.Remove) and refusal.errno in GONE):
+            failures.append(_failure(op, refusal))
+    return failures
+
+
+def _list_underlays(sock: rtnl_socket.RtnlSocket) -> list[kernel.UnderlayLink]:
+    rows = [rtnl_links.parse_link(*message) for message in sock.dump(rtnl.RTM_GETLINK, rtnl.link_request())]
+    addresses: dict[int, list[rtnl.LinkAddress]] = {}
+    for message in sock.dump(rtnl.RTM_GETADDR, rtnl.address_request(rtnl.AF_INET)):
+        address = rtnl.parse_address(*message)
+        if address is not None and rtnl_links.is_underlay_address(address):
+            addresses.setdefault(address.index, []).append(address)
+    routes = (
+        rtnl.parse_route(*message) for message in sock.dump(rtnl.RTM_GETROUTE, rtnl.route_request(rtnl.AF_INET, 0))
+    )
+    default = next((route.index for route in routes if route.destination.prefixlen == 0), 0)
+    return [
+        kernel.UnderlayLink(
+            name=row.name,
+            index=row.index,
+            mtu=row.mtu,
+            up=row.up,
+            addresses=tuple(
+                one.interface
+                for one in sorted(addresses.get(row.index, ()), key=rtnl_links.rank_address)
+                if isinstance(one.interface, ipaddress.IPv4Interface)
+            ),
+            has_default_route=row.index == default,
+        )
+        for row in rows
+        if not row.is_ours and not row.flags & rtnl.IFF_LOOPBACK and not (row.master and row.index not in addresses)
+    ]
+
+
+def _entry_of(op: netstate.Op) -> Entry | None:
+    """What a change is about, if it is one message that can go with many others."""
+    obj = diff.target_of(op)
+    return obj if isinstance(obj, Entry) else None
+
+
+def _failure(op: netstate.Op, exc: OSError) -> kernel.Failure:
+    return kernel.Failure(op=op, reason=exc.strerror or str(exc))

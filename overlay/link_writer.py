@@ -1,0 +1,175 @@
+"""Makes, adopts, changes and deletes links: the part of the kernel adapter that holds more than one message.
+
+Used by `kernel_netlink` alone, one writer per operation. Raises OSError with the kernel's own words, or ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+from overlay import diff, link_messages, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
+
+ALIAS = ("IFLA_IFALIAS", netstate.LINK_ALIAS)
+
+
+class LinkWriter:
+    """Links of the namespace that the socket was opened in."""
+
+    def __init__(self, sock: rtnl_socket.RtnlSocket, parameters: sysctls.Sysctls) -> None:
+        self._socket = sock
+        self._sysctls = parameters
+
+    def find(self, name: netstate.IfName) -> rtnl_links.LinkRow | None:
+        """The link of this name."""
+        try:
+            return rtnl_links.parse_link(*self._socket.get(rtnl.RTM_GETLINK, rtnl.link_request(name)))
+        except rtnl_socket.Refusal as exc:
+            if exc.errno == errno.ENODEV:
+                return None
+            raise
+
+    def ensure(self, new: netstate.Link) -> None:
+        """Make the link be there as it should: made, adopted, changed in place, or deleted and made anew."""
+        match new:
+            case netstate.VxlanLink():
+                self._ensure_vxlan(new)
+            case netstate.BridgeLink():
+                row = self._find_kind(new.name, "bridge")
+                if row is None:
+                    self._make_bridge(new)
+                else:
+                    self._change(row, mac=new.mac, mtu=new.mtu)
+            case netstate.VethPair():
+                if index_of(new.name) or not self._make_pair(new):
+                    self._ensure_port(new)
+            case netstate.BridgePort():
+                self._ensure_port(new)
+            case _:
+                assert_never(new)
+
+    def remove(self, old: netstate.Link) -> None:
+        """Delete the link and, of a pair, both ends. Another kind of link under the name is left alone."""
+        match old:
+            case netstate.VxlanLink():
+                kind = "vxlan"
+            case netstate.BridgeLink():
+                kind = "bridge"
+            case netstate.VethPair() | netstate.BridgePort():
+                kind = "veth"
+            case _:
+                assert_never(old)
+        row = self.find(old.name)
+        if row is not None and row.kind == kind:
+            self._delete(row)
+
+    def _ensure_vxlan(self, new: netstate.VxlanLink) -> None:
+        underlay = _require_index(new.underlay)
+        row = self._find_kind(new.name, "vxlan")
+        seen = None if row is None else rtnl_links.show_link(row, {underlay: new.underlay})
+        if row is not None and isinstance(seen, netstate.VxlanLink) and diff.must_recreate(seen, new):
+            self._delete(row)
+            row = None
+        if row is None or not isinstance(seen, netstate.VxlanLink):
+            self._make_vxlan(new, underlay)
+            return
+        if seen.local != new.local:
+            self._send([link_messages.move_vxlan(new, row.index, self._socket.next_sequence())])
+        self._change(row, mac=new.mac, mtu=new.mtu)
+
+    def _make_vxlan(self, new: netstate.VxlanLink, underlay: int) -> None:
+        make = link_messages.make_vxlan(new, underlay, self._socket.next_sequence())
+        self._send([make, self._change_named(new.name, [ALIAS])])
+        with contextlib.suppress(OSError):  # a kernel without IPv6 has none
+            self._sysctls.write(f"net.ipv6.conf.{new.name.replace('.', '/')}.accept_ra", "0")
+        self._send([self._change_named(new.name, [], up=True)])
+        row = self.find(new.name)
+        if row is not None:  # systemd's MACAddressPolicy may have had its own idea
+            self._change(row, mac=new.mac, mtu=new.mtu)
+
+    def _make_bridge(self, new: netstate.BridgeLink) -> None:
+        make = link_messages.make_bridge(new, self._socket.next_sequence())
+        self._send([make, self._change_named(new.name, [ALIAS, ("IFLA_MTU", new.mtu)], up=True)])
+
+    def _make_pair(self, new: netstate.VethPair) -> bool:
+        """Whether it was made; not where somebody was faster."""
+        bridge = _require_index(new.bridge)
+        make = link_messages.make_pair(new, bridge, self._socket.next_sequence())
+        try:
+            self._send([make, self._change_named(new.name, [ALIAS])])
+        except rtnl_socket.Refusal as exc:
+            if exc.errno == errno.EEXIST and index_of(new.name):
+                return False
+            raise
+        return True
+
+    def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> None:
+        row = self._find_kind(new.name, "veth")
+        if row is None:
+            raise rtnl_socket.Refusal(errno.ENODEV, f"there is no {new.name}")
+        self._change(row, bridge=_require_index(new.bridge), mtu=new.mtu)
+
+    def _change(
+        self, row: rtnl_links.LinkRow, *, mtu: int, mac: netstate.Mac | None = None, bridge: int | None = None
+    ) -> None:
+        attributes: list[tuple[str, Any]] = []
+        if not row.is_ours:
+            attributes.append(ALIAS)
+        if mac is not None and mac != row.mac:
+            attributes.append(("IFLA_ADDRESS", mac))
+        if mtu != row.mtu:
+            attributes.append(("IFLA_MTU", mtu))
+        if bridge is not None and bridge != row.master:
+            attributes.append(("IFLA_MASTER", bridge))
+        if attributes or not row.up:
+            sequence = self._socket.next_sequence()
+            self._send([link_messages.change_link(attributes, sequence, index=row.index, up=True)])
+
+    def _change_named(
+        self, name: netstate.IfName, attributes: Sequence[tuple[str, Any]], *, up: bool = False
+    ) -> bytes:
+        """For a link whose index is not known yet."""
+        named = [("IFLA_IFNAME", name), *attributes]
+        return link_messages.change_link(named, self._socket.next_sequence(), up=up)
+
+    def _find_kind(self, name: netstate.IfName, kind: str) -> rtnl_links.LinkRow | None:
+        """The link of this name and kind; one of ours of another kind makes room, a foreign one is refused."""
+        row = self.find(name)
+        if row is None or row.kind == kind:
+            return row
+        if not row.is_ours:
+            raise rtnl_socket.Refusal(errno.EEXIST, f"{name} is a {row.kind or 'device'} that is not ours")
+        self._delete(row)
+        return None
+
+    def _delete(self, row: rtnl_links.LinkRow) -> None:
+        sequence = self._socket.next_sequence()
+        body = rtnl.link_removal(row.index)
+        try:
+            self._send([rtnl.pack_message(rtnl.RTM_DELLINK, rtnl.NLM_F_REQUEST, sequence, body)])
+        except rtnl_socket.Refusal as exc:
+            if exc.errno != errno.ENODEV:
+                raise
+
+    def _send(self, messages: Sequence[bytes]) -> None:
+        """In one system call. Raises the first refusal."""
+        for refusal in self._socket.transact(messages).values():
+            raise refusal
+
+
+def index_of(name: netstate.IfName) -> int:
+    """The number of the link of this name in the calling thread's namespace, 0 if there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def _require_index(name: netstate.IfName) -> int:
+    index = index_of(name)
+    if not index:
+        raise rtnl_socket.Refusal(errno.ENODEV, f"there is no {name}")
+    return index

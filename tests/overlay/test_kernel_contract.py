@@ -1,0 +1,478 @@
+"""What every adapter of the kernel port does, on the fake kernel and on the real one in a network namespace."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from overlay import diff, kernel, kernel_fake, kernel_netlink, netstate
+
+UNDERLAY = netstate.IfName("ens33")
+DEVICE = netstate.IfName("flannel.1")
+
+
+def mac(number: int) -> netstate.Mac:
+    return netstate.Mac(f"02:00:00:00:00:{number:02x}")
+
+
+VXLAN = netstate.VxlanLink(
+    name=DEVICE,
+    vni=1,
+    port=8472,
+    local=ipaddress.ip_address("198.51.100.1"),
+    underlay=UNDERLAY,
+    mac=mac(1),
+    mtu=1450,
+)
+BRIDGE = netstate.BridgeLink(name=netstate.IfName("br-a"), mac=mac(2), mtu=1450)
+OTHER_BRIDGE = netstate.BridgeLink(name=netstate.IfName("br-b"), mac=mac(3), mtu=1450)
+PAIR = netstate.VethPair(name=netstate.IfName("v1"), peer=netstate.IfName("c1"), bridge=BRIDGE.name, mtu=1450)
+PORT = diff.host_end(PAIR)
+ADDRESS = netstate.Address(link=DEVICE, interface=ipaddress.ip_interface("10.2.20.0/32"))
+GATEWAY = netstate.Address(link=BRIDGE.name, interface=ipaddress.ip_interface("10.2.20.1/24"))
+NEIGHBOUR = netstate.Neighbour(link=DEVICE, ip=ipaddress.ip_address("10.2.21.0"), mac=mac(0x12))
+FDB = netstate.FdbEntry(link=DEVICE, mac=mac(0x12), vtep_ip=ipaddress.ip_address("198.51.100.2"))
+ROUTE = netstate.Route(
+    destination=ipaddress.ip_network("10.2.21.0/24"), gateway=ipaddress.ip_address("10.2.21.0"), link=DEVICE
+)
+DIRECT = netstate.Route(
+    destination=ipaddress.ip_network("10.2.22.0/24"),
+    gateway=ipaddress.ip_address("198.51.100.3"),
+    link=UNDERLAY,
+    onlink=False,
+)
+FORWARDING = netstate.Sysctl(key="net.ipv4.ip_forward", value="1")
+ENTRIES = (NEIGHBOUR, FDB, ROUTE)
+WHOLE: netstate.NetState = frozenset({FORWARDING, VXLAN, BRIDGE, PAIR, ADDRESS, GATEWAY, *ENTRIES, DIRECT})
+SHOWN: netstate.NetState = frozenset({FORWARDING, VXLAN, BRIDGE, PORT, ADDRESS, GATEWAY, *ENTRIES, DIRECT})
+
+Foreign = netstate.Address | netstate.Neighbour | netstate.Route
+
+
+class Hand(Protocol):
+    """What an operator does to the namespace, past the port."""
+
+    def delete(self, obj: netstate.KernelObject) -> None: ...
+
+    def add_foreign_link(self, name: netstate.IfName, kind: str = "bridge") -> None: ...
+
+    def add_foreign(self, obj: Foreign) -> None: ...
+
+    def has_foreign(self, obj: Foreign) -> bool: ...
+
+    def has_link(self, name: netstate.IfName) -> bool: ...
+
+    def set_link(
+        self,
+        name: netstate.IfName,
+        *,
+        up: bool | None = None,
+        mac: netstate.Mac | None = None,
+        mtu: int | None = None,
+    ) -> None: ...
+
+    def take_away(self, peer: netstate.IfName) -> None: ...
+
+
+class Shell:
+    """The operator's hand on the real kernel."""
+
+    def __init__(self, make_netns: Any) -> None:
+        self._container = make_netns()
+
+    def run(self, line: str) -> str:
+        done = subprocess.run(line.split(), capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        return done.stdout
+
+    def close(self) -> None:
+        self._container.close()
+
+    def delete(self, obj: netstate.KernelObject) -> None:
+        self.run(diff.format_op(netstate.Remove(obj=obj)))
+
+    def add_foreign_link(self, name: netstate.IfName, kind: str = "bridge") -> None:
+        self.run(f"ip link add {name} up type {kind}")
+
+    def add_foreign(self, obj: Foreign) -> None:
+        line = diff.format_op(netstate.Add(obj=obj))
+        self.run(line.replace("proto 70", "proto boot"))
+
+    def has_foreign(self, obj: Foreign) -> bool:
+        match obj:
+            case netstate.Address():
+                return f" {obj.interface} " in self.run(f"ip addr show dev {obj.link}")
+            case netstate.Neighbour():
+                return f"{obj.ip} lladdr {obj.mac} PERMANENT" in self.run(f"ip neigh show dev {obj.link}")
+            case netstate.Route():
+                return str(obj.gateway) in self.run(f"ip route show {obj.destination} proto boot")
+
+    def has_link(self, name: netstate.IfName) -> bool:
+        return subprocess.run(["ip", "link", "show", name], capture_output=True, check=False).returncode == 0
+
+    def set_link(
+        self,
+        name: netstate.IfName,
+        *,
+        up: bool | None = None,
+        mac: netstate.Mac | None = None,
+        mtu: int | None = None,
+    ) -> None:
+        words = [] if up is None else ["up" if up else "down"]
+        words += [] if mac is None else ["address", mac]
+        words += [] if mtu is None else ["mtu", str(mtu)]
+        self.run(f"ip link set {name} {' '.join(words)}")
+
+    def take_away(self, peer: netstate.IfName) -> None:
+        self.run(f"ip link set {peer} netns {self._container.path}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """A namespace with an underlay link, seen through the port and by hand."""
+
+    kernel: kernel.Kernel
+    hand: Hand
+
+    def build(self, *objects: netstate.KernelObject) -> None:
+        assert self.kernel.apply([netstate.Add(obj=obj) for obj in objects]) == []
+
+    def shows(self, *objects: netstate.KernelObject, named: netstate.NetState = WHOLE) -> bool:
+        observed = self.kernel.observe(named)
+        return {obj for obj in observed if not isinstance(obj, netstate.Sysctl)} == {
+            obj for obj in objects if not isinstance(obj, netstate.Sysctl)
+        }
+
+
+def _fake() -> Host:
+    underlays = [
+        kernel.UnderlayLink(
+            name=UNDERLAY,
+            index=2,
+            mtu=1500,
+            up=True,
+            addresses=(ipaddress.IPv4Interface("198.51.100.1/24"),),
+            has_default_route=True,
+        )
+    ]
+    fake = kernel_fake.KernelFake(underlays)
+    return Host(kernel=fake, hand=fake)
+
+
+@pytest.fixture(params=["fake", pytest.param("netlink", marks=pytest.mark.contract)])
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    if request.param == "fake":
+        yield _fake()
+        return
+    netns = request.getfixturevalue("netns")
+    netns.run(
+        f"ip link add {UNDERLAY} up mtu 1500 type veth peer name wire",
+        "ip link set wire up",
+        f"ip addr add 198.51.100.1/24 dev {UNDERLAY}",
+        f"ip route add default via 198.51.100.254 dev {UNDERLAY}",
+    )
+    shell = Shell(request.getfixturevalue("make_netns"))
+    with netns.inside():
+        yield Host(kernel=kernel_netlink.KernelNetlink(), hand=shell)
+    shell.close()
+
+
+# -- adding, changing, removing --------------------------------------------------------------------------------------
+
+
+def test_what_is_applied_is_what_is_observed(host: Host) -> None:
+    assert host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY)) == []
+    assert host.kernel.observe(WHOLE) == SHOWN
+    assert diff.plan(WHOLE, host.kernel.observe(WHOLE)) == []
+
+
+def test_adding_twice_is_safe(host: Host) -> None:
+    ops = diff.plan(WHOLE, netstate.EMPTY)
+    assert host.kernel.apply([*ops, *ops]) == []
+    assert host.kernel.observe(WHOLE) == SHOWN
+
+
+def test_removing_twice_is_safe(host: Host) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    ops = [
+        netstate.Remove(obj=op.obj)
+        for op in reversed(diff.plan(WHOLE, netstate.EMPTY))
+        if isinstance(op, netstate.Add)
+    ]
+    assert host.kernel.apply([*ops, *ops]) == []
+    assert host.shows()
+
+
+def test_what_is_ours_is_known_by_its_marks_alone(host: Host) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    assert host.kernel.observe(netstate.EMPTY) == SHOWN - {FORWARDING}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (VXLAN, dataclasses.replace(VXLAN, mtu=1400)),
+        (VXLAN, dataclasses.replace(VXLAN, mac=mac(9))),
+        (VXLAN, dataclasses.replace(VXLAN, local=ipaddress.ip_address("198.51.100.7"))),
+        (VXLAN, dataclasses.replace(VXLAN, vni=2)),
+        (VXLAN, dataclasses.replace(VXLAN, port=4789)),
+        (VXLAN, dataclasses.replace(VXLAN, gbp=True, learning=True)),
+        (BRIDGE, dataclasses.replace(BRIDGE, mtu=1400)),
+        (BRIDGE, dataclasses.replace(BRIDGE, mac=mac(9))),
+    ],
+)
+def test_a_link_is_changed(host: Host, old: netstate.Link, new: netstate.Link) -> None:
+    host.build(old)
+    assert host.kernel.apply([netstate.Change(old=old, new=new)]) == []
+    assert host.shows(new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (NEIGHBOUR, dataclasses.replace(NEIGHBOUR, mac=mac(9))),
+        (FDB, dataclasses.replace(FDB, vtep_ip=ipaddress.ip_address("198.51.100.9"))),
+        (ROUTE, dataclasses.replace(ROUTE, gateway=ipaddress.ip_address("10.2.21.7"))),
+        (ROUTE, dataclasses.replace(ROUTE, link=UNDERLAY)),
+    ],
+)
+def test_an_entry_is_replaced(host: Host, old: netstate.KernelObject, new: netstate.KernelObject) -> None:
+    host.build(VXLAN, old)
+    assert host.kernel.apply([netstate.Change(old=old, new=new)]) == []
+    assert host.shows(VXLAN, new)
+
+
+def test_a_forwarding_entry_is_removed_whatever_it_leads_to(host: Host) -> None:
+    host.build(VXLAN, FDB)
+    wrong = dataclasses.replace(FDB, vtep_ip=ipaddress.ip_address("198.51.100.9"))
+    assert host.kernel.apply([netstate.Remove(obj=wrong)]) == []
+    assert host.shows(VXLAN)
+
+
+def test_a_kernel_parameter_is_set_and_observed(host: Host) -> None:
+    for value in ("1", "0"):
+        wanted = netstate.Sysctl(key="net.ipv4.ip_forward", value=value)
+        host.build(wanted)
+        assert host.kernel.observe(frozenset({wanted})) == frozenset({wanted})
+
+
+def test_a_port_moves_to_another_bridge(host: Host) -> None:
+    host.build(BRIDGE, OTHER_BRIDGE, PAIR)
+    moved = dataclasses.replace(PORT, bridge=OTHER_BRIDGE.name)
+    assert host.kernel.apply([netstate.Change(old=PORT, new=moved)]) == []
+    assert host.shows(BRIDGE, OTHER_BRIDGE, moved)
+
+
+def test_removing_a_bridge_leaves_its_ports_outside(host: Host) -> None:
+    host.build(BRIDGE, PAIR)
+    assert host.kernel.apply([netstate.Remove(obj=BRIDGE)]) == []
+    lone = dataclasses.replace(PORT, bridge=netstate.IfName(""))
+    assert host.shows(lone)
+    assert host.kernel.apply([netstate.Add(obj=BRIDGE), netstate.Change(old=lone, new=PAIR)]) == []
+    assert host.shows(BRIDGE, PORT)
+
+
+def test_a_pair_has_both_ends_until_one_is_taken_away(host: Host) -> None:
+    host.build(BRIDGE, PAIR)
+    assert host.hand.has_link(PAIR.peer)
+    host.hand.take_away(PAIR.peer)
+    assert host.shows(BRIDGE, PORT)
+    host.build(PAIR)
+    assert host.shows(BRIDGE, PORT)
+
+
+def test_removing_a_port_removes_the_pair(host: Host) -> None:
+    host.build(BRIDGE, PAIR)
+    assert host.kernel.apply([netstate.Remove(obj=PORT)]) == []
+    assert host.shows(BRIDGE)
+    assert not host.hand.has_link(PAIR.peer)
+
+
+# -- what cannot be done ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "obj", [PAIR, PORT, ADDRESS, *ENTRIES, dataclasses.replace(VXLAN, underlay=netstate.IfName("no"))]
+)
+def test_what_hangs_on_nothing_is_refused(host: Host, obj: netstate.KernelObject) -> None:
+    failures = host.kernel.apply([netstate.Add(obj=obj)])
+    assert [failure.op for failure in failures] == [netstate.Add(obj=obj)]
+    assert failures[0].reason
+
+
+def test_one_refusal_does_not_stop_the_others(host: Host) -> None:
+    nowhere = dataclasses.replace(ROUTE, destination=ipaddress.ip_network("10.2.99.0/24"), link=netstate.IfName("no"))
+    objects: list[netstate.KernelObject] = [VXLAN, NEIGHBOUR, nowhere, FDB, ROUTE]
+    failures = host.kernel.apply([netstate.Add(obj=obj) for obj in objects])
+    assert [failure.op for failure in failures] == [netstate.Add(obj=nowhere)]
+    assert host.shows(VXLAN, *ENTRIES)
+
+
+def test_a_second_device_with_one_vni_is_refused(host: Host) -> None:
+    host.build(VXLAN)
+    twin = dataclasses.replace(VXLAN, name=netstate.IfName("flannel.x"))
+    assert len(host.kernel.apply([netstate.Add(obj=twin)])) == 1
+    assert host.shows(VXLAN)
+
+
+@pytest.mark.parametrize("wanted", [VXLAN, PORT])
+def test_a_foreign_link_of_another_kind_is_never_replaced(host: Host, wanted: netstate.Link) -> None:
+    host.build(BRIDGE)
+    host.hand.add_foreign_link(wanted.name)
+    failures = host.kernel.apply([netstate.Add(obj=wanted)])
+    assert len(failures) == 1
+    assert host.hand.has_link(wanted.name)
+
+
+# -- what is not ours ------------------------------------------------------------------------------------------------
+
+
+def test_foreign_objects_are_not_shown(host: Host) -> None:
+    host.hand.add_foreign_link(netstate.IfName("docker0"))
+    host.hand.add_foreign(
+        netstate.Address(link=netstate.IfName("docker0"), interface=ipaddress.ip_interface("172.17.0.1/16"))
+    )
+    host.hand.add_foreign(netstate.Neighbour(link=UNDERLAY, ip=ipaddress.ip_address("198.51.100.9"), mac=mac(9)))
+    host.hand.add_foreign(dataclasses.replace(DIRECT, destination=ipaddress.ip_network("10.9.0.0/16")))
+    assert host.shows()
+    host.build(VXLAN, BRIDGE)
+    assert host.shows(VXLAN, BRIDGE)
+
+
+def test_removing_ours_leaves_the_foreign(host: Host) -> None:
+    host.build(VXLAN, ADDRESS)
+    foreign = dataclasses.replace(ROUTE, link=UNDERLAY, onlink=True)
+    host.hand.add_foreign(foreign)
+    assert host.kernel.apply([netstate.Remove(obj=ROUTE), netstate.Remove(obj=foreign)]) == []
+    assert host.hand.has_foreign(foreign)
+
+
+def test_our_route_takes_the_place_of_flannelds(host: Host) -> None:
+    host.build(VXLAN, ADDRESS)
+    host.hand.add_foreign(ROUTE)
+    assert host.shows(VXLAN, ADDRESS)
+    host.build(ROUTE)
+    assert host.shows(VXLAN, ADDRESS, ROUTE)
+    assert not host.hand.has_foreign(ROUTE)
+
+
+def test_a_bridge_found_under_a_desired_name_is_shown_and_taken_over(host: Host) -> None:
+    host.hand.add_foreign_link(BRIDGE.name)
+    host.build(BRIDGE)
+    assert host.kernel.observe(netstate.EMPTY) == frozenset({BRIDGE})
+
+
+# -- what others do to ours ------------------------------------------------------------------------------------------
+
+
+def repair(host: Host) -> None:
+    assert host.kernel.apply(diff.plan(WHOLE, host.kernel.observe(WHOLE))) == []
+    assert host.kernel.observe(WHOLE) == SHOWN
+
+
+@pytest.mark.parametrize("obj", [*ENTRIES, ADDRESS, GATEWAY, DIRECT, VXLAN, BRIDGE, PORT])
+def test_a_deletion_by_hand_is_seen_and_repaired(host: Host, obj: netstate.KernelObject) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    host.hand.delete(obj)
+    assert obj not in host.kernel.observe(WHOLE)
+    repair(host)
+
+
+@pytest.mark.parametrize("name", [DEVICE, BRIDGE.name, PORT.name])
+def test_a_link_set_down_is_seen_and_repaired(host: Host, name: netstate.IfName) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    host.hand.set_link(name, up=False)
+    links = {
+        obj.name: obj.up
+        for obj in host.kernel.observe(WHOLE)
+        if isinstance(obj, netstate.VxlanLink | netstate.BridgeLink | netstate.BridgePort)
+    }
+    assert links == {other: other != name for other in (DEVICE, BRIDGE.name, PORT.name)}
+    repair(host)
+
+
+def test_a_device_set_down_and_up_has_lost_routes_and_neighbours(host: Host) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    host.hand.set_link(DEVICE, up=False)
+    host.hand.set_link(DEVICE, up=True)
+    assert host.kernel.observe(WHOLE) == SHOWN - {ROUTE, NEIGHBOUR}
+    repair(host)
+
+
+def test_a_changed_mac_is_seen_with_the_neighbours_it_cost(host: Host) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    host.hand.set_link(DEVICE, mac=mac(9))
+    assert host.kernel.vtep_mac(DEVICE) == mac(9)
+    assert NEIGHBOUR not in host.kernel.observe(WHOLE)
+    repair(host)
+    assert host.kernel.vtep_mac(DEVICE) == VXLAN.mac
+
+
+@pytest.mark.parametrize("name", [DEVICE, BRIDGE.name, PORT.name])
+def test_a_changed_mtu_is_seen_and_repaired(host: Host, name: netstate.IfName) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    host.hand.set_link(name, mtu=1300)
+    mtus = {obj.name: obj.mtu for obj in host.kernel.observe(WHOLE) if isinstance(obj, netstate.Link)}
+    assert mtus[name] == 1300
+    repair(host)
+
+
+def test_the_underlay_going_takes_the_device_along(host: Host) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.hand.delete(dataclasses.replace(PORT, name=UNDERLAY))
+    if isinstance(host.hand, kernel_fake.KernelFake):
+        host.hand.delete(VXLAN)
+    assert host.shows()
+
+
+# -- the rest of the port --------------------------------------------------------------------------------------------
+
+
+def test_only_a_vxlan_device_has_a_vtep_mac(host: Host) -> None:
+    host.build(VXLAN, BRIDGE)
+    assert host.kernel.vtep_mac(DEVICE) == VXLAN.mac
+    assert host.kernel.vtep_mac(BRIDGE.name) is None
+    assert host.kernel.vtep_mac(netstate.IfName("no")) is None
+
+
+def test_the_underlay_is_listed_and_what_is_ours_is_not(host: Host) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    listed = {link.name: link for link in host.kernel.list_underlays()}
+    assert not {DEVICE, BRIDGE.name, PORT.name, "lo"} & listed.keys()
+    lower = listed[UNDERLAY]
+    assert (lower.mtu, lower.up, lower.has_default_route) == (1500, True, True)
+    assert lower.addresses == (ipaddress.IPv4Interface("198.51.100.1/24"),)
+
+
+def test_a_change_by_hand_is_an_event(host: Host) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.kernel.observe(WHOLE)
+    stop, heard = threading.Event(), threading.Event()
+    listening = threading.Event()
+
+    def listen() -> None:
+        events = host.kernel.events(stop)
+        listening.set()
+        for _ in events:
+            heard.set()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        assert listening.wait(5)
+        for _ in range(50):  # the listener's socket may open a moment later
+            host.hand.delete(ROUTE)
+            host.build(ROUTE)
+            if heard.wait(0.1):
+                break
+        assert heard.is_set()
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+    assert not thread.is_alive()
