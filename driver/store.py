@@ -58,7 +58,7 @@ class DriverStore:
         return [_network(row) for row in networks], [_endpoint(row) for row in endpoints]
 
     def save_network(self, net: network.Network) -> None:
-        """Insert; raises Conflict where the bridge's name or the pool is another network's."""
+        """Insert, once; raises Conflict where the bridge's name or the pool is another network's."""
         with self._state.write() as tx:
             taken = tx.rows(
                 "SELECT id, bridge, pool FROM networks WHERE (bridge = ? OR pool = ?) AND id <> ?",
@@ -68,7 +68,8 @@ class DriverStore:
                 other, bridge, pool = taken[0]
                 raise errors.Conflict(f"network {other[:12]} has bridge {bridge} and pool {pool} already")
             tx.run(
-                "INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                # not OR REPLACE: that deletes the old row first, and with it the network's endpoints
+                "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (
                     net.id,
                     net.bridge,
@@ -97,7 +98,9 @@ class DriverStore:
             if taken:
                 raise errors.Conflict(f"endpoint {taken[0][0]} has the interface {host_end} already")
             tx.run(
-                "INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "network_id = excluded.network_id, address = excluded.address, mac = excluded.mac, "
+                "joined = excluded.joined",
                 (end.id, end.network_id, str(end.address), end.mac, host_end, end.joined),
             )
 

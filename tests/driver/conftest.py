@@ -1,0 +1,127 @@
+"""A driver over a kernel and a firewall in memory, with a real state file."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from driver import endpoint, endpoints, names, network, service, store
+from overlay import errors, fields, firewall_fake, kernel_fake, lease, netstate, reconciler, statefile
+
+NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
+OTHER_NETWORK_ID = names.NetworkId("7f84cb89bbd1fc848023e910ba4fdc258d9add842940b85e68dedf598ce9fae8")
+ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
+OTHER_ENDPOINT_ID = names.EndpointId("2b3d5839100ae6fd7bc96fd96e49592f486cc36c69dc46fcb34c794e9954bbcf")
+
+HELD = lease.HeldSubnet(
+    prefix="/coreos.com/network",
+    network=ipaddress.IPv4Network("10.2.0.0/16"),
+    subnet=ipaddress.IPv4Network("10.2.20.0/24"),
+    device="flannel.1",
+    overlay_mtu=1450,
+)
+
+
+class FixedHoldings:
+    """This host's leases as a list that a test writes."""
+
+    def __init__(self, *leases: lease.HeldSubnet) -> None:
+        self.leases = list(leases)
+
+    def wait(self, prefix: str | None, timeout_s: float) -> lease.HeldSubnet:
+        for one in self.leases:
+            if prefix in (None, one.prefix):
+                return one
+        raise errors.NotReady(f"no lease under {prefix} within {timeout_s:g} s")
+
+    def held(self) -> list[lease.HeldSubnet]:
+        return list(self.leases)
+
+    def leave(self, prefix: str) -> None:
+        self.leases = [one for one in self.leases if one.prefix != prefix]
+
+
+@dataclasses.dataclass
+class Host:
+    """One host: what outlives the plugin (file, kernel, firewall, leases), and the driver of the moment."""
+
+    path: pathlib.Path
+    files: list[statefile.StateFile]
+    holdings: FixedHoldings = dataclasses.field(default_factory=lambda: FixedHoldings(HELD))
+    kernel: kernel_fake.KernelFake = dataclasses.field(default_factory=kernel_fake.KernelFake)
+    firewall: firewall_fake.FirewallFake = dataclasses.field(default_factory=firewall_fake.FirewallFake)
+    reconciler: reconciler.Reconciler = dataclasses.field(init=False)
+    driver: service.Driver = dataclasses.field(init=False)
+
+    def start(self) -> Host:
+        """A new process on the same host."""
+        for file in self.files:
+            file.close()
+        self.files.append(statefile.StateFile(self.path, [store.SCHEMA]))
+        self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
+        self.driver = service.Driver(store.DriverStore(self.files[-1]), self.holdings, self.reconciler)
+        self.driver.restore()
+        self.reconciler.open_gate()
+        return self
+
+    def store(self) -> store.DriverStore:
+        return store.DriverStore(self.files[-1])
+
+    def links(self) -> set[str]:
+        """The links of ours in the kernel, once the background has done its work."""
+        self.reconciler.run_pass()
+        seen = self.kernel.observe(netstate.EMPTY)
+        return {obj.name for obj in seen if isinstance(obj, netstate.Link)}
+
+    def call(self, name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One call of the engine, past HTTP."""
+        return endpoints.methods(self.driver)[f"NetworkDriver.{name}"](fields.parse_object(json.dumps(body)))
+
+    def create_network(self, network_id: str = NETWORK_ID, pool: str = "10.2.20.0/24", **options: str) -> None:
+        gateway = ipaddress.IPv4Network(pool)[1]
+        data = [{"AddressSpace": "flannelpy", "Pool": pool, "Gateway": f"{gateway}/{pool.partition('/')[2]}"}]
+        generic = {"com.docker.network.generic": {key.replace("__", "."): value for key, value in options.items()}}
+        self.call("CreateNetwork", {"NetworkID": network_id, "Options": generic, "IPv4Data": data, "IPv6Data": []})
+
+    def create_endpoint(
+        self, endpoint_id: str = ENDPOINT_ID, address: str = "10.2.20.5/24", network_id: str = NETWORK_ID
+    ) -> Mapping[str, Any]:
+        interface = {"Address": address, "AddressIPv6": "", "MacAddress": ""}
+        ids = {"NetworkID": network_id, "EndpointID": endpoint_id}
+        return self.call("CreateEndpoint", {**ids, "Interface": interface, "Options": {}})
+
+    def join(self, endpoint_id: str = ENDPOINT_ID, ports: int = 0, network_id: str = NETWORK_ID) -> Mapping[str, Any]:
+        portmap = [{"Proto": 6, "IP": "", "Port": 80 + n, "HostIP": "", "HostPort": 8080 + n} for n in range(ports)]
+        ids = {"NetworkID": network_id, "EndpointID": endpoint_id, "SandboxKey": "/var/run/docker/netns/b6f0529d4689"}
+        return self.call("Join", {**ids, "Options": {"com.docker.network.portmap": portmap}})
+
+    def leave(self, endpoint_id: str = ENDPOINT_ID) -> Mapping[str, Any]:
+        return self.call("Leave", {"NetworkID": NETWORK_ID, "EndpointID": endpoint_id})
+
+    def delete_endpoint(self, endpoint_id: str = ENDPOINT_ID) -> Mapping[str, Any]:
+        return self.call("DeleteEndpoint", {"NetworkID": NETWORK_ID, "EndpointID": endpoint_id})
+
+    def known(self) -> tuple[list[network.Network], list[endpoint.Endpoint]]:
+        """What the driver knows, which must be what the file says."""
+        told = self.driver.networks(), self.driver.endpoints()
+        assert self.store().load() == told
+        return told
+
+
+@pytest.fixture
+def make_host(tmp_path: pathlib.Path) -> Iterator[Callable[[], Host]]:
+    files: list[statefile.StateFile] = []
+    yield lambda: Host(path=tmp_path / "state.db", files=files).start()
+    for file in files:
+        file.close()
+
+
+@pytest.fixture
+def host(make_host: Callable[[], Host]) -> Host:
+    return make_host()
