@@ -7,6 +7,8 @@ engine). Calls no Engine API and waits for no etcd but where a lease is truly ne
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import threading
 from typing import Protocol
@@ -41,6 +43,7 @@ class Driver:
         self._firewall_lock = threading.Lock()  # plans reach the firewall in the order in which they were made
         self._networks: dict[names.NetworkId, network.Network] = {}
         self._endpoints: dict[names.EndpointId, endpoint.Endpoint] = {}
+        self._left: set[names.EndpointId] = set()  # joined once, and left: their pair may be gone
 
     def restore(self) -> None:
         """Load the state file and declare all of it desired. Kernel failures are left to the reconciler's passes."""
@@ -77,34 +80,48 @@ class Driver:
             )
         net = network.make_network(network_id, data, options, holding, internal=internal)
         with self._lock:
-            if self._networks.get(network_id, net) != net:
+            known = self._networks.get(network_id)
+            if known not in (None, net):
                 raise errors.Conflict(f"network {network_id[:12]} exists with other properties")
-            self._store.save_network(net)
-            self._networks[network_id] = net
+            if known is None:
+                self._store.save_network(net)
+                self._networks[network_id] = net
         try:
             self._plumbing.set(desired.network_owner(network_id), desired.network_state(net))
             self._write_firewall()
         except overlay_errors.KernelError:
-            self.delete_network(network_id)
+            if known is None:
+                self._take_back(network_id)
             raise
         log.info("network created id=%s pool=%s bridge=%s", network_id[:12], net.pool, net.bridge)
         return net
 
     def delete_network(self, network_id: names.NetworkId) -> None:
-        """Take a network away with what is left of its endpoints; unknown is success."""
+        """Take a network away with what is left of its endpoints; unknown is success.
+
+        Raises KernelError where the kernel refused: all of it is forgotten even so, and goes in the background.
+        """
         with self._lock:
             ends = [end.id for end in self._endpoints.values() if end.network_id == network_id]
             self._store.delete_network(network_id)
             known = self._networks.pop(network_id, None)
             for endpoint_id in ends:
                 del self._endpoints[endpoint_id]
+                self._left.discard(endpoint_id)
         if known is None:
             return
         for endpoint_id in ends:
-            self._plumbing.remove(desired.endpoint_owner(endpoint_id))
-        self._plumbing.remove(desired.network_owner(network_id))
-        self._write_firewall()
+            self._plumbing.forget(desired.endpoint_owner(endpoint_id))
+        refused: list[str] = []
+        bridge = functools.partial(self._plumbing.remove, desired.network_owner(network_id))
+        for take_away in (bridge, self._write_firewall):
+            try:
+                take_away()
+            except overlay_errors.KernelError as exc:
+                refused += exc.failures
         log.info("network deleted id=%s bridge=%s", network_id[:12], known.bridge)
+        if refused:
+            raise overlay_errors.KernelError(refused)
 
     def create_endpoint(self, end: endpoint.Endpoint) -> None:
         """Record an endpoint and make its veth pair.
@@ -127,30 +144,40 @@ class Driver:
                 self._endpoints[end.id] = end
         self.allow_forwarding()
         try:
-            self._plumbing.set(desired.endpoint_owner(end.id), desired.endpoint_state(net, known or end))
+            self._plumb_endpoint(net, known or end)
         except overlay_errors.KernelError:
-            self.delete_endpoint(end.id)
+            if known is None:
+                self.delete_endpoint(end.id)
             raise
 
     def join(self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool) -> endpoint.Exit:
-        """Give the container's end to Docker; how the container gets out. Raises UnknownNetwork, UnknownEndpoint."""
+        """Give the container's end to Docker; how the container gets out.
+
+        Raises UnknownNetwork, UnknownEndpoint, BadRequest, KernelError.
+        """
         with self._lock:
             net = self._known_network(network_id)
             end = self._known_endpoint(endpoint_id)
+            if end.network_id != network_id:
+                raise errors.UnknownEndpoint(f"endpoint {endpoint_id[:12]} is not in network {network_id[:12]}")
+            again = endpoint_id in self._left
         way = endpoint.choose_exit(net, publishes=publishes)
-        if not end.joined:
-            self._save_joined(end, joined=True)
-            self._plumbing.set(
-                desired.endpoint_owner(end.id), desired.endpoint_state(net, self._endpoints.get(end.id, end))
-            )
+        if end.joined:
+            return way
+        if again:
+            # The pair may have died with the container's namespace. Forgotten first, so that it is really looked for.
+            self._plumbing.forget(desired.endpoint_owner(endpoint_id))
+            self._plumb_endpoint(net, end)
+        self._plumb_endpoint(net, self._save_joined(end, joined=True))
         return way
 
     def leave(self, endpoint_id: names.EndpointId) -> None:
         """Docker brings the container's end back, for a Join or a DeleteEndpoint to follow; unknown is success."""
         with self._lock:
             end = self._endpoints.get(endpoint_id)
-            net = self._networks.get(end.network_id) if end else None
-        if end is not None and net is not None and end.joined:
+            if end is not None and end.joined:
+                self._left.add(endpoint_id)
+        if end is not None and end.joined:
             self._save_joined(end, joined=False)
 
     def delete_endpoint(self, endpoint_id: names.EndpointId) -> None:
@@ -161,6 +188,7 @@ class Driver:
         with self._lock:
             self._store.delete_endpoint(endpoint_id)
             known = self._endpoints.pop(endpoint_id, None)
+            self._left.discard(endpoint_id)
         if known is not None:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
 
@@ -192,14 +220,33 @@ class Driver:
         """
         self._plumb_again("forwarding", desired.FORWARDING)
 
-    def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> None:
-        changed = endpoint.Endpoint(
-            id=end.id, network_id=end.network_id, address=end.address, mac=end.mac, joined=joined
-        )
+    def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
+        changed = dataclasses.replace(end, joined=joined)
         with self._lock:
             if end.id in self._endpoints:
                 self._store.save_endpoint(changed)
                 self._endpoints[end.id] = changed
+                if joined:
+                    self._left.discard(end.id)
+        return changed
+
+    def _plumb_endpoint(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """Declare an endpoint's slice, unless it is deleted meanwhile: the slice would stay for ever then."""
+        owner = desired.endpoint_owner(end.id)
+        try:
+            self._plumbing.set(owner, desired.endpoint_state(net, end))
+        finally:
+            with self._lock:
+                gone = end.id not in self._endpoints
+            if gone:
+                self._plumbing.forget(owner)
+
+    def _take_back(self, network_id: names.NetworkId) -> None:
+        """Undo a creation that failed; what the kernel refuses now goes in the background."""
+        try:
+            self.delete_network(network_id)
+        except overlay_errors.KernelError as exc:
+            log.warning("not taken back whole, retrying in the background id=%s reason=%s", network_id[:12], exc)
 
     def _write_firewall(self) -> None:
         with self._firewall_lock:

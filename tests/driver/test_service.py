@@ -1,0 +1,428 @@
+"""The driver over the real reconciler, on a kernel and a firewall in memory."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import ipaddress
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from driver import desired, endpoint, errors, names, network, service
+from overlay import errors as overlay_errors
+from overlay import netstate
+
+Host = Any  # the fixture's class lives in conftest.py
+
+NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
+OTHER_NETWORK_ID = names.NetworkId("7f84cb89bbd1fc848023e910ba4fdc258d9add842940b85e68dedf598ce9fae8")
+ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
+OTHER_ENDPOINT_ID = names.EndpointId("2b3d5839100ae6fd7bc96fd96e49592f486cc36c69dc46fcb34c794e9954bbcf")
+BRIDGE = netstate.IfName("fp-4d5d70de7705")
+HOST_END = netstate.IfName("fph1a2299da1bc9")
+CONTAINER_END = netstate.IfName("fpc1a2299da1bc9")
+END = endpoint.Endpoint(
+    id=ENDPOINT_ID,
+    network_id=NETWORK_ID,
+    address=ipaddress.IPv4Interface("10.2.20.5/24"),
+    mac=netstate.Mac("02:42:0a:02:14:05"),
+)
+NET = network.Network(
+    id=NETWORK_ID,
+    bridge=BRIDGE,
+    pool=ipaddress.IPv4Network("10.2.20.0/24"),
+    gateway=ipaddress.IPv4Interface("10.2.20.1/24"),
+    prefix="/coreos.com/network",
+    overlay=ipaddress.IPv4Network("10.2.0.0/16"),
+    device=netstate.IfName("flannel.1"),
+    mtu=1450,
+)
+
+
+def test_a_network_is_recorded_built_and_opened(host: Host) -> None:
+    host.create_network()
+    assert host.known() == ([NET], [])
+    assert host.links() == {BRIDGE}
+    assert host.firewall.plan == desired.firewall_plan([NET])
+
+
+def test_creating_a_network_again_changes_nothing(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    before = host.known()
+    host.create_network()
+    assert host.known() == before
+    assert host.links() == {BRIDGE, HOST_END}
+
+
+def test_one_id_cannot_be_two_networks(host: Host) -> None:
+    host.create_network()
+    with pytest.raises(errors.Conflict, match="network 4d5d70de7705 exists with other properties"):
+        host.create_network(pool="10.2.20.0/25")
+    assert host.known() == ([NET], [])
+
+
+def test_one_bridge_cannot_be_two_networks(host: Host) -> None:
+    host.create_network(pool="10.2.20.0/25", com__docker__network__bridge__name="blue")
+    with pytest.raises(errors.Conflict, match=r"has bridge blue and pool 10\.2\.20\.0/25 already"):
+        host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25", com__docker__network__bridge__name="blue")
+    assert host.links() == {"blue"}
+    assert len(host.known()[0]) == 1
+
+
+def test_two_slices_of_the_lease_are_two_networks(host: Host) -> None:
+    host.create_network(pool="10.2.20.0/25")
+    host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25")
+    assert host.links() == {BRIDGE, "fp-7f84cb89bbd1"}
+    assert {rules.subnet for rules in host.firewall.plan} == {
+        ipaddress.IPv4Network("10.2.20.0/25"),
+        ipaddress.IPv4Network("10.2.20.128/25"),
+    }
+
+
+def test_a_pool_of_another_ipam_is_refused_with_the_command_to_use(host: Host) -> None:
+    data = [{"AddressSpace": "LocalDefault", "Pool": "172.18.0.0/16", "Gateway": "172.18.0.1/16"}]
+    with pytest.raises(errors.WrongIpam, match="docker network create -d flannelpy --ipam-driver flannelpy NAME"):
+        host.call("CreateNetwork", {"NetworkID": NETWORK_ID, "IPv4Data": data})
+    assert (host.known(), host.links()) == (([], []), set())
+
+
+def test_a_pool_outside_the_lease_is_refused(host: Host) -> None:
+    with pytest.raises(errors.BadRequest, match=r"pool 10\.2\.21\.0/24 is not part of a lease of this host"):
+        host.create_network(pool="10.2.21.0/24")
+    assert host.known() == ([], [])
+
+
+def test_a_network_before_any_lease_is_refused(host: Host) -> None:
+    host.holdings.leases.clear()
+    with pytest.raises(errors.BadRequest, match=r"none held"):
+        host.create_network()
+
+
+def test_a_bridge_that_the_kernel_refuses_leaves_nothing_behind(host: Host) -> None:
+    host.kernel.refuse(netstate.BridgeLink(name=BRIDGE, mac=netstate.Mac("02:42:0a:02:14:01"), mtu=1450))
+    with pytest.raises(overlay_errors.KernelError, match="operation not permitted"):
+        host.create_network()
+    assert host.known() == ([], [])
+    assert host.links() == set()
+    assert host.firewall.plan == frozenset()
+
+
+def test_a_firewall_that_refuses_leaves_nothing_behind(host: Host) -> None:
+    host.firewall.refusal = "nft: permission denied"
+    with pytest.raises(overlay_errors.KernelError, match="nft: permission denied"):
+        host.create_network()
+    assert host.known() == ([], [])
+    host.firewall.refusal = None
+    assert host.links() == set()
+    assert host.firewall.plan == frozenset()
+
+
+def test_a_failed_repetition_does_not_take_the_network_away(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    before = host.known()
+    host.firewall.refusal = "nft: busy"
+    with pytest.raises(overlay_errors.KernelError):
+        host.create_network()
+    assert host.known() == before
+
+
+def test_deleting_a_network_takes_what_is_left_of_its_endpoints(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+    assert (host.known(), host.links(), host.firewall.plan) == (([], []), set(), frozenset())
+
+
+def test_deleting_an_unknown_network_is_success(host: Host) -> None:
+    assert host.call("DeleteNetwork", {"NetworkID": NETWORK_ID}) == {}
+
+
+def test_a_network_that_cannot_be_deleted_at_once_goes_in_the_background(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    bridge = netstate.BridgeLink(name=BRIDGE, mac=netstate.Mac("02:42:0a:02:14:01"), mtu=1450)
+    host.kernel.refuse(bridge, "device or resource busy")
+    host.firewall.refusal = "nft: busy"
+    with pytest.raises(overlay_errors.KernelError) as caught:
+        host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+    assert caught.value.failures == (f"ip link del {BRIDGE}: device or resource busy", "nft: busy")
+    assert host.known() == ([], [])
+    host.kernel.refuse(bridge, None)
+    host.firewall.refusal = None
+    assert host.links() == set()
+    assert host.firewall.plan == frozenset()
+
+
+def test_an_endpoint_is_a_veth_pair_in_the_bridge(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    assert host.known() == ([NET], [END])
+    assert host.links() == {BRIDGE, HOST_END}
+    assert host.kernel.has_link(CONTAINER_END)
+    assert netstate.BridgePort(name=HOST_END, bridge=BRIDGE, mtu=1450) in host.kernel.observe(netstate.EMPTY)
+
+
+def test_the_first_endpoint_lets_the_host_route(host: Host) -> None:
+    host.create_network()
+    assert not host.kernel.observe(desired.FORWARDING) & desired.FORWARDING
+    host.create_endpoint()
+    assert host.kernel.observe(desired.FORWARDING) >= desired.FORWARDING
+
+
+def test_creating_an_endpoint_again_changes_nothing(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.create_endpoint()
+    assert host.known() == ([NET], [END])
+
+
+def test_one_id_cannot_be_two_endpoints(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    with pytest.raises(errors.Conflict, match=r"endpoint 1a2299da1bc9 exists with address 10\.2\.20\.5/24"):
+        host.create_endpoint(address="10.2.20.6/24")
+    assert host.known() == ([NET], [END])
+
+
+def test_two_ids_with_one_short_id_are_not_mixed_up(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    with pytest.raises(errors.Conflict, match=f"has the interface {HOST_END} already"):
+        host.create_endpoint(ENDPOINT_ID[:12] + "0" * 52, "10.2.20.6/24")
+    assert host.known() == ([NET], [END])
+
+
+@pytest.mark.parametrize("address", ["10.2.20.1/24", "10.2.21.5/24", "172.18.0.5/16"])
+def test_an_address_that_no_container_can_have_is_refused(host: Host, address: str) -> None:
+    host.create_network()
+    with pytest.raises(errors.BadRequest, match="is not a container's address in network 4d5d70de7705"):
+        host.create_endpoint(address=address)
+    assert host.known() == ([NET], [])
+
+
+def test_an_endpoint_of_an_unknown_network_is_refused_with_the_way_out(host: Host) -> None:
+    with pytest.raises(errors.UnknownNetwork, match="docker network rm it and create it anew"):
+        host.create_endpoint()
+
+
+def test_a_pair_that_the_kernel_refuses_leaves_nothing_behind(host: Host) -> None:
+    host.create_network()
+    pair = netstate.VethPair(name=HOST_END, peer=CONTAINER_END, bridge=BRIDGE, mtu=1450)
+    host.kernel.refuse(pair)
+    with pytest.raises(overlay_errors.KernelError, match="operation not permitted"):
+        host.create_endpoint()
+    assert host.known() == ([NET], [])
+    host.kernel.refuse(pair, None)
+    assert host.links() == {BRIDGE}
+
+
+def test_a_deleted_endpoint_goes_in_the_background(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.delete_endpoint()
+    assert host.known() == ([NET], [])
+    assert host.links() == {BRIDGE}
+
+
+def test_deleting_and_leaving_the_unknown_is_success(host: Host) -> None:
+    assert host.delete_endpoint() == {}
+    assert host.leave() == {}
+    host.create_network()
+    host.create_endpoint()
+    assert host.leave() == {}
+    assert host.known() == ([NET], [END])
+    assert host.delete_endpoint() == host.delete_endpoint() == {}
+
+
+def test_join_gives_the_containers_end_away(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    assert host.join()["InterfaceName"] == {"SrcName": CONTAINER_END, "DstPrefix": "eth"}
+    host.kernel.take_away(CONTAINER_END)
+    assert host.known() == ([NET], [dataclasses.replace(END, joined=True)])
+    assert host.links() == {BRIDGE, HOST_END}
+    assert not host.kernel.has_link(CONTAINER_END)
+
+
+def test_join_twice_answers_the_same(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    assert host.join(ports=2) == host.join(ports=2)
+
+
+def test_join_of_the_unknown_is_refused(host: Host) -> None:
+    with pytest.raises(errors.UnknownNetwork):
+        host.join()
+    host.create_network()
+    with pytest.raises(errors.UnknownEndpoint, match="endpoint 1a2299da1bc9 is not known to flannelpy"):
+        host.join()
+
+
+def test_join_in_another_network_is_refused(host: Host) -> None:
+    host.create_network(pool="10.2.20.0/25")
+    host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25")
+    host.create_endpoint()
+    with pytest.raises(errors.UnknownEndpoint, match="endpoint 1a2299da1bc9 is not in network 7f84cb89bbd1"):
+        host.join(network_id=OTHER_NETWORK_ID)
+    assert not host.known()[1][0].joined
+
+
+def test_join_after_leave_gives_the_same_end_again(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    first = host.join()
+    host.leave()
+    assert host.known() == ([NET], [END])
+    assert host.join() == first
+    assert host.kernel.has_link(CONTAINER_END)
+    assert host.known() == ([NET], [dataclasses.replace(END, joined=True)])
+
+
+def test_a_pair_that_died_with_its_container_is_made_anew_at_the_next_join(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.join()
+    host.kernel.take_away(CONTAINER_END)
+    host.leave()
+    host.kernel.delete(netstate.BridgePort(name=HOST_END, bridge=BRIDGE, mtu=1450))
+    host.join()
+    assert host.kernel.has_link(HOST_END)
+    assert host.kernel.has_link(CONTAINER_END)
+    assert host.links() == {BRIDGE, HOST_END}
+
+
+def test_a_join_that_was_refused_can_be_repeated(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.join()
+    host.leave()
+    port = netstate.BridgePort(name=HOST_END, bridge=BRIDGE, mtu=1450)
+    host.kernel.delete(port)
+    host.kernel.refuse(port)
+    with pytest.raises(overlay_errors.KernelError):
+        host.join()
+    host.kernel.refuse(port, None)
+    host.join()
+    assert host.kernel.has_link(CONTAINER_END)
+
+
+def test_forty_containers_join_at_once(host: Host) -> None:
+    host.create_network()
+    end_ids = [f"{n:012x}" + "0" * 52 for n in range(40)]
+
+    def run(number: int) -> str:
+        host.create_endpoint(end_ids[number], f"10.2.20.{number + 10}/24")
+        return str(host.join(end_ids[number])["InterfaceName"]["SrcName"])
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        assert list(pool.map(run, range(40))) == [f"fpc{end_id[:12]}" for end_id in end_ids]
+    assert len(host.links()) == 41
+    assert {end.id for end in host.driver.endpoints() if end.joined} == set(end_ids)
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        list(pool.map(host.delete_endpoint, end_ids))
+    assert (host.known(), host.links()) == (([NET], []), {BRIDGE})
+
+
+class SlowPlumbing:
+    """A reconciler whose `set` of an endpoint waits for a test: the engine may have given up meanwhile."""
+
+    def __init__(self, inner: service.Plumbing) -> None:
+        self.inner = inner
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def set(self, owner: str, state: netstate.NetState) -> None:
+        if owner.startswith("endpoint:"):
+            self.began.set()
+            assert self.go_on.wait(10)
+        self.inner.set(owner, state)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_an_endpoint_deleted_while_it_is_made_leaves_nothing_behind(host: Host) -> None:
+    host.create_network()
+    slow = SlowPlumbing(host.reconciler)
+    driver = service.Driver(host.store(), host.holdings, slow)
+    driver.restore()
+    thread = threading.Thread(target=driver.create_endpoint, args=(END,))
+    thread.start()
+    assert slow.began.wait(10)
+    driver.delete_endpoint(ENDPOINT_ID)
+    slow.go_on.set()
+    thread.join(10)
+    assert driver.endpoints() == []
+    assert host.links() == {BRIDGE}
+
+
+def test_a_restart_on_the_same_kernel_changes_nothing(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.join()
+    host.kernel.take_away(CONTAINER_END)
+    host.create_endpoint(OTHER_ENDPOINT_ID, "10.2.20.6/24")
+    known, links = host.known(), host.links()
+    host.start()
+    assert (host.known(), host.links()) == (known, links)
+    assert not host.kernel.has_link(CONTAINER_END)
+
+
+def test_a_reboot_brings_bridges_and_rules_back(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.join()
+    host.kernel = type(host.kernel)()
+    host.firewall.flush()
+    host.start()
+    assert host.links() == {BRIDGE}  # the container's end is gone with the container
+    assert host.firewall.plan == desired.firewall_plan([NET])
+    assert host.leave() == host.delete_endpoint() == {}
+    assert host.known() == ([NET], [])
+
+
+def test_killed_between_create_and_join_the_endpoint_can_still_join(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.kernel = type(host.kernel)()
+    host.start()
+    host.join()
+    assert host.kernel.has_link(CONTAINER_END)
+
+
+def test_killed_between_leave_and_delete_the_pair_still_goes(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.join()
+    host.leave()
+    host.start()
+    host.delete_endpoint()
+    assert host.links() == {BRIDGE}
+
+
+def test_a_kernel_that_refuses_at_the_start_is_asked_again_in_the_background(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.kernel = type(host.kernel)()
+    host.firewall.flush()
+    bridge = netstate.BridgeLink(name=BRIDGE, mac=netstate.Mac("02:42:0a:02:14:01"), mtu=1450)
+    host.kernel.refuse(bridge)
+    host.firewall.refusal = "nft: busy"
+    host.start()
+    host.kernel.refuse(bridge, None)
+    host.firewall.refusal = None
+    assert host.links() == {BRIDGE, HOST_END}
+    assert host.firewall.plan == desired.firewall_plan([NET])
+
+
+def test_a_restart_does_not_let_the_host_route_yet(make_host: Callable[[], Host]) -> None:
+    host = make_host()
+    host.create_network()
+    host.create_endpoint()
+    host.kernel = type(host.kernel)()
+    host.start()
+    assert not host.kernel.observe(desired.FORWARDING) & desired.FORWARDING
