@@ -148,4 +148,6 @@ def _pool_data(data: fields.JsonObject) -> network.PoolData:
 
 
 def _first_host(pool: ipaddress.IPv4Network) -> ipaddress.IPv4Interface:
+    if pool.prefixlen > 30:
+        raise errors.BadRequest(f"IPv4Data.Pool: {pool} has no address for a gateway; expected a /30 or larger")
     return ipaddress.IPv4Interface((pool.network_address + 1, pool.prefixlen))

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from driver import errors, names
-from overlay import lease, netstate
+from overlay import fields, lease, netstate
 
 ADDRESS_SPACE = "flannelpy"
 """What `ipam` answers to GetDefaultAddressSpaces: how CreateNetwork sees whose addresses they are."""
@@ -95,7 +95,9 @@ def parse_options(raw: Mapping[str, object]) -> Options:
 def make_network(
     network_id: names.NetworkId, data: PoolData, options: Options, held: lease.HeldSubnet, *, internal: bool
 ) -> Network:
-    """Put a network together. Raises BadRequest where the MTU does not fit the overlay."""
+    """Put a network together. Raises BadRequest where MTU or gateway do not fit the overlay."""
+    if data.gateway.ip not in data.pool:
+        raise errors.BadRequest(f"IPv4Data.Gateway: {data.gateway.ip} is not in pool {data.pool}")
     mtu = options.mtu or held.overlay_mtu
     if mtu > held.overlay_mtu:
         raise errors.BadRequest(
@@ -132,7 +134,7 @@ def explain_wrong_ipam(data: PoolData, held: list[lease.HeldSubnet]) -> str:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise errors.BadRequest(f"{key}: expected a string, got {value!r}")
+        raise errors.BadRequest(f"{key[:80]}: expected a string, got {fields.kind(value)}")
     return value
 
 
