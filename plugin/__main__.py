@@ -16,14 +16,12 @@ from typing import Any
 
 import click
 
+import plugin
 from plugin import server
-
-DEFAULT_RUN_DIR = "/host/run"
-"""In a managed plugin the host's /run is mounted here; where it is not, /run itself is the host's."""
 
 
 @click.group(invoke_without_command=True)
-@click.version_option(package_name="flannelpy", message="%(version)s")
+@click.version_option(plugin.__version__, message="%(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:
     """flannelpy: flannel's leases and VXLAN overlay as a Docker network plugin."""
@@ -70,11 +68,11 @@ def serve() -> None:
 
 
 def _run_dir() -> pathlib.Path:
+    """The host's /run: mounted into a managed plugin, itself anywhere else."""
     given = os.environ.get("RUN_DIR")
     if given:
         return pathlib.Path(given)
-    mounted = pathlib.Path(DEFAULT_RUN_DIR)
-    return mounted if mounted.is_dir() else pathlib.Path("/run")
+    return server.MANAGED_RUN_DIR if server.MANAGED_RUN_DIR.is_dir() else pathlib.Path("/run")
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import plugin
 from driver import endpoints as driver_endpoints
 from ipam import endpoints as ipam_endpoints
 from overlay import errors
@@ -67,7 +68,7 @@ class App:
     def status(self) -> http.Answer:
         """Implements `http.Core`."""
         told: dict[str, Any] = {
-            "version": report.version(),
+            "version": plugin.__version__,
             "mode": "standalone" if self._settings.standalone else "etcd",
             "settings_problems": [str(problem) for problem in self._problems],
             "missing": list(self.missing()),

@@ -71,7 +71,7 @@ class EngineWatch:
         """One look, and the mending of what two looks agree on; a line for each thing mended."""
         seen_at = time.monotonic()
         networks, endpoints = self._driver.networks(), self._driver.endpoints()
-        seen = self._docker.list_networks()
+        seen = self._docker.list_networks({net.id for net in networks})
         self._note(None)
         if networks:
             self._driver.allow_forwarding()

@@ -19,6 +19,7 @@ from ipam import service as ipam_service
 from ipam import store as ipam_store
 from overlay import (
     etcd_client,
+    etcd_settings,
     firewall_exec,
     kernel_netlink,
     member,
@@ -76,7 +77,7 @@ def build(chosen: settings.Settings) -> Graph:
     """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
     schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
-    kernel = kernel_netlink.NetlinkKernel()
+    kernel = kernel_netlink.KernelNetlink(_proc_sys())
     firewall = firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
     plumbing = reconciler.Reconciler(kernel, firewall)
     store = nodestore.NodeStore(state)
@@ -123,7 +124,7 @@ def _registries(chosen: settings.Settings, state: statefile.StateFile) -> Callab
     if chosen.standalone:
         return lambda prefix: registry_standalone.StandaloneRegistry(state, prefix)
     client = etcd_client.EtcdClient(
-        etcd_client.EtcdSettings(
+        etcd_settings.EtcdSettings(
             endpoints=chosen.etcd_endpoints,
             ca_file=chosen.etcd_ca_file,
             cert_file=chosen.etcd_cert_file,
@@ -149,6 +150,12 @@ def _watch(
         default_prefix=chosen.etcd_prefix,
         default_network=chosen.default_network,
     )
+
+
+def _proc_sys() -> pathlib.Path:
+    """Docker makes a plugin's own /proc/sys read-only; `plugin/config.json` mounts a writable net part aside."""
+    mounted = pathlib.Path("/host/proc/sys")
+    return mounted if (mounted / "net").is_dir() else pathlib.Path("/proc/sys")
 
 
 def _make_mac() -> netstate.Mac:

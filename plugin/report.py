@@ -6,7 +6,6 @@ Reads only. No secret is in any setting shown: none is shown.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,6 @@ from overlay import standing
 
 if TYPE_CHECKING:
     from plugin import graph, metrics
-
-
-def version() -> str:
-    """The installed version."""
-    try:
-        return importlib.metadata.version("flannelpy")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def missing(built: graph.Graph) -> Iterator[str]:

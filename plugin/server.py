@@ -22,6 +22,9 @@ SOCKET_NAME = "flannelpy.sock"
 PLUGIN_SOCKET_DIR = pathlib.Path("/run/docker/plugins")
 """Where dockerd looks for a managed plugin's socket, inside the plugin."""
 
+MANAGED_RUN_DIR = pathlib.Path("/host/run")
+"""Where plugin/config.json mounts the host's /run."""
+
 WSGI = Callable[..., Any]
 
 
@@ -62,14 +65,13 @@ class Server(base.BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
 
 def choose_sockets(run_dir: pathlib.Path) -> list[pathlib.Path]:
-    """Where to listen.
+    """Where to listen; the last one is the classic socket.
 
-    In a managed plugin: dockerd's own place, and the classic one on the host under `run_dir`, through which
-    `-d flannelpy` without a tag resolves. Outside one both are the same directory.
+    In a managed plugin (`run_dir` is where its config.json mounts the host's /run): dockerd's own place, and the
+    classic one on the host, through which `-d flannelpy` without a tag resolves. Outside one, the classic alone.
     """
     classic = run_dir / "docker" / "plugins" / SOCKET_NAME
-    own = PLUGIN_SOCKET_DIR / SOCKET_NAME
-    return [own] if classic == own else [own, classic]
+    return [PLUGIN_SOCKET_DIR / SOCKET_NAME, classic] if run_dir == MANAGED_RUN_DIR else [classic]
 
 
 def prepare_socket(path: pathlib.Path) -> None:
