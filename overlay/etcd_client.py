@@ -36,9 +36,10 @@ _RESOLVE_AGAIN_S = 30.0
 class EtcdClient:
     """One cluster. Safe to call from any thread. Construction dials nothing, and succeeds while etcd is down.
 
-    A request is given `timeout_s`. One that was cut off sooner is tried again on another member, so that a call ends
-    after twice `timeout_s` at the latest; every operation here bears being done twice. Raises SettingsError for
-    settings that cannot work, RegistryUnavailable and RegistryDenied from every call.
+    A call ends after `timeout_s`. One without an answer after half of that, or cut off sooner, is made again, on
+    another member where there is one: what was sent to a leader that died is lost in silence. Every operation here
+    bears being done twice. Raises SettingsError for settings that cannot work, RegistryUnavailable and RegistryDenied
+    from every call.
     """
 
     def __init__(self, settings: etcd_settings.EtcdSettings) -> None:
@@ -169,7 +170,7 @@ class EtcdClient:
 
     def _call(self, what: str, run: Callable[[Any], T]) -> T:
         """Make one request; log in where the token has ended, turn to another member where this one is gone."""
-        give_up = time.monotonic() + self._settings.timeout_s
+        give_up = time.monotonic() + self._settings.timeout_s + 0.1
         tries_left = {"login": 1, "member": len(self._cluster.members)}
         while True:
             channel = self._channel()
@@ -184,11 +185,11 @@ class EtcdClient:
                     tries_left["login"] -= 1
                     self._forget_token(token)
                     continue
-                if failure.code in ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"):
+                if failure.unanswered:
                     self._rotate(channel)
-                if failure.other_member_may_help and tries_left["member"] and time.monotonic() < give_up:
-                    tries_left["member"] -= 1
-                    continue
+                    if tries_left["member"] and time.monotonic() + self._settings.attempt_s < give_up:
+                        tries_left["member"] -= 1
+                        continue
                 raise failure.as_error(what, str(self._cluster)) from exc
 
     def _channel(self) -> _Channel:
@@ -224,7 +225,7 @@ class EtcdClient:
                 return self._token
             request = etcdrpc.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
             try:
-                token: str = channel.auth.Authenticate(request, self._settings.timeout_s).token
+                token: str = channel.auth.Authenticate(request, self._settings.attempt_s).token
             except grpc.RpcError as exc:
                 if not _read_failure(exc).needs_no_login:
                     raise
@@ -260,7 +261,7 @@ class _Channel:
                 raise errors.SettingsError("https etcd endpoints need a file of authorities: this system has none")
         try:
             self.client = etcd3.client(
-                host=host, port=port, timeout=settings.timeout_s, grpc_options=options, **files
+                host=host, port=port, timeout=settings.attempt_s, grpc_options=options, **files
             )
         except OSError as exc:
             raise errors.SettingsError(f"cannot read the etcd certificate file {exc.filename}: {exc}") from exc

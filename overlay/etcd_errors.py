@@ -40,9 +40,9 @@ class Failure:
         return "authentication is not enabled" in self.details
 
     @property
-    def other_member_may_help(self) -> bool:
-        """The call was not answered, but not for want of time either."""
-        return self.code in ("UNAVAILABLE", "CANCELLED")
+    def unanswered(self) -> bool:
+        """Nobody said no: the same call may work on another member, or here when an election is over."""
+        return self.code in ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 
     def as_error(self, what: str, where: str) -> errors.RegistryError:
         """The error to raise for `what` ("read /key") at `where` (the endpoints)."""

@@ -48,7 +48,7 @@ class EtcdSettings:
     Shape: `endpoints` are URLs, `http://192.0.2.1:2379`; one scheme for all. https without `ca_file` trusts the
     system's authorities.
     `server_name` is a name that the certificates of all members have, where their own addresses are not in them.
-    Units: `timeout_s` seconds for one request.
+    Units: `timeout_s` seconds for one call, in which a request may be sent twice.
     """
 
     endpoints: tuple[str, ...]
@@ -59,6 +59,11 @@ class EtcdSettings:
     password: str = dataclasses.field(default="", repr=False)
     server_name: str = ""
     timeout_s: float = 5.0
+
+    @property
+    def attempt_s(self) -> float:
+        """Seconds for one request: longer than etcd takes to elect a leader by default, 1 to 2 s."""
+        return self.timeout_s / 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +155,5 @@ def _check_credentials(settings: EtcdSettings, cluster: Cluster) -> None:
         raise errors.SettingsError("an etcd client certificate needs its key, and the key its certificate")
     if bool(settings.username) != bool(settings.password):
         raise errors.SettingsError("an etcd user needs a password, and the password a user")
-    if cluster.tls and not settings.ca_file:
-        raise errors.SettingsError(
-            "https etcd endpoints need the file of the authority that signed their certificates"
-        )
     if not cluster.tls and (settings.ca_file or settings.cert_file):
         raise errors.SettingsError("etcd certificates are given but the endpoints are http; write https://")

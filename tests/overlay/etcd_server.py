@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shutil
 import signal
@@ -132,15 +133,10 @@ class Cluster:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Until a linearizable read is answered; where authentication is on, until it is refused."""
-        with contextlib.closing(self.client()) as client:
-
-            def answers() -> bool:
-                with contextlib.suppress(errors.RegistryDenied):
-                    client.get("ready")
-                return True
-
-            wait_for(answers, "etcd to answer")
+        """Until every member answers a linearizable read; where authentication is on, until it is refused."""
+        for url in self.urls:
+            with contextlib.closing(self.client(url)) as client:
+                wait_for(functools.partial(_answers, client), f"{url} to answer")
 
     def kill(self) -> None:
         for member in self.members:
@@ -157,13 +153,13 @@ class Cluster:
         self.start()
 
     def client(
-        self, *, username: str = "", password: str = "", with_cert: bool = True, timeout_s: float = 5.0
+        self, *urls: str, username: str = "", password: str = "", with_cert: bool = True, timeout_s: float = 5.0
     ) -> etcd_client.EtcdClient:
-        """A client of all members."""
+        """A client of the members at `urls`, of all without any."""
         files = self.files
         return etcd_client.EtcdClient(
             etcd_settings.EtcdSettings(
-                endpoints=self.urls,
+                endpoints=urls or self.urls,
                 ca_file=files.ca if files else "",
                 cert_file=files.client_cert if files and with_cert else "",
                 key_file=files.client_key if files and with_cert else "",
@@ -187,6 +183,12 @@ class Cluster:
         )
         assert done.returncode == 0, f"etcdctl {words[:2]}: {done.stderr}"
         return done.stdout
+
+
+def _answers(client: etcd_client.EtcdClient) -> bool:
+    with contextlib.suppress(errors.RegistryDenied):
+        client.get("ready")
+    return True
 
 
 def _addresses(url: str, peer: str) -> list[str]:

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from overlay import statefile
+
+NOTES = statefile.Schema(room="notes", steps=("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)",))
+NOTES_2 = statefile.Schema(
+    room="notes", steps=(*NOTES.steps, "ALTER TABLE note ADD COLUMN day TEXT; CREATE INDEX by_day ON note (day)")
+)
+OTHERS = statefile.Schema(room="others", steps=("CREATE TABLE other (id INTEGER PRIMARY KEY)",))
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "deep" / "state.db"
+
+
+def texts(file: statefile.StateFile) -> list[str]:
+    with file.read() as tx:
+        return [row[0] for row in tx.rows("SELECT text FROM note ORDER BY id")]
+
+
+def add(file: statefile.StateFile, text: str) -> None:
+    with file.write() as tx:
+        tx.run("INSERT INTO note (text) VALUES (?)", (text,))
+
+
+def test_what_was_written_is_there_after_reopening(path: pathlib.Path) -> None:
+    file = statefile.StateFile(path, [NOTES])
+    add(file, "one")
+    file.close()
+    again = statefile.StateFile(path, [NOTES])
+    assert texts(again) == ["one"]
+    again.close()
+    again.close()
+
+
+def test_a_transaction_that_raises_did_not_happen(path: pathlib.Path) -> None:
+    file = statefile.StateFile(path, [NOTES])
+    with pytest.raises(KeyError), file.write() as tx:  # noqa: PT012  # the block is the transaction
+        tx.run("INSERT INTO note (text) VALUES ('lost')")
+        raise KeyError
+    add(file, "kept")
+    assert texts(file) == ["kept"]
+    file.close()
+
+
+def test_a_refused_statement_takes_its_transaction_along_and_names_the_file(path: pathlib.Path) -> None:
+    file = statefile.StateFile(path, [NOTES])
+    with pytest.raises(statefile.StateFileError, match=r"state\.db: .*NOT NULL"), file.write() as tx:  # noqa: PT012
+        tx.run("INSERT INTO note (text) VALUES ('lost')")
+        tx.run("INSERT INTO note (text) VALUES (NULL)")
+    assert texts(file) == []
+    with pytest.raises(statefile.StateFileError, match="cannot read"), file.read() as tx:
+        tx.rows("SELECT * FROM nowhere")
+    file.close()
+
+
+def test_a_read_changes_nothing(path: pathlib.Path) -> None:
+    file = statefile.StateFile(path, [NOTES])
+    with file.read() as tx:
+        tx.run("INSERT INTO note (text) VALUES ('lost')")
+    assert texts(file) == []
+    file.close()
+
+
+def test_rows_changed_are_counted(path: pathlib.Path) -> None:
+    file = statefile.StateFile(path, [NOTES])
+    with file.write() as tx:
+        tx.run_many("INSERT INTO note (text) VALUES (?)", [("a",), ("b",)])
+        assert tx.run("UPDATE note SET text = 'c'") == 2
+    file.close()
+
+
+def test_a_later_version_migrates_what_is_there(path: pathlib.Path) -> None:
+    old = statefile.StateFile(path, [NOTES])
+    add(old, "one")
+    old.close()
+    new = statefile.StateFile(path, [NOTES_2, OTHERS])
+    with new.read() as tx:
+        assert tx.rows("SELECT text, day FROM note") == [("one", None)]
+        assert tx.rows("SELECT room, version FROM schema_version ORDER BY room") == [("notes", 2), ("others", 1)]
+    new.close()
+    statefile.StateFile(path, [NOTES_2]).close()
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(path: pathlib.Path) -> None:
+    statefile.StateFile(path, [NOTES]).close()
+    broken = statefile.Schema(room="notes", steps=(*NOTES.steps, "CREATE TABLE half (id INTEGER); NONSENSE"))
+    with pytest.raises(statefile.StateFileError):
+        statefile.StateFile(path, [broken]).close()
+    again = statefile.StateFile(path, [NOTES])
+    with again.read() as tx:
+        assert tx.rows("SELECT version FROM schema_version") == [(1,)]
+        assert tx.rows("SELECT name FROM sqlite_master WHERE name = 'half'") == []
+    again.close()
+
+
+def test_the_file_of_a_newer_version_is_refused(path: pathlib.Path) -> None:
+    statefile.StateFile(path, [NOTES_2]).close()
+    with pytest.raises(statefile.StateFileError, match=r"newer flannelpy \(notes version 2\)"):
+        statefile.StateFile(path, [NOTES])
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(statefile.StateFileError, match=r"file/state\.db"):
+        statefile.StateFile(tmp_path / "file" / "state.db", [])
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "state.db").write_text("no database" * 1000)
+    with pytest.raises(statefile.StateFileError, match=r"state\.db: file is not a database"):
+        statefile.StateFile(tmp_path / "state.db", [])
+
+
+def test_threads_queue_instead_of_failing(path: pathlib.Path) -> None:
+    file = statefile.StateFile(path, [NOTES])
+    failed: list[Exception] = []
+
+    def write_many() -> None:
+        try:
+            for number in range(20):
+                add(file, str(number))
+                texts(file)
+        except Exception as exc:  # noqa: BLE001  # shown below
+            failed.append(exc)
+
+    threads = [threading.Thread(target=write_many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    assert failed == []
+    assert len(texts(file)) == 80
+    file.close()
+
+
+WRITER = """
+import pathlib, sys
+from overlay import statefile
+from {module} import NOTES
+file = statefile.StateFile(pathlib.Path(sys.argv[1]), [NOTES])
+number = 0
+while True:
+    with file.write() as tx:
+        tx.run("INSERT INTO note (text) VALUES (?)", (str(number),))
+        tx.run("INSERT INTO note (text) VALUES (?)", (str(number),))
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9_and_halves_do_not(path: pathlib.Path) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER.format(module="tests.overlay.test_statefile"), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)},
+    )
+    assert writer.stdout is not None
+    try:
+        for line in writer.stdout:
+            if int(line) >= 20:
+                break
+    finally:
+        writer.send_signal(signal.SIGKILL)
+        rest = writer.stdout.read()
+        writer.stdout.close()
+        assert writer.wait(10.0) == -signal.SIGKILL
+    acknowledged = int(([line, *rest.split("\n")[:-1]])[-1])
+    file = statefile.StateFile(path, [NOTES])
+    found = texts(file)
+    file.close()
+    assert found == [str(number) for number in range(len(found) // 2) for _ in range(2)]
+    assert len(found) // 2 in (acknowledged + 1, acknowledged + 2)
