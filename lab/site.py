@@ -71,7 +71,7 @@ def serve_who(on: host.Host, container: str) -> None:
     """Start a web server in a container that answers /cgi-bin/who with the address of who asks."""
     page = r"printf '#!/bin/sh\necho\necho $REMOTE_ADDR\n'"
     inside(on, container, f"mkdir -p /www/cgi-bin; {page} > /www/cgi-bin/who; chmod +x /www/cgi-bin/who")
-    inside(on, container, "httpd -h /www -p 80")
+    inside(on, container, "httpd -h /www -p 0.0.0.0:80")
 
 
 def ask(on: host.Host, path: str) -> tuple[int, str]:
