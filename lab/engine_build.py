@@ -70,7 +70,7 @@ def opened(*, engine: str = "28.5", shares: Sequence[pathlib.Path] = ()) -> Iter
     packages.ensure()
     root = roots.ensure(roots.suite_of(engine))
     disk = roots.cache_dir() / "build" / engine
-    with roots.locked(disk.with_suffix(".lock")):
+    with roots.locked(disk.with_name(f"{engine}.lock")):
         spec = boot.Boot(
             hostname="build",
             root=root,

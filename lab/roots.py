@@ -28,6 +28,8 @@ _EVERYWHERE: Final = (
 )
 # Before trixie, docker.io held the client, and the client could build by itself.
 _SPLIT: Final = ("docker-cli", "docker-buildx")
+# In bookworm, what merges /usr otherwise brings 50 MB of perl along.
+_MERGED: Final = "usr-is-merged"
 _NOT_SLIM: Final = ("doc", "groff", "info", "linda", "lintian", "locale", "man")
 _FORMAT: Final = "1"
 
@@ -40,7 +42,7 @@ def cache_dir() -> pathlib.Path:
 
 def packages_of(suite: str) -> tuple[str, ...]:
     """List what a suite's root holds."""
-    return tuple(sorted((*_EVERYWHERE, *(() if suite == "bookworm" else _SPLIT))))
+    return tuple(sorted((*_EVERYWHERE, *((_MERGED,) if suite == "bookworm" else _SPLIT))))
 
 
 def path_of(suite: str) -> pathlib.Path:
@@ -75,6 +77,9 @@ def debootstrap(
     """
     argv = ["mmdebstrap", "--variant=minbase", '--aptopt=Acquire::Check-Valid-Until "false"']
     argv += [f"--format={'tar' if tar else 'directory'}"]
+    if suite == "bookworm":
+        argv += ["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"]
+        include = sorted({_MERGED, *include})
     argv += [f"--include={','.join(include)}"] if include else []
     argv += [f"--dpkgopt=path-exclude=/usr/share/{where}/*" for where in _NOT_SLIM] if slim else []
     argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"] if slim else []
