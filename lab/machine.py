@@ -160,7 +160,9 @@ class Machine:
         with self.log_path(daemon).open("ab") as out:
             words = [*self.enter(), "sh", "-c", inside, daemon, *argv]
             _start(words, join=procs, out=out.fileno(), err=out.fileno())
-        command.wait_until(f"{self.name}: {daemon} begun", pid_file.exists, timeout_s=10, interval_s=0.005)
+        command.wait_until(
+            f"{self.name}: {daemon} begun", lambda: _is_written(pid_file), timeout_s=10, interval_s=0.005
+        )
 
     def log_path(self, daemon: str) -> pathlib.Path:
         """Say where a daemon's output goes, on this machine."""
