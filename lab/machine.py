@@ -213,6 +213,11 @@ class Machine:
                 self.init = process.identify(int(text.split()[0]))
 
 
+def _is_written(pid_file: pathlib.Path) -> bool:
+    """Whether the pid is there; for a moment the file is there without it, and its daemon would be taken for dead."""
+    return pid_file.exists() and pid_file.read_text().endswith("\n")
+
+
 def _start(argv: Sequence[str], *, join: Sequence[pathlib.Path], out: int, err: int, detach: bool = False) -> None:
     """Run a command in its cgroups; detached, it outlives us in a session of its own, where no Ctrl-C reaches it."""
     joins = "".join(f"echo $$ > {shlex.quote(str(path))}; " for path in join)
