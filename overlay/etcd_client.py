@@ -10,7 +10,6 @@ Source: etcd api/etcdserverpb/rpc.proto, etcd client/v3/client.go, grpc doc/keep
 from __future__ import annotations
 
 import queue
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from etcd3 import etcdrpc  # noqa: E402
 
 T = TypeVar("T")
 
-_POLL_S = 0.25
+_POLL_S = 0.5
 """How often a silent watch looks at its stop event."""
 
 _RESOLVE_AGAIN_S = 30.0
@@ -36,10 +35,9 @@ _RESOLVE_AGAIN_S = 30.0
 class EtcdClient:
     """One cluster. Safe to call from any thread. Construction dials nothing, and succeeds while etcd is down.
 
-    A call ends after `timeout_s`. One without an answer after half of that, or cut off sooner, is made again, on
-    another member where there is one: what was sent to a leader that died is lost in silence. Every operation here
-    bears being done twice. Raises SettingsError for settings that cannot work, RegistryUnavailable and RegistryDenied
-    from every call.
+    A call ends after `timeout_s`. A request without an answer after half of that, or cut off sooner, is sent again,
+    to another member where there is one: what a dying leader had is lost. Every operation bears being done twice.
+    Raises SettingsError for settings that cannot work, RegistryUnavailable and RegistryDenied from every call.
     """
 
     def __init__(self, settings: etcd_settings.EtcdSettings) -> None:
@@ -116,21 +114,21 @@ class EtcdClient:
 
     def revoke(self, lease_id: int) -> None:
         """End a lease, and with it the keys that have it. Raises LeaseLost where there is none."""
-        self._call(f"revoke lease {lease_id:x}", lambda client: client.revoke_lease(lease_id))
+        self._call(f"revoke lease {lease_id:016x}", lambda client: client.revoke_lease(lease_id))
 
     def keep_alive(self, lease_id: int) -> int:
         """Renew a lease once; the seconds granted. Raises LeaseLost where it has ended."""
-        answers = self._call(f"renew lease {lease_id:x}", lambda client: list(client.refresh_lease(lease_id)))
+        answers = self._call(f"renew lease {lease_id:016x}", lambda client: list(client.refresh_lease(lease_id)))
         ttl_s: int = answers[0].TTL if answers else 0
         if ttl_s <= 0:  # how etcd says it: no error, no time
-            raise errors.LeaseLost(f"etcd lease {lease_id:x} has ended")
+            raise errors.LeaseLost(f"etcd lease {lease_id:016x} has ended")
         return ttl_s
 
     def watch_prefix(self, prefix: str, after: int, stop: threading.Event) -> Iterator[etcd_values.Batch]:
         """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.
 
-        One stream, never resumed: it ends with an error (RegistryError, Compacted) or, within half a second and
-        however silent etcd is, with `stop`. A half-dead connection is noticed after 14 s.
+        One stream, never resumed: it ends with an error (RegistryError, Compacted) or, half a second after it at the
+        latest and however silent etcd is, with `stop`. A half-dead connection is noticed after 14 s.
         """
         what = f"watch {prefix}"
         channel = self._channel()
@@ -141,16 +139,14 @@ class EtcdClient:
         metadata = (*(channel.client.metadata or ()), ("hasleader", "true"))
         try:
             stream = channel.watch.Watch(iter(requests.get, None), metadata=metadata)
-            threading.Thread(
-                target=_cancel_when, args=(stream, stop, over), name="etcd-watch-stop", daemon=True
-            ).start()
+            threading.Thread(target=_cancel_when, args=(stream, stop, over), name="etcd-watch", daemon=True).start()
             for response in stream:
                 yield self._read_response(response, what)
             raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the stream to {what} ended")
         except (grpc.RpcError, ValueError) as exc:
             if not stop.is_set():
                 self._rotate(channel)
-                raise _read_failure(exc).as_error(what, str(self._cluster)) from exc
+                raise etcd_errors.read_failure(exc).as_error(what, str(self._cluster)) from exc
         finally:
             over.set()
             requests.put(None)  # ends gRPC's thread that reads our requests
@@ -180,7 +176,7 @@ class EtcdClient:
                     token = self._log_in(channel)
                 return run(channel.client)
             except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as exc:
-                failure = _read_failure(exc)
+                failure = etcd_errors.read_failure(exc)
                 if failure.asks_for_login and self._settings.username and tries_left["login"]:
                     tries_left["login"] -= 1
                     self._forget_token(token)
@@ -227,7 +223,7 @@ class EtcdClient:
             try:
                 token: str = channel.auth.Authenticate(request, self._settings.attempt_s).token
             except grpc.RpcError as exc:
-                if not _read_failure(exc).needs_no_login:
+                if not etcd_errors.read_failure(exc).needs_no_login:
                     raise
                 token = ""
             with self._lock:
@@ -254,7 +250,7 @@ class _Channel:
         files: dict[str, str | None] = {}
         if target.tls_name:
             options.append(("grpc.ssl_target_name_override", target.tls_name))
-            files["ca_cert"] = settings.ca_file or ssl.get_default_verify_paths().cafile
+            files["ca_cert"] = settings.ca_file or _system_authorities()
             files["cert_cert"] = settings.cert_file or None
             files["cert_key"] = settings.key_file or None
             if files["ca_cert"] is None:
@@ -267,6 +263,12 @@ class _Channel:
             raise errors.SettingsError(f"cannot read the etcd certificate file {exc.filename}: {exc}") from exc
         self.auth = etcdrpc.AuthStub(self.client.channel)
         self.watch = etcdrpc.WatchStub(self.client.channel)
+
+
+def _system_authorities() -> str | None:
+    import ssl  # costs 10 ms, and hardly anybody asks
+
+    return ssl.get_default_verify_paths().cafile
 
 
 def _watch_request(prefix: str, start_revision: int) -> Any:
@@ -285,14 +287,6 @@ def _cancel_when(stream: Any, stop: threading.Event, over: threading.Event) -> N
         if stop.is_set():
             break
     stream.cancel()
-
-
-def _read_failure(exc: BaseException) -> etcd_errors.Failure:
-    if isinstance(exc, ValueError):
-        if "closed channel" not in str(exc):
-            raise exc
-        return etcd_errors.Failure(code="CANCELLED", details="the channel was closed")
-    return etcd_errors.read_failure(exc)
 
 
 def _key_value(item: Any) -> etcd_values.KeyValue:

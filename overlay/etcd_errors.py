@@ -15,6 +15,7 @@ _LOGIN_WANTED = ("user name is empty", "invalid auth token", "revision of auth s
 _DENIED_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 _DENIED_WORDS = ("authentication failed", "permission denied", *_LOGIN_WANTED)
 _TLS_WORDS = ("CERTIFICATE_VERIFY_FAILED", "handshake failed", "SSL_ERROR", "certificate")
+_OUR_CERTIFICATE = "TSI_DATA_CORRUPTED"  # how gRPC shows the alert that a server sends after its own handshake
 _LONGEST = 300
 
 
@@ -51,13 +52,22 @@ class Failure:
             return errors.LeaseLost(text)
         if self.code in _DENIED_CODES or any(words in self.details for words in _DENIED_WORDS):
             return errors.RegistryDenied(text)
+        if _OUR_CERTIFICATE in self.details:
+            return errors.RegistryDenied(f"{text}: etcd refused our client certificate, or wants one")
         if self.code == "UNAVAILABLE" and any(words in self.details for words in _TLS_WORDS):
             return errors.RegistryDenied(text)
         return errors.RegistryUnavailable(text)
 
 
 def read_failure(exc: BaseException) -> Failure:
-    """Where `exc` or what it came from has a gRPC status, that; its own text otherwise."""
+    """Where `exc` or what it came from has a gRPC status, that; its own text otherwise.
+
+    gRPC says by a ValueError that the channel was closed meanwhile; any other ValueError is a bug, and raised again.
+    """
+    if isinstance(exc, ValueError):
+        if "closed channel" not in str(exc):
+            raise exc
+        return Failure(code="CANCELLED", details="the channel was closed")
     seen: BaseException | None = exc
     while seen is not None:
         code, details = getattr(seen, "code", None), getattr(seen, "details", None)
