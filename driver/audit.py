@@ -1,16 +1,17 @@
 """What differs between Docker and the driver, and the mending of it.
 
-Docker's own data trumps the state file. Finding is pure; a thing that Docker lacks must be missing in two looks
-before it goes, since an endpoint that is being made is ours some milliseconds before it is Docker's.
+Docker's own data trumps the state file. Finding is pure. Two looks must agree before anything is mended: what is
+being made is ours some milliseconds before it is Docker's, and what is being deleted is Docker's some longer.
 Caller: `plugin.engine_watch`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from driver import endpoint, engine, errors, names, network, service
 from overlay import errors as overlay_errors
@@ -37,12 +38,18 @@ def find(
     seen = list(seen)
     seen_ids = {net.id for net in seen}
     ours = [net for net in seen if net.ours]
+    our_ids = {net.id for net in ours}
     seen_endpoints = {end.id for net in ours for end in net.endpoints}
     known_ids = {net.id for net in networks}
     known_endpoints = {end.id for end in endpoints}
     return Findings(
         stale_networks=frozenset(known_ids - seen_ids),
-        stale_endpoints=frozenset(known_endpoints - seen_endpoints),
+        stale_endpoints=frozenset(
+            # those of stale networks go with them
+            end.id
+            for end in endpoints
+            if end.network_id in our_ids and end.id not in seen_endpoints
+        ),
         missing_networks=tuple(net for net in ours if net.id not in known_ids and net.pool and net.gateway),
         missing_endpoints=tuple(
             _as_endpoint(net.id, end) for net in ours for end in net.endpoints if end.id not in known_endpoints
@@ -51,45 +58,55 @@ def find(
 
 
 def confirm(before: Findings, now: Findings) -> Findings:
-    """What two looks agree is stale, and what the second one says is missing."""
+    """What two looks agree on, as the second one saw it."""
+    networks = {net.id for net in before.missing_networks}
+    endpoints = {end.id for end in before.missing_endpoints}
     return Findings(
         stale_networks=before.stale_networks & now.stale_networks,
         stale_endpoints=before.stale_endpoints & now.stale_endpoints,
-        missing_networks=now.missing_networks,
-        missing_endpoints=now.missing_endpoints,
+        missing_networks=tuple(net for net in now.missing_networks if net.id in networks),
+        missing_endpoints=tuple(end for end in now.missing_endpoints if end.id in endpoints),
     )
 
 
 def mend(driver: service.Driver, findings: Findings) -> list[str]:
-    """Make the driver know what Docker knows; a line for each thing mended."""
+    """Make the driver know what Docker knows; a line for each thing mended. What cannot be mended is logged."""
     done = []
     for endpoint_id in sorted(findings.stale_endpoints):
         driver.delete_endpoint(endpoint_id)
         done.append(f"endpoint {endpoint_id[:12]} forgotten: Docker does not know it")
     for network_id in sorted(findings.stale_networks):
-        driver.delete_network(network_id)
+        with _logged(f"network {network_id[:12]} not taken away whole, retrying in the background"):
+            driver.delete_network(network_id)
         done.append(f"network {network_id[:12]} forgotten: Docker does not know it")
     for net in findings.missing_networks:
-        done += _adopt_network(driver, net)
+        with _logged(f"network {net.id[:12]} ({net.name}) cannot be adopted"):
+            _adopt_network(driver, net)
+            done.append(f"network {net.id[:12]} adopted from Docker: {net.pool}")
     known = {net.id for net in driver.networks()}
     for end in findings.missing_endpoints:
         if end.network_id in known:
-            driver.adopt_endpoint(end)
-            done.append(f"endpoint {end.id[:12]} adopted from Docker: {end.address.ip}")
+            with _logged(f"endpoint {end.id[:12]} cannot be adopted"):
+                driver.adopt_endpoint(end)
+                done.append(f"endpoint {end.id[:12]} adopted from Docker: {end.address.ip}")
     return done
 
 
-def _adopt_network(driver: service.Driver, net: engine.EngineNetwork) -> list[str]:
-    if net.pool is None or net.gateway is None:
-        return []
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """One thing that cannot be mended does not keep the others from it."""
+    try:
+        yield
+    except (errors.DriverError, overlay_errors.OverlayError) as exc:
+        log.warning("%s: %s", what, exc)
+
+
+def _adopt_network(driver: service.Driver, net: engine.EngineNetwork) -> None:
+    if net.pool is None or net.gateway is None:  # `find` leaves these out
+        return
     gateway = ipaddress.IPv4Interface((net.gateway, net.pool.prefixlen))
     data = network.PoolData(address_space=network.ADDRESS_SPACE, pool=net.pool, gateway=gateway)
-    try:
-        driver.create_network(net.id, [data], network.parse_options(net.options), internal=net.internal)
-    except (errors.DriverError, overlay_errors.OverlayError) as exc:
-        log.warning("cannot adopt network name=%s id=%s reason=%s", net.name, net.id[:12], exc)
-        return []
-    return [f"network {net.id[:12]} adopted from Docker: {net.pool}"]
+    driver.create_network(net.id, [data], network.parse_options(net.options), internal=net.internal)
 
 
 def _as_endpoint(network_id: names.NetworkId, end: engine.EngineEndpoint) -> endpoint.Endpoint:

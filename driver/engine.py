@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from driver import names
@@ -29,7 +29,7 @@ class EngineEndpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineNetwork:
-    """A network that Docker knows. `ours` and `ipam_ours`: its drivers are this plugin, by the names Docker has."""
+    """A network that Docker knows. `ours`, `ipam_ours`: its driver, its IPAM is this plugin; else only an id."""
 
     id: names.NetworkId
     name: str
@@ -48,8 +48,12 @@ class EngineNetwork:
 class Engine(Protocol):
     """What the background asks of Docker."""
 
-    def list_networks(self) -> list[EngineNetwork]:
-        """All networks of this engine, those of other drivers without their endpoints. Raises EngineError."""
+    def list_networks(self, known: Collection[names.NetworkId]) -> list[EngineNetwork]:
+        """All networks of this engine, those of other drivers as an id alone. Raises EngineError.
+
+        The drivers of the networks `known` to be ours are this plugin, whatever they are called: the operator chose
+        the alias, and nobody tells the plugin.
+        """
         ...
 
     def create_network(self, name: str) -> None:
@@ -58,5 +62,5 @@ class Engine(Protocol):
 
 
 def is_ours(driver: str) -> bool:
-    """Whether a driver's name means this plugin: `flannelpy`, `flannelpy:1`, `REGISTRY/flannelpy:1.0`."""
+    """Whether a driver's name says this plugin: `flannelpy`, `flannelpy:1`, `REGISTRY/flannelpy:1.0`."""
     return driver.rpartition("/")[2].partition(":")[0] == CLASSIC_NAME

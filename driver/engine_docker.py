@@ -7,7 +7,7 @@ Source: docker-py.readthedocs.io; Engine API `GET /networks`, `GET /networks/{id
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import docker
@@ -27,14 +27,16 @@ class DockerEngine:
         self._base_url = base_url
         self._client: docker.DockerClient | None = None
 
-    def list_networks(self) -> list[engine.EngineNetwork]:
+    def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
         """Implements `engine.Engine`."""
         try:
             api = self._connect().api
+            summaries = api.networks()
+            aliases = _aliases(summaries, known)
             found = []
-            for summary in api.networks():
-                if engine.is_ours(_driver(summary)) or engine.is_ours(_ipam_driver(summary)):
-                    found.append(_network(api.inspect_network(summary["Id"])))
+            for summary in summaries:
+                if aliases & {_driver(summary), _ipam_driver(summary)}:
+                    found.append(_network(api.inspect_network(summary["Id"]), aliases))
                 else:
                     found.append(engine.EngineNetwork(id=names.NetworkId(summary["Id"]), name="", ours=False))
         except docker_errors.NotFound as exc:
@@ -46,12 +48,19 @@ class DockerEngine:
     def create_network(self, name: str) -> None:
         """Implements `engine.Engine`."""
         try:
-            client = self._connect()
-            if not client.networks.list(names=[f"^{name}$"]):
+            api = self._connect().api
+            if not any(one["Name"] == name for one in api.networks()):
                 ipam = docker_types.IPAMConfig(driver=engine.CLASSIC_NAME)
-                client.networks.create(name, driver=engine.CLASSIC_NAME, ipam=ipam)
-        except (docker_errors.DockerException, OSError) as exc:
+                # engines before 25 take a second network of one name unless told to check
+                api.create_network(name, driver=engine.CLASSIC_NAME, ipam=ipam, check_duplicate=True)
+        except (docker_errors.DockerException, OSError, KeyError) as exc:
             raise self._lost(exc) from exc
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _connect(self) -> docker.DockerClient:
         if self._client is None:
@@ -59,11 +68,17 @@ class DockerEngine:
         return self._client
 
     def _lost(self, exc: Exception) -> errors.EngineError:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self.close()
         explanation = getattr(exc, "explanation", None)
         return errors.EngineError(f"Engine API at {self._base_url}: {explanation or exc}")
+
+
+def _aliases(summaries: Iterable[Mapping[str, Any]], known: Collection[names.NetworkId]) -> set[str]:
+    """The names under which this engine has this plugin: the usual ones in sight, and what `known` networks say."""
+    drivers = {driver for one in summaries for driver in (_driver(one), _ipam_driver(one))}
+    return {driver for driver in drivers if engine.is_ours(driver)} | {
+        driver for one in summaries if one["Id"] in known for driver in (_driver(one), _ipam_driver(one))
+    }
 
 
 def _driver(detail: Mapping[str, Any]) -> str:
@@ -74,7 +89,7 @@ def _ipam_driver(detail: Mapping[str, Any]) -> str:
     return str((detail.get("IPAM") or {}).get("Driver"))
 
 
-def _network(detail: Mapping[str, Any]) -> engine.EngineNetwork:
+def _network(detail: Mapping[str, Any], aliases: Collection[str]) -> engine.EngineNetwork:
     ipam = detail.get("IPAM") or {}
     config: Mapping[str, Any] = next(
         (one for one in ipam.get("Config") or [] if ":" not in one.get("Subnet", ":")), {}
@@ -83,11 +98,12 @@ def _network(detail: Mapping[str, Any]) -> engine.EngineNetwork:
     return engine.EngineNetwork(
         id=names.NetworkId(detail["Id"]),
         name=detail.get("Name", ""),
-        ours=engine.is_ours(_driver(detail)),
-        ipam_ours=engine.is_ours(_ipam_driver(detail)),
-        pool=ipaddress.IPv4Network(config["Subnet"]) if config.get("Subnet") else None,
+        ours=_driver(detail) in aliases,
+        # a config-only network is a form to be filled in: no pool was ever asked for
+        ipam_ours=_ipam_driver(detail) in aliases and not detail.get("ConfigOnly"),
+        pool=ipaddress.IPv4Network(config["Subnet"], strict=False) if config.get("Subnet") else None,
         gateway=ipaddress.IPv4Interface(config["Gateway"]).ip if config.get("Gateway") else None,
-        ip_range=ipaddress.IPv4Network(config["IPRange"]) if config.get("IPRange") else None,
+        ip_range=ipaddress.IPv4Network(config["IPRange"], strict=False) if config.get("IPRange") else None,
         aux=frozenset(ipaddress.IPv4Interface(address).ip for address in aux.values()),
         internal=bool(detail.get("Internal")),
         options=dict(detail.get("Options") or {}),

@@ -1,0 +1,182 @@
+"""Docker's own data trumps the state file, once two looks agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from typing import Any
+
+import pytest
+
+from driver import audit, endpoint, engine, names
+from overlay import netstate
+
+Host = Any  # the fixture's class lives in conftest.py
+
+NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
+FOREIGN_ID = names.NetworkId("7f84cb89bbd1fc848023e910ba4fdc258d9add842940b85e68dedf598ce9fae8")
+ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
+SEEN_END = engine.EngineEndpoint(id=ENDPOINT_ID, address=ipaddress.IPv4Interface("10.2.20.5/24"), mac=None)
+SEEN = engine.EngineNetwork(
+    id=NETWORK_ID,
+    name="flannel",
+    ours=True,
+    ipam_ours=True,
+    pool=ipaddress.IPv4Network("10.2.20.0/24"),
+    gateway=ipaddress.IPv4Address("10.2.20.1"),
+    endpoints=(SEEN_END,),
+)
+FOREIGN = engine.EngineNetwork(id=FOREIGN_ID, name="", ours=False)
+ADOPTED = endpoint.Endpoint(
+    id=ENDPOINT_ID,
+    network_id=NETWORK_ID,
+    address=ipaddress.IPv4Interface("10.2.20.5/24"),
+    mac=netstate.Mac("02:42:0a:02:14:05"),
+    joined=True,
+)
+
+
+def look(host: Host, *seen: engine.EngineNetwork) -> audit.Findings:
+    return audit.find(host.driver.networks(), host.driver.endpoints(), seen)
+
+
+def test_nothing_is_found_where_both_agree(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    assert look(host, FOREIGN, SEEN) == audit.Findings()
+    assert look(host) != audit.Findings()
+
+
+def test_what_docker_lacks_is_stale(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    empty = dataclasses.replace(SEEN, endpoints=())
+    assert look(host, empty) == audit.Findings(stale_endpoints=frozenset({ENDPOINT_ID}))
+    assert look(host, FOREIGN) == audit.Findings(stale_networks=frozenset({NETWORK_ID}))
+
+
+def test_what_we_lack_is_missing(host: Host) -> None:
+    assert look(host, FOREIGN, SEEN) == audit.Findings(missing_networks=(SEEN,), missing_endpoints=(ADOPTED,))
+    host.create_network()
+    assert look(host, SEEN) == audit.Findings(missing_endpoints=(ADOPTED,))
+
+
+def test_a_network_of_ours_without_a_pool_is_not_adopted(host: Host) -> None:
+    config_only = dataclasses.replace(SEEN, pool=None, gateway=None, endpoints=())
+    assert look(host, config_only) == audit.Findings()
+
+
+def test_a_known_network_under_a_name_we_do_not_know_loses_no_endpoint(host: Host) -> None:
+    """The engine was not asked for its endpoints: that says nothing about them."""
+    host.create_network()
+    host.create_endpoint()
+    assert look(host, engine.EngineNetwork(id=NETWORK_ID, name="", ours=False)) == audit.Findings()
+
+
+def test_only_what_two_looks_agree_on_is_mended() -> None:
+    one, two, three = (frozenset({names.EndpointId(str(n) * 64)}) for n in range(3))
+    networks = frozenset({NETWORK_ID})
+    before = audit.Findings(stale_endpoints=one | two, stale_networks=networks)
+    now = audit.Findings(stale_endpoints=two | three, missing_networks=(SEEN,), missing_endpoints=(ADOPTED,))
+    assert audit.confirm(before, now) == audit.Findings(stale_endpoints=two)
+    assert audit.confirm(now, now) == now
+
+
+def test_what_is_being_deleted_is_not_adopted(host: Host) -> None:
+    """Docker shows a network for a moment after DeleteNetwork."""
+    late = audit.confirm(audit.Findings(), look(host, SEEN))
+    assert audit.mend(host.driver, late) == []
+    assert (host.known(), host.links()) == (([], []), set())
+
+
+def test_the_second_look_tells_how_a_missing_network_is() -> None:
+    before = audit.Findings(missing_networks=(dataclasses.replace(SEEN, endpoints=()),))
+    now = audit.Findings(missing_networks=(SEEN,))
+    assert audit.confirm(before, now) == now
+
+
+def test_stale_things_go_and_what_is_in_use_stays(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    host.create_endpoint("2" * 64, "10.2.20.6/24")
+    host.join("2" * 64)
+    done = audit.mend(host.driver, audit.Findings(stale_endpoints=frozenset({ENDPOINT_ID})))
+    assert done == ["endpoint 1a2299da1bc9 forgotten: Docker does not know it"]
+    assert [end.id for end in host.known()[1]] == ["2" * 64]
+    assert host.links() == {"fp-4d5d70de7705", "fph222222222222"}
+    done = audit.mend(host.driver, audit.Findings(stale_networks=frozenset({NETWORK_ID})))
+    assert done == ["network 4d5d70de7705 forgotten: Docker does not know it"]
+    assert (host.known(), host.links()) == (([], []), set())
+
+
+def test_after_the_loss_of_the_state_file_all_is_adopted(host: Host) -> None:
+    """A plugin removed and installed anew, while containers run."""
+    done = audit.mend(host.driver, look(host, FOREIGN, SEEN))
+    assert done == [
+        "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",
+        "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
+    ]
+    assert host.known()[1] == [ADOPTED]
+    assert host.links() == {"fp-4d5d70de7705"}
+    assert audit.mend(host.driver, look(host, FOREIGN, SEEN)) == []
+    assert host.delete_endpoint() == {}
+
+
+def test_one_that_cannot_be_adopted_does_not_keep_the_others_out(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside = dataclasses.replace(
+        SEEN,
+        id=FOREIGN_ID,
+        name="old",
+        pool=ipaddress.IPv4Network("10.3.0.0/24"),
+        gateway=ipaddress.IPv4Address("10.3.0.1"),
+        endpoints=(),
+    )
+    twin = engine.EngineEndpoint(
+        id=names.EndpointId(ENDPOINT_ID[:12] + "0" * 52), address=ipaddress.IPv4Interface("10.2.20.7/24"), mac=None
+    )
+    later = engine.EngineEndpoint(
+        id=names.EndpointId("3" * 64), address=ipaddress.IPv4Interface("10.2.20.8/24"), mac=None
+    )
+    seen = dataclasses.replace(SEEN, endpoints=(SEEN_END, twin, later))
+    done = audit.mend(host.driver, look(host, outside, seen))
+    assert done == [
+        "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",
+        "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
+        "endpoint 333333333333 adopted from Docker: 10.2.20.8",
+    ]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(": ")[0] for line in lines] == [
+        "network 7f84cb89bbd1 (old) cannot be adopted",
+        "endpoint 1a2299da1bc9 cannot be adopted",
+    ]
+    assert "pool 10.3.0.0/24 is not part of a lease of this host (10.2.20.0/24)" in lines[0]
+    assert f"endpoint {ENDPOINT_ID} has the interface fph1a2299da1bc9 already" in lines[1]
+
+
+def test_a_network_the_kernel_holds_on_to_is_forgotten_all_the_same(host: Host) -> None:
+    host.create_network()
+    host.kernel.refuse(netstate.BridgeLink(name=netstate.IfName("fp-4d5d70de7705"), mac=netstate.Mac(""), mtu=0))
+    assert audit.mend(host.driver, audit.Findings(stale_networks=frozenset({NETWORK_ID}))) == [
+        "network 4d5d70de7705 forgotten: Docker does not know it"
+    ]
+    assert host.known() == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("flannelpy", True),
+        ("flannelpy:1", True),
+        ("flannelpy:latest", True),
+        ("localhost:5000/flannelpy:1.0", True),
+        ("registry.example/team/flannelpy", True),
+        ("flannelpy2", False),
+        ("my-flannelpy:1", False),
+        ("bridge", False),
+        ("", False),
+    ],
+)
+def test_a_drivers_name_says_whether_it_is_ours(name: str, ours: bool) -> None:
+    assert engine.is_ours(name) is ours
