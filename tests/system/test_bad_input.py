@@ -38,15 +38,12 @@ def test_a_second_network_on_the_whole_lease_is_refused(pair):
     assert "--subnet" in error
 
 
-def test_ipv6_is_refused(pair):
-    assert "IPv6" in refused(pair.h1, *CREATE, "--ipv6", "--subnet", "fd00:2::/64", "wrong")
-
-
-def test_an_unknown_option_names_the_known_ones(solo):
+def test_ipv6_and_unknown_options_are_refused_by_name(solo):
     solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
     error = refused(solo.host, *CREATE, "-o", "flannelpy.gatewy=auto", "wrong")
     assert "flannelpy.gatewy" in error
     assert "flannelpy.gateway" in error
+    assert "IPv6" in refused(solo.host, *CREATE, "--ipv6", "--subnet", "fd00:2::/64", "wrong")
 
 
 def test_config_missing_in_etcd(solo):

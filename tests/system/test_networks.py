@@ -29,6 +29,7 @@ def test_network_rm_leaves_no_device_rule_route_or_row(solo):
     site.create_network(solo.host, "warm-up")  # the first network switches forwarding on, for good
     solo.host.docker("run", "--rm", "-p", "80", "--network", "warm-up", "busybox", "true", timeout_s=60)
     solo.host.docker("network", "rm", "warm-up")
+    site.wait_for("no container's link", lambda: "fph" not in " ".join(site.kernel_of(solo.host)["links"]))
     before = site.kernel_of(solo.host)
     site.create_network(solo.host, "mynet")
     solo.host.docker("run", "-d", "--name", "one", "--network", "mynet", "busybox", "sleep", "3600")
@@ -66,7 +67,7 @@ def test_standalone_needs_no_etcd(solo):
     ip = site.ip_of(solo.host, "one")
     told = solo.host.docker("run", "--rm", "--network", "mynet", "busybox", "ping", "-c", "1", "-w", "5", ip)
     assert "1 packets received" in told
-    assert solo.host.ip in site.inside(solo.host, "one", f"wget -qO- -T 5 {solo.lab.outside_url}")
+    assert solo.host.ip in site.inside(solo.host, "one", f"timeout 5 wget -qO- {solo.lab.outside_url}")
 
 
 def test_standalone_takes_the_config_it_is_given(solo):
@@ -103,7 +104,7 @@ def test_an_internal_network_reaches_the_overlay_and_nothing_else(pair, solo, ru
     solo.host.docker("run", "-d", "--name", "one", "--network", "mynet", "busybox", "sleep", "3600", timeout_s=60)
     peer = site.ip_of(pair.h1, run(pair.h1))
     assert "2 packets received" in site.inside(solo.host, "one", f"ping -c 2 -w 10 {peer}")
-    assert not solo.host.try_docker("exec", "one", "wget", "-qO-", "-T", "3", solo.lab.outside_url).ok
+    assert not solo.host.try_docker("exec", "one", "timeout", "3", "wget", "-qO-", solo.lab.outside_url).ok
     assert not solo.host.try_docker(
         "exec", "one", "ping", "-c", "1", "-w", "3", solo.lab.client.exec(["hostname", "-I"]).split()[0]
     ).ok
@@ -121,7 +122,7 @@ def test_two_flannel_networks_on_one_host_never_meet(solo):
     assert "flannel.66" in " ".join(site.kernel_of(solo.host)["links"])
     assert not solo.host.try_docker("exec", "in-red", "ping", "-c", "1", "-w", "2", blue).ok
     assert not solo.host.try_docker("exec", "in-blue", "ping", "-c", "1", "-w", "2", red).ok
-    assert solo.host.ip in site.inside(solo.host, "in-blue", f"wget -qO- -T 5 {solo.lab.outside_url}")
+    assert solo.host.ip in site.inside(solo.host, "in-blue", f"timeout 5 wget -qO- {solo.lab.outside_url}")
     solo.host.docker("rm", "-f", "in-blue")
     solo.host.docker("network", "rm", "blue")
     site.wait_for("flannel.66 gone", lambda: "flannel.66" not in site.kernel_of(solo.host)["links"])

@@ -31,7 +31,7 @@ def test_a_third_host_gets_the_page(pair, web):
 def test_containers_of_both_hosts_get_the_page(pair, web, run):
     host, _ = web
     for other in (pair.h1, pair.h2):
-        assert site.inside(other, run(other), f"wget -qO- -T 5 http://{host.ip}:8080/cgi-bin/who")
+        assert site.inside(other, run(other), f"timeout 5 wget -qO- http://{host.ip}:8080/cgi-bin/who")
 
 
 def test_the_hosts_own_loopback_gets_the_page(web):
@@ -41,17 +41,17 @@ def test_the_hosts_own_loopback_gets_the_page(web):
 
 def test_the_publishing_container_itself_gets_the_page(web):
     host, name = web
-    assert site.inside(host, name, f"wget -qO- -T 5 http://{host.ip}:8080/cgi-bin/who")
+    assert site.inside(host, name, f"timeout 5 wget -qO- http://{host.ip}:8080/cgi-bin/who")
 
 
 def test_over_the_overlay_it_still_has_its_own_address(pair, web, run):
     host, name = web
     server = run(pair.h2)
     site.serve_who(pair.h2, server)
-    seen = site.inside(host, name, f"wget -qO- -T 5 http://{site.ip_of(pair.h2, server)}/cgi-bin/who")
+    seen = site.inside(host, name, f"timeout 5 wget -qO- http://{site.ip_of(pair.h2, server)}/cgi-bin/who")
     assert seen == site.ip_of(host, name)
 
 
 def test_it_reaches_a_server_outside(pair, web):
     host, name = web
-    assert host.ip in site.inside(host, name, f"wget -qO- -T 5 {pair.lab.outside_url}")
+    assert host.ip in site.inside(host, name, f"timeout 5 wget -qO- {pair.lab.outside_url}")

@@ -65,7 +65,7 @@ def test_without_published_ports_a_container_has_one_interface_and_reaches_outsi
     (h1, one, _), _ = both
     links = re.findall(r"^\d+: ([^:@]+)", site.inside(h1, one, "ip -o link"), re.MULTILINE)
     assert sorted(links) == ["eth0", "lo"]
-    seen = site.inside(h1, one, f"wget -qO- -T 5 {pair.lab.outside_url}")
+    seen = site.inside(h1, one, f"timeout 5 wget -qO- {pair.lab.outside_url}")
     assert h1.ip in seen, "what leaves the overlay leaves as the host"
 
 
