@@ -27,25 +27,35 @@ SCHEMA = statefile.Schema(
 
 
 class StandaloneRegistry:
-    """One prefix of the state file, which was opened with SCHEMA. Safe to call from any thread."""
+    """One prefix of the state file, which was opened with SCHEMA. Safe to call from any thread.
 
-    def __init__(self, file: statefile.StateFile, prefix: str) -> None:
+    `config` is the operator's network config, which outranks a stored one: it can be changed by a setting.
+    """
+
+    def __init__(self, file: statefile.StateFile, prefix: str, config: str = "") -> None:
         self._file = file
         self._prefix = prefix
+        self._config = config
         self._lock = threading.Lock()  # so that changes are published in the order in which they were committed
         self._feed = feed.Feed()
 
     def read_config(self) -> str:
         """See `Registry.read_config`."""
+        if self._config:
+            return self._config
         with self._file.read() as tx:
             rows = tx.rows("SELECT config FROM registry WHERE prefix = ? AND config IS NOT NULL", (self._prefix,))
         if not rows:
-            raise errors.ConfigMissing(f"no network config for {self._prefix} in {self._file.path}")
+            raise errors.ConfigMissing(
+                f"no network config for {self._prefix}: without ETCD_ENDPOINTS there is the default one only"
+            )
         text: str = rows[0][0]
         return text
 
     def create_config(self, text: str) -> bool:
         """See `Registry.create_config`."""
+        if self._config:
+            return False
         with self._lock, self._file.write() as tx:
             if tx.rows("SELECT 1 FROM registry WHERE prefix = ? AND config IS NOT NULL", (self._prefix,)):
                 return False

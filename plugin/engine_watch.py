@@ -12,6 +12,7 @@ import threading
 import time
 
 from driver import audit, engine, errors, service
+from ipam import endpoints as ipam_endpoints
 from ipam import requests
 from ipam import service as ipam_service
 from overlay import holdings
@@ -22,9 +23,8 @@ FIRST_LOOKS_S = (0.0, 10.0, 30.0)
 """Pauses before the first looks, once the engine answers; a thing is stale when two looks in a row miss it."""
 PERIOD_S = 60.0
 RETRY_S = 2.0
-GRACE_S = 30.0
-"""How old an address must be before Docker's not knowing it counts."""
-PREFIX_OPTION = "flannelpy.prefix"
+GRACE_S = 60.0
+"""How old an address must be before Docker's not knowing it counts: a start may take 30 s of the engine's repeats."""
 
 
 class EngineWatch:
@@ -113,7 +113,7 @@ class EngineWatch:
 
 def _known_pool(net: engine.EngineNetwork, pool: ipaddress.IPv4Network, default_prefix: str) -> requests.KnownPool:
     return requests.KnownPool(
-        prefix=net.ipam_options.get(PREFIX_OPTION, default_prefix),
+        prefix=ipam_endpoints.parse_prefix(net.ipam_options) or default_prefix,
         cidr=pool,
         subpool=net.ip_range,
         gateway=net.gateway,

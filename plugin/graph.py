@@ -90,13 +90,11 @@ def build(chosen: settings.Settings) -> Graph:
             kernel=kernel,
             publish=plumbing.set,
             in_use=lambda: any(usage.prefix == prefix for usage in ipam.usage()),
-            check_room=holdings.check_room,
+            claim_room=holdings.claim_room,
             pick=random.randrange,
             make_mac=_make_mac,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
-        if chosen.standalone and prefix == chosen.etcd_prefix:
-            initial = initial or STANDALONE_CONFIG
         options = member.Options(iface=chosen.iface, public_ip=chosen.public_ip, initial_config=initial)
         return node.Node(prefix, options, ports)
 
@@ -122,7 +120,10 @@ def build(chosen: settings.Settings) -> Graph:
 def _registries(chosen: settings.Settings, state: statefile.StateFile) -> Callable[[str], registry.Registry]:
     """One registry for each prefix; those in etcd share one connection."""
     if chosen.standalone:
-        return lambda prefix: registry_standalone.StandaloneRegistry(state, prefix)
+        config = chosen.network_config or STANDALONE_CONFIG
+        return lambda prefix: registry_standalone.StandaloneRegistry(
+            state, prefix, config if prefix == chosen.etcd_prefix else ""
+        )
     client = etcd_client.EtcdClient(
         etcd_settings.EtcdSettings(
             endpoints=chosen.etcd_endpoints,
