@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import assert_never
 
-from overlay import lease, registry
+from overlay import errors, lease, registry
 
 Leases = Mapping[lease.SubnetKey, lease.Lease]
 
@@ -64,37 +64,79 @@ def _read_snapshot(book: Book, event: registry.Snapshot, own_key: lease.SubnetKe
 
 
 def _read_delta(book: Book, event: registry.Delta, own_key: lease.SubnetKey) -> News:
-    leases, unreadable = dict(book.leases), dict(book.unreadable)
-    put: dict[lease.SubnetKey, lease.Lease] = {}
-    gone: set[lease.SubnetKey] = set()
-    own, own_told = None, False
+    reading = _Reading(leases=dict(book.leases), unreadable=dict(book.unreadable))
     for change in event.changes:
         match change:
             case registry.Unreadable():
-                unreadable[change.key] = change.reason
+                reading.spoil(change, own_key)
             case registry.LeasePut() if change.lease.key == own_key:
-                own, own_told = change.lease, True
+                reading.tell_own(own_key, change.lease)
             case registry.LeaseGone() if change.key == own_key:
-                own, own_told = None, True
+                reading.tell_own(own_key, None)
             case registry.LeasePut():
-                key = change.lease.key
-                if _differs(leases.get(key), change.lease):
-                    put[key] = change.lease
-                gone.discard(key)
-                leases[key] = change.lease
+                reading.put_peer(change.lease)
             case registry.LeaseGone():
-                if leases.pop(change.key, None) is not None:
-                    gone.add(change.key)
-                put.pop(change.key, None)
+                reading.drop_peer(change.key)
             case _:
                 assert_never(change)
     return News(
-        book=Book(leases=leases, unreadable=unreadable, revision=event.revision),
-        put=put,
-        gone=frozenset(gone),
-        own=own,
-        own_told=own_told,
+        book=Book(leases=reading.leases, unreadable=reading.unreadable, revision=event.revision),
+        put=reading.put,
+        gone=frozenset(reading.gone),
+        own=reading.own,
+        own_told=reading.own_told,
     )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Reading:
+    """A Delta half read: comes to what a Snapshot after it would say."""
+
+    leases: dict[lease.SubnetKey, lease.Lease]
+    unreadable: dict[str, str]
+    put: dict[lease.SubnetKey, lease.Lease] = dataclasses.field(default_factory=dict)
+    gone: set[lease.SubnetKey] = dataclasses.field(default_factory=set)
+    own: lease.Lease | None = None
+    own_told: bool = False
+
+    def tell_own(self, key: lease.SubnetKey, told: lease.Lease | None) -> None:
+        self._clear(key)
+        self.own, self.own_told = told, True
+
+    def put_peer(self, told: lease.Lease) -> None:
+        self._clear(told.key)
+        if _differs(self.leases.get(told.key), told):
+            self.put[told.key] = told
+        self.gone.discard(told.key)
+        self.leases[told.key] = told
+
+    def drop_peer(self, key: lease.SubnetKey) -> None:
+        self._clear(key)
+        if self.leases.pop(key, None) is not None:
+            self.gone.add(key)
+        self.put.pop(key, None)
+
+    def spoil(self, bad: registry.Unreadable, own_key: lease.SubnetKey) -> None:
+        """Somebody wrote nonsense: over a lease, which is gone then, or beside all of them."""
+        key = _key_of(bad.key)
+        if key == own_key:
+            self.tell_own(own_key, None)
+        elif key is not None:
+            self.drop_peer(key)
+        self.unreadable[bad.key] = bad.reason
+
+    def _clear(self, key: lease.SubnetKey) -> None:
+        for text in [text for text in self.unreadable if _key_of(text) == key]:
+            del self.unreadable[text]
+
+
+def _key_of(text: str) -> lease.SubnetKey | None:
+    """The subnet whose key this is, with or without a prefix; None for a key that no lease can have."""
+    try:
+        key = lease.parse_subnet_key(text)
+    except errors.CodecError:
+        return None
+    return key if text.rpartition("/")[2] == lease.format_subnet_key(key) else None
 
 
 def _differs(known: lease.Lease | None, told: lease.Lease) -> bool:

@@ -1,0 +1,142 @@
+"""The book of peers: deltas come to what a snapshot would say."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Sequence
+
+import hypothesis
+from hypothesis import strategies as st
+
+from overlay import lease, peers, registry
+
+OWN = lease.SubnetKey(v4=ipaddress.IPv4Network("10.2.1.0/24"))
+PEER = lease.SubnetKey(v4=ipaddress.IPv4Network("10.2.2.0/24"))
+OTHER = lease.SubnetKey(v4=ipaddress.IPv4Network("10.2.3.0/24"))
+
+
+def held(key: lease.SubnetKey, last: int, revision: int = 1) -> lease.Lease:
+    attrs = lease.LeaseAttrs(public_ip=ipaddress.IPv4Address(f"192.0.2.{last}"), backend_type="vxlan")
+    return lease.Lease(key=key, attrs=attrs, lease_id=7, mod_revision=revision)
+
+
+def delta(*changes: registry.Change, revision: int = 9) -> registry.Delta:
+    return registry.Delta(revision=revision, changes=changes)
+
+
+def bad(key: str) -> registry.Unreadable:
+    return registry.Unreadable(key=key, reason="no JSON")
+
+
+def test_a_snapshot_replaces_the_book_and_says_what_is_new() -> None:
+    book = peers.Book(leases={PEER: held(PEER, 2), OTHER: held(OTHER, 3)}, unreadable={"old": "gone"}, revision=3)
+    moved = held(OTHER, 4, revision=8)
+    told = registry.Snapshot(revision=8, leases={OWN: held(OWN, 1), OTHER: moved}, unreadable=(bad("/p/subnets/x"),))
+    assert peers.read_event(book, told, OWN) == peers.News(
+        book=peers.Book(leases={OTHER: moved}, unreadable={"/p/subnets/x": "no JSON"}, revision=8),
+        put={OTHER: moved},
+        gone=frozenset({PEER}),
+        own=held(OWN, 1),
+        own_told=True,
+    )
+
+
+def test_a_snapshot_without_our_key_says_that_it_is_gone() -> None:
+    news = peers.read_event(peers.Book(), registry.Snapshot(revision=1, leases={}), OWN)
+    assert (news.own, news.own_told) == (None, True)
+
+
+def test_a_renewal_is_no_news() -> None:
+    book = peers.Book(leases={PEER: held(PEER, 2)})
+    news = peers.read_event(book, delta(registry.LeasePut(lease=held(PEER, 2, revision=5))), OWN)
+    assert (news.put, news.gone, news.own_told) == ({}, frozenset(), False)
+    assert news.book.leases[PEER].mod_revision == 5
+
+
+def test_our_own_key_is_never_a_peer() -> None:
+    news = peers.read_event(peers.Book(), delta(registry.LeasePut(lease=held(OWN, 9))), OWN)
+    assert news == peers.News(book=peers.Book(revision=9), put={}, gone=frozenset(), own=held(OWN, 9), own_told=True)
+
+
+def test_of_several_words_on_our_key_the_last_counts() -> None:
+    put = registry.LeasePut(lease=held(OWN, 1, revision=8))
+    gone = registry.LeaseGone(key=OWN)
+    assert peers.read_event(peers.Book(), delta(gone, put), OWN).own == put.lease
+    assert peers.read_event(peers.Book(), delta(put, gone), OWN).own is None
+
+
+def test_a_peer_that_goes_and_comes_back_is_put_not_gone() -> None:
+    book = peers.Book(leases={PEER: held(PEER, 2)})
+    back = held(PEER, 2, revision=9)
+    news = peers.read_event(book, delta(registry.LeaseGone(key=PEER), registry.LeasePut(lease=back)), OWN)
+    assert (news.put, news.gone, news.book.leases) == ({PEER: back}, frozenset(), {PEER: back})
+
+
+def test_a_peer_that_comes_and_goes_is_nothing() -> None:
+    news = peers.read_event(
+        peers.Book(), delta(registry.LeasePut(lease=held(PEER, 2)), registry.LeaseGone(key=PEER)), OWN
+    )
+    assert (news.put, news.gone, news.book.leases) == ({}, frozenset({PEER}), {})
+
+
+def test_nonsense_beside_the_leases_harms_none_of_them() -> None:
+    book = peers.Book(leases={PEER: held(PEER, 2)})
+    news = peers.read_event(book, delta(bad("/p/subnets/notes"), bad("/p/subnets/x10.2.2.0-24")), OWN)
+    assert news.book.leases == {PEER: held(PEER, 2)}
+    assert set(news.book.unreadable) == {"/p/subnets/notes", "/p/subnets/x10.2.2.0-24"}
+
+
+def test_nonsense_written_over_a_lease_ends_it_until_it_is_readable_again() -> None:
+    book = peers.Book(leases={PEER: held(PEER, 2)})
+    spoilt = peers.read_event(book, delta(bad("/p/subnets/10.2.2.0-24")), OWN)
+    assert (spoilt.gone, spoilt.book.leases) == (frozenset({PEER}), {})
+    again = held(PEER, 2, revision=11)
+    mended = peers.read_event(spoilt.book, delta(registry.LeasePut(lease=again), revision=11), OWN)
+    assert mended.book == peers.Book(leases={PEER: again}, revision=11)
+
+
+def test_deleted_nonsense_is_forgotten() -> None:
+    book = peers.Book(unreadable={"/p/subnets/10.2.2.0-24": "no JSON"})
+    assert peers.read_event(book, delta(registry.LeaseGone(key=PEER)), OWN).book.unreadable == {}
+
+
+def test_nonsense_written_over_our_key_is_told() -> None:
+    news = peers.read_event(peers.Book(), delta(bad("10.2.1.0-24")), OWN)
+    assert (news.own, news.own_told) == (None, True)
+    assert news.book.unreadable == {"10.2.1.0-24": "no JSON"}
+
+
+KEYS = st.sampled_from([OWN, PEER, OTHER])
+CHANGES = st.one_of(
+    st.builds(lambda key, last: registry.LeasePut(lease=held(key, last)), KEYS, st.integers(1, 3)),
+    st.builds(lambda key: registry.LeaseGone(key=key), KEYS),
+    st.builds(lambda key: bad(f"/p/subnets/{lease.format_subnet_key(key)}"), KEYS),
+)
+
+
+@hypothesis.given(st.lists(st.lists(CHANGES, min_size=1, max_size=4), max_size=4))
+def test_deltas_come_to_what_a_snapshot_says(batches: Sequence[Sequence[registry.Change]]) -> None:
+    leases: dict[lease.SubnetKey, lease.Lease] = {}
+    unreadable: dict[str, registry.Unreadable] = {}
+    book, saved = peers.Book(), dict[lease.SubnetKey, lease.LeaseAttrs]()
+    for batch in batches:
+        for change in batch:
+            match change:
+                case registry.LeasePut():
+                    leases[change.lease.key] = change.lease
+                    unreadable.pop(f"/p/subnets/{lease.format_subnet_key(change.lease.key)}", None)
+                case registry.LeaseGone():
+                    leases.pop(change.key, None)
+                    unreadable.pop(f"/p/subnets/{lease.format_subnet_key(change.key)}", None)
+                case registry.Unreadable():
+                    leases.pop(lease.parse_subnet_key(change.key), None)
+                    unreadable[change.key] = change
+        news = peers.read_event(book, delta(*batch), OWN)
+        book = news.book
+        saved = {key: attrs for key, attrs in saved.items() if key not in news.gone}
+        saved |= {key: one.attrs for key, one in news.put.items()}
+    whole = registry.Snapshot(revision=book.revision, leases=leases, unreadable=tuple(unreadable.values()))
+    news = peers.read_event(book, whole, OWN)
+    assert (news.book, news.put, news.gone) == (dataclasses.replace(book), {}, frozenset())
+    assert saved == {key: one.attrs for key, one in book.leases.items()}
