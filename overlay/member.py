@@ -39,7 +39,7 @@ class Ports:
     publish: Callable[[str, netstate.NetState], None]
     in_use: Callable[[], bool]
     """Whether addresses were given out of this node's subnet."""
-    check_room: Callable[[str, ipaddress.IPv4Network, str], None]
+    claim_room: Callable[[str, ipaddress.IPv4Network, str], None]
     """Raises ConfigInvalid where (prefix, network, device) cannot stand beside this host's other flannel networks."""
     pick: Callable[[int], int]
     """A number from 0 to n - 1 by chance."""
@@ -83,15 +83,13 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
     text = _read_config(prefix, options, ports)
     config = netconfig.parse_network_config(text)
     saved = ports.store.load(prefix)
+    last = claim.Published(key=saved.key, attrs=saved.attrs) if saved else None
+    lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
         member = make_membership(prefix, options, ports, text, saved)
+        in_use = last is not None and ports.in_use()
         wish = claim.claim_subnet(
-            config,
-            ports.registry.read_leases(),
-            member.attrs,
-            claim.Published(key=saved.key, attrs=saved.attrs) if saved else None,
-            in_use=saved is not None and ports.in_use(),
-            pick=ports.pick,
+            config, ports.registry.read_leases(), member.attrs, last, in_use=in_use, pick=ports.pick
         )
         if isinstance(wish, claim.Taken):
             return Refused(member=member, by=wish.by)
@@ -99,11 +97,15 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
             held = carry_out(wish, member.attrs, ports.registry)
         except (errors.SubnetTaken, errors.LeaseLost) as exc:
             log.info("lost a race for a subnet, looking again prefix=%s reason=%s", prefix, exc)
-            stop.wait(0.05 * (1 + ports.pick(10)))
-            continue
-        own = dataclasses.replace(member.own, key=held.key)
-        return Joined(member=dataclasses.replace(member, own=own), lease=held)
-    raise errors.RegistryUnavailable(f"lost {CLAIM_TRIES} races for a subnet under {prefix}")
+            lost = exc
+            if not in_use:
+                last = None  # a key that is no lease may be in the way of the subnet we had: any other will do
+            if stop.wait(0.05 * (1 + ports.pick(10))):
+                break
+        else:
+            own = dataclasses.replace(member.own, key=held.key)
+            return Joined(member=dataclasses.replace(member, own=own), lease=held)
+    raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
 
 
 def make_membership(
@@ -115,7 +117,7 @@ def make_membership(
     network = config.require_v4().network
     if config.v6 is not None:
         raise errors.ConfigInvalid("EnableIPv6 is true: flannelpy has no IPv6 yet; use a network config without it")
-    ports.check_room(prefix, network, backend.device)
+    ports.claim_room(prefix, network, backend.device)
     lower = underlay.choose_underlay(ports.kernel.list_underlays(), options.iface, options.public_ip)
     mac = saved.mac if saved else ports.kernel.vtep_mac(backend.device)
     own = backends.Own(

@@ -1,12 +1,15 @@
 """One flannel network on this host: gets the lease, keeps it, follows the peers, publishes the kernel state.
 
-Two threads: `_run` joins the network and then follows the registry's watch, `_beat` keeps the lease alive. Both act
-on one `standing.Standing`. What to do is decided in `claim`, `peers` and the backend, which are pure; no lock is held
-across a registry call. Built and owned by `nodes`.
+Two threads: `_run` joins the network and then follows the registry's watch, `_beat` keeps the lease alive, and claims
+it again where that failed at first. Both act on one `standing.Standing`. What to do is decided in `claim`, `peers`
+and the backend, which are pure. Whatever concerns our own key is decided under one lock and from a fresh look at the
+registry, never from an event: an event says that there is something to see, and may be older than our own last word.
+Built and owned by `nodes`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -15,40 +18,43 @@ from overlay import claim, errors, lease, member, netstate, nodestore, peers, re
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 120.0
-"""Seconds between keepalives: often enough that a lost key is seen long before its day is over."""
-RETRY_FIRST_S = 0.5
-RETRY_CAP_S = 5.0
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Units: seconds. `beat_s` lies between keepalives: a lost key is seen long before its day is over."""
+
+    beat_s: float = 120.0
+    retry_first_s: float = 0.5
+    retry_cap_s: float = 5.0
 
 
 class Node:
     """This host in the flannel network under `prefix`."""
 
-    def __init__(self, prefix: str, options: member.Options, ports: member.Ports) -> None:
+    def __init__(
+        self, prefix: str, options: member.Options, ports: member.Ports, *, timing: Timing | None = None
+    ) -> None:
         self.prefix = prefix
         self._options = options
         self._ports = ports
+        self._timing = timing or Timing()
         self._standing = standing.Standing(prefix)
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
-        self._settling = threading.Lock()  # one decision about our own key at a time
+        self._deciding = threading.Lock()  # over our own key, from the look at the registry to what is said of it
+        self._restored = False
+        self._leaving = False  # under _deciding
         self._stop = threading.Event()
-        self._kick = threading.Event()
+        self._kick = threading.Event()  # try to join now
+        self._cut = threading.Event()  # end the watch
+        self._due = threading.Event()  # our own key is still to be claimed
         self._threads: list[threading.Thread] = []
 
     def restore(self) -> None:
         """Take up what the state file knows, so that all works without the registry."""
-        saved = self._ports.store.load(self.prefix)
-        if saved is None:
-            return
         try:
-            known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved)
+            self._take_up_saved()
         except errors.OverlayError as exc:
             self._standing.set_trouble(exc)
-            return
-        leases = self._ports.store.load_peers(self.prefix)
-        self._standing.set_saved(dataclasses.replace(known, attrs=saved.attrs), leases)
-        log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.key.v4, len(leases))
-        self._publish()
 
     def start(self) -> None:
         """Begin to talk to the registry."""
@@ -57,25 +63,28 @@ class Node:
             self._threads.append(thread)
             thread.start()
 
+    def halt(self) -> None:
+        """Tell the threads to end, without waiting for them."""
+        self._stop.set()
+        for event in (self._kick, self._cut, self._due):
+            event.set()
+
     def stop(self) -> None:
         """End the threads. Lease, device and routes stay: containers are using them."""
-        self._stop.set()
-        self._kick.set()
+        self.halt()
         for thread in self._threads:
             thread.join(timeout=5)
 
     def leave(self) -> None:
         """Give the subnet back and take the kernel objects away: for a node that nothing uses any more."""
         self.stop()
-        held = self._standing.set_left()
+        with self._deciding:  # an attempt under way may still get a lease
+            self._leaving = True
+            held = self._standing.set_left()
         self._publish()
         self._ports.store.forget(self.prefix)
-        if held is None:
-            return
-        try:
-            self._ports.registry.delete_lease(held)
-        except errors.RegistryError as exc:
-            log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self.prefix, held.key.v4, exc)
+        if held is not None:
+            self._give_back(held)
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""
@@ -83,6 +92,8 @@ class Node:
 
     def wait(self, timeout_s: float) -> lease.HeldSubnet:
         """Wait for the lease; see `holdings.Holdings.wait`."""
+        if self._standing.refused() and not self._ports.in_use():
+            self._start_over()
         seen = self._standing.attempts()
         self._kick.set()  # what an operator has just put right is looked at now, not after the pause
         return self._standing.wait(seen, timeout_s)
@@ -91,25 +102,53 @@ class Node:
         """What this node is and lacks."""
         return self._standing.status()
 
+    def _take_up_saved(self) -> None:
+        saved = self._ports.store.load(self.prefix)
+        if saved is not None:
+            known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved)
+            leases = self._ports.store.load_peers(self.prefix)
+            self._standing.set_saved(dataclasses.replace(known, attrs=saved.attrs), leases)
+            log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.key.v4, len(leases))
+            self._publish()
+        self._restored = True
+
     def _run(self) -> None:
-        pause = RETRY_FIRST_S
+        while not self._stop.is_set():
+            self._cut.clear()
+            self._join()
+            if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
+                self._follow()
+
+    def _join(self) -> None:
+        pause = self._timing.retry_first_s
         while not self._stop.is_set():
             self._kick.clear()
+            self._standing.begin()
+            if not self._restored:  # the underlay may have come up since; the registry may still be away
+                with contextlib.suppress(errors.OverlayError):
+                    self._take_up_saved()
             try:
-                self._settle(member.join(self.prefix, self._options, self._ports, self._stop))
-                break
+                with self._deciding:
+                    self._settle(member.join(self.prefix, self._options, self._ports, self._stop))
+                self._restored = True
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
             except Exception as exc:
                 log.exception("bug: unexpected error while joining prefix=%s", self.prefix)
                 self._standing.set_trouble(errors.OverlayError(f"unexpected {type(exc).__name__}: {exc}"))
+            else:
+                return
             self._kick.wait(pause)
-            pause = min(pause * 2, RETRY_CAP_S)
-        if not self._stop.is_set():
-            self._follow()
+            pause = min(pause * 2, self._timing.retry_cap_s)
+
+    def _start_over(self) -> None:
+        """Another host has our subnet and nothing here uses it any more: any other will do."""
+        if self._standing.forget_refusal():
+            log.info("subnet given up, joining anew prefix=%s", self.prefix)
+            self._cut.set()
 
     def _follow(self) -> None:
-        for event in self._ports.registry.watch(self._stop):
+        for event in self._ports.registry.watch(self._cut):
             try:
                 self._hear(event)
             except errors.OverlayError as exc:
@@ -129,51 +168,51 @@ class Node:
         self._standing.set_book(news.book)
         if news.put or news.gone:
             self._publish()
-            self._ports.store.save_peers(self.prefix, news.put, news.gone)
         if news.own_told:
             self._check_own(news.own)
+        elif news.gone and self._standing.refused():
+            self._claim()  # the lease in our way need not have our key
+        self._ports.store.save_peers(self.prefix, news.put, news.gone)
 
     def _check_own(self, told: lease.Lease | None) -> None:
         """Something happened to our key, perhaps by ourselves."""
-        known, held, _ = self._standing.now()
-        if known is None:
-            return
-        if told is None:
-            log.warning("own lease is gone, claiming it again prefix=%s subnet=%s", self.prefix, known.own.key.v4)
-            self._reclaim()
-            return
-        if held is not None and told.mod_revision < held.mod_revision:
-            return  # an echo of what was rewritten since
-        match claim.judge(told, known.attrs, known.published):
-            case claim.Taken():
-                self._settle(member.Refused(member=known, by=told))
-            case claim.Keep() if held is None or held.mod_revision != told.mod_revision:
-                self._settle(member.Joined(member=known, lease=told))
-            case claim.Keep():
-                pass
-            case claim.Rewrite():
-                self._reclaim()
+        _, held, _ = self._standing.now()
+        if told is None and held is not None:
+            log.warning("own lease is gone, claiming it again prefix=%s subnet=%s", self.prefix, held.key.v4)
+        self._claim(told)
 
-    def _reclaim(self) -> None:
-        """The subnet we used, or nothing: never another one under running containers."""
-        with self._settling:
-            known, _, _ = self._standing.now()
-            if known is None:
+    def _claim(self, told: lease.Lease | None = None, *, renew: bool = False) -> None:
+        """Claim the subnet we used, or nothing: never another one under running containers.
+
+        `told` is what the registry said of our key: nothing to do if that is what we hold. `renew`: the etcd lease
+        behind the key has ended. What fails now is tried again by `_beat`.
+        """
+        with self._deciding:
+            known, held, _ = self._standing.now()
+            if known is None or self._leaving:
                 return
-            wish = claim.reclaim(known.published, self._ports.registry.read_leases(), known.attrs)
-            if isinstance(wish, claim.Taken):
-                outcome: member.Joined | member.Refused = member.Refused(member=known, by=wish.by)
-            else:
-                try:
-                    held = member.carry_out(wish, known.attrs, self._ports.registry)
-                except (errors.SubnetTaken, errors.LeaseLost) as exc:
-                    log.warning("own lease not claimed, the watch will tell prefix=%s reason=%s", self.prefix, exc)
-                    return
-                outcome = member.Joined(member=known, lease=held)
-        self._settle(outcome)
+            if told is not None and held is not None and told.mod_revision == held.mod_revision:
+                return
+            try:
+                self._settle(self._claim_now(known, renew=renew))
+            except errors.OverlayError as exc:
+                self._standing.set_unclaimed(exc)
+                self._due.set()
+
+    def _claim_now(self, known: member.Membership, *, renew: bool) -> member.Joined | member.Refused:
+        wish = claim.reclaim(known.published, self._ports.registry.read_leases(), known.attrs)
+        if isinstance(wish, claim.Taken):
+            return member.Refused(member=known, by=wish.by)
+        if renew and isinstance(wish, claim.Keep):
+            wish = claim.Rewrite(over=wish.lease)
+        return member.Joined(member=known, lease=member.carry_out(wish, known.attrs, self._ports.registry))
 
     def _settle(self, outcome: member.Joined | member.Refused) -> None:
-        """Remember the outcome on disk, then say so."""
+        """Remember the outcome on disk, then say so. Called under `_deciding`."""
+        if self._leaving:
+            if isinstance(outcome, member.Joined):
+                self._give_back(outcome.lease)
+            return
         if isinstance(outcome, member.Refused):
             self._standing.set_refused(outcome)
             return
@@ -187,24 +226,38 @@ class Node:
         log.info("lease held prefix=%s subnet=%s public_ip=%s", self.prefix, held.key.v4, held.attrs.public_ip)
         self._publish()
 
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT_S):
-            _, held, _ = self._standing.now()
-            if held is None:
-                continue
-            try:
-                self._standing.set_ttl(held, self._ports.registry.keep_alive(held))
-            except errors.LeaseLost as exc:
-                log.warning("lease expired, claiming it again prefix=%s reason=%s", self.prefix, exc)
-                self._reclaim_quietly()
-            except errors.RegistryError as exc:
-                log.warning("keepalive failed, next in %d s prefix=%s reason=%s", BEAT_S, self.prefix, exc)
-
-    def _reclaim_quietly(self) -> None:
+    def _give_back(self, held: lease.Lease) -> None:
         try:
-            self._reclaim()
+            self._ports.registry.delete_lease(held)
         except errors.RegistryError as exc:
-            log.warning("own lease not claimed yet prefix=%s reason=%s", self.prefix, exc)
+            log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self.prefix, held.key.v4, exc)
+
+    def _beat(self) -> None:
+        first_s, cap_s = self._timing.retry_first_s, self._timing.retry_cap_s
+        pause = first_s
+        while not self._stop.is_set():
+            try:
+                if not self._due.wait(self._timing.beat_s):
+                    self._keep_alive()
+                elif not self._stop.wait(pause):
+                    self._due.clear()
+                    self._claim()
+                    pause = min(pause * 2, cap_s) if self._due.is_set() else first_s
+            except Exception:
+                log.exception("bug: unexpected error while keeping the lease prefix=%s", self.prefix)
+
+    def _keep_alive(self) -> None:
+        _, held, _ = self._standing.now()
+        if held is None:
+            return
+        try:
+            self._standing.set_ttl(held, self._ports.registry.keep_alive(held))
+        except errors.LeaseLost as exc:
+            log.warning("lease expired, claiming it again prefix=%s reason=%s", self.prefix, exc)
+            self._claim(renew=True)
+        except errors.RegistryError as exc:
+            wait_s = self._timing.beat_s
+            log.warning("keepalive failed, next in %d s prefix=%s reason=%s", wait_s, self.prefix, exc)
 
     def _publish(self) -> None:
         """Hand the kernel state of the moment to the reconciler, which repeats what the kernel refuses."""

@@ -19,8 +19,12 @@ class Nodes:
     def __init__(self, default_prefix: str, make_node: Callable[[str], node.Node]) -> None:
         self._default = default_prefix
         self._make_node = make_node
+        self._turn = (
+            threading.Lock()
+        )  # one network joined or left at a time: one that is being left may be joined again
         self._lock = threading.Lock()
         self._nodes: dict[str, node.Node] = {}
+        self._rooms: dict[str, tuple[ipaddress.IPv4Network, str]] = {}
         self._started = False
 
     def restore(self, saved_prefixes: Iterable[str]) -> None:
@@ -39,6 +43,8 @@ class Nodes:
 
     def stop(self) -> None:
         """End all threads; leases and kernel objects stay."""
+        for one in self.all():
+            one.halt()
         for one in self.all():
             one.stop()
 
@@ -59,34 +65,49 @@ class Nodes:
         """Implements `holdings.Holdings`."""
         if prefix == self._default:
             return
-        with self._lock:
-            left = self._nodes.pop(prefix, None)
-        if left is not None:
-            left.leave()
+        with self._turn:
+            with self._lock:
+                left = self._nodes.pop(prefix, None)
+            if left is not None:
+                left.leave()
+            with self._lock:
+                self._rooms.pop(prefix, None)
 
-    def check_room(self, prefix: str, network: ipaddress.IPv4Network, device: str) -> None:
-        """Raise ConfigInvalid where a flannel network collides with another one this host is in."""
-        for other in self.held():
-            if other.prefix == prefix:
-                continue
-            if other.network.overlaps(network):
-                raise errors.ConfigInvalid(
-                    f"flannel network {prefix} ({network}) overlaps {other.prefix} ({other.network}) on this host; "
-                    "give one of them another Network"
-                )
-            if other.device == device:
-                raise errors.ConfigInvalid(
-                    f"flannel network {prefix} has device {device} as {other.prefix} has; give one another VNI"
-                )
+    def claim_room(self, prefix: str, network: ipaddress.IPv4Network, device: str) -> None:
+        """Keep a range and a device for a flannel network until it is left; again with others replaces them.
+
+        Raises ConfigInvalid where it collides with another one this host is in, or is joining.
+        """
+        with self._lock:
+            for other, (taken, name) in self._rooms.items():
+                if other == prefix:
+                    continue
+                if taken.overlaps(network):
+                    raise errors.ConfigInvalid(
+                        f"flannel network {prefix} ({network}) overlaps {other} ({taken}) on this host; "
+                        "give one of them another Network"
+                    )
+                if name == device:
+                    raise errors.ConfigInvalid(
+                        f"flannel network {prefix} has device {device} as {other} has; give one another VNI"
+                    )
+            self._rooms[prefix] = (network, device)
 
     def _join(self, prefix: str) -> node.Node:
         with self._lock:
             known = self._nodes.get(prefix)
+        if known is not None:
+            return known
+        with self._turn:
+            with self._lock:
+                known = self._nodes.get(prefix)
             if known is not None:
                 return known
-            fresh = self._nodes[prefix] = self._make_node(prefix)
-            started = self._started
-        fresh.restore()
-        if started:
-            fresh.start()
+            fresh = self._make_node(prefix)
+            fresh.restore()
+            with self._lock:
+                self._nodes[prefix] = fresh
+                started = self._started
+            if started:
+                fresh.start()
         return fresh

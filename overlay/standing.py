@@ -46,7 +46,8 @@ class Standing:
         self._lease: lease.Lease | None = None
         self._conflict: str | None = None
         self._trouble: errors.OverlayError | None = None
-        self._attempts = 0
+        self._begun = 0
+        self._failed = 0
         self._outage: str | None = None
         self._book = peers.Book()
         self._followed = False
@@ -70,7 +71,6 @@ class Standing:
         with self._changed:
             self._member, self._lease = joined.member, joined.lease
             self._conflict = self._trouble = None
-            self._attempts += 1
             self._changed.notify_all()
         self.set_ttl(joined.lease, registry.SUBNET_TTL_S)
 
@@ -85,14 +85,23 @@ class Standing:
             self._conflict, self._trouble = conflict, None
             self._changed.notify_all()
 
-    def set_trouble(self, exc: errors.OverlayError) -> None:
-        """An attempt to get the lease failed."""
+    def begin(self) -> None:
+        """An attempt to get the lease begins."""
         with self._changed:
-            if str(exc) != str(self._trouble):
-                log.warning("no lease yet, retrying prefix=%s reason=%s", self._prefix, exc)
-            self._trouble = exc
-            self._attempts += 1
+            self._begun += 1
+
+    def set_trouble(self, exc: errors.OverlayError) -> None:
+        """The attempt that began last failed."""
+        with self._changed:
+            self._note(exc, "no lease yet, retrying")
+            self._failed = self._begun
             self._changed.notify_all()
+
+    def set_unclaimed(self, exc: errors.OverlayError) -> None:
+        """Our key is gone, or not as we wrote it, and could not be claimed: the registry agrees to nothing now."""
+        with self._changed:
+            self._note(exc, "own lease not claimed yet, retrying")
+            self._lease = self._expires_at = None
 
     def set_ttl(self, held: lease.Lease, ttl_s: int) -> None:
         """The lease lives for so long from now; a reservation for ever."""
@@ -122,13 +131,27 @@ class Standing:
     def set_left(self) -> lease.Lease | None:
         """This host is no member any more; the lease to give back."""
         with self._changed:
-            held, self._lease, self._member, self._book = self._lease, None, None, peers.Book()
+            held = self._lease
+            self._forget()
             return held
 
-    def attempts(self) -> int:
-        """How often an attempt has ended."""
+    def refused(self) -> bool:
+        """Whether another host has our subnet."""
         with self._changed:
-            return self._attempts
+            return self._conflict is not None
+
+    def forget_refusal(self) -> bool:
+        """Where another host has our subnet: let it go, so that an attempt may get any; tells whether it was so."""
+        with self._changed:
+            if self._conflict is None:
+                return False
+            self._forget()
+            return True
+
+    def attempts(self) -> int:
+        """How many attempts have begun."""
+        with self._changed:
+            return self._begun
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""
@@ -136,7 +159,7 @@ class Standing:
             return self._held()
 
     def wait(self, seen: int, timeout_s: float) -> lease.HeldSubnet:
-        """Wait for the lease. An error that waiting cannot cure counts once an attempt after `seen` has ended.
+        """Wait for the lease. An error that waiting cannot cure counts from an attempt that began after `seen`.
 
         Raises LeaseLost, SettingsError, RegistryDenied, OutOfSubnets, NotReady.
         """
@@ -150,7 +173,7 @@ class Standing:
                     return held
                 match self._trouble:
                     case errors.SettingsError() | errors.RegistryDenied() | errors.OutOfSubnets() as hopeless:
-                        if self._attempts > seen:
+                        if self._failed > seen:
                             raise hopeless
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -177,6 +200,15 @@ class Standing:
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
             )
+
+    def _note(self, exc: errors.OverlayError, what: str) -> None:
+        if str(exc) != str(self._trouble):
+            log.warning("%s prefix=%s reason=%s", what, self._prefix, exc)
+        self._trouble = exc
+
+    def _forget(self) -> None:
+        self._member = self._lease = self._conflict = self._expires_at = None
+        self._book = peers.Book()
 
     def _held(self) -> lease.HeldSubnet | None:
         known = self._member

@@ -1,0 +1,122 @@
+"""A host for tests of the node: kernel, firewall and registry in memory, a real state file."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import pathlib
+import threading
+import time
+from collections.abc import Callable
+
+from overlay import (
+    firewall_fake,
+    kernel,
+    kernel_fake,
+    lease,
+    member,
+    netstate,
+    node,
+    nodestore,
+    reconciler,
+    registry_fake,
+    statefile,
+)
+
+PREFIX = "/coreos.com/network"
+CONFIG = '{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan"}}'
+MAC = netstate.Mac("0e:00:00:00:00:01")
+ETH0 = kernel.UnderlayLink(
+    name=netstate.IfName("eth0"),
+    index=2,
+    mtu=1500,
+    up=True,
+    addresses=(ipaddress.IPv4Interface("192.0.2.1/24"),),
+    has_default_route=True,
+)
+FAST = node.Timing(beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02)
+
+
+def key(subnet: str) -> lease.SubnetKey:
+    return lease.SubnetKey(v4=ipaddress.IPv4Network(subnet))
+
+
+def attrs(public_ip: str, mac: str = "0e:00:00:00:00:99", vni: int = 1) -> lease.LeaseAttrs:
+    """What a vxlan node at `public_ip` publishes."""
+    return lease.LeaseAttrs(
+        public_ip=ipaddress.IPv4Address(public_ip),
+        backend_type="vxlan",
+        backend_data=f'{{"VNI":{vni},"VtepMAC":"{mac}"}}',
+    )
+
+
+def until(true: Callable[[], object], what: str = "", within_s: float = 5.0) -> None:
+    """Wait, not for ever."""
+    pause = threading.Event()
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what or true}"
+        pause.wait(0.005)
+
+
+@dataclasses.dataclass
+class NodeHost:
+    """One host. What a test changes between two nodes of it is what a restart finds changed."""
+
+    directory: pathlib.Path
+    registry: registry_fake.FakeRegistry
+    kernel: kernel_fake.KernelFake = dataclasses.field(default_factory=lambda: kernel_fake.KernelFake([ETH0]))
+    in_use: bool = False
+    options: member.Options = dataclasses.field(default_factory=member.Options)
+    timing: node.Timing = FAST
+    claim_room: Callable[[str, ipaddress.IPv4Network, str], None] = lambda *_room: None
+    mac: netstate.Mac = MAC
+    nodes: list[node.Node] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.file = statefile.StateFile(self.directory / "state.db", [nodestore.SCHEMA])
+        self.store = nodestore.NodeStore(self.file)
+        self.reconciler = reconciler.Reconciler(self.kernel, firewall_fake.FirewallFake())
+
+    def ports(self) -> member.Ports:
+        return member.Ports(
+            registry=self.registry,
+            store=self.store,
+            kernel=self.kernel,
+            publish=self.reconciler.set,
+            in_use=lambda: self.in_use,
+            claim_room=self.claim_room,
+            pick=lambda _count: 0,
+            make_mac=lambda: self.mac,
+        )
+
+    def make(self, prefix: str = PREFIX) -> node.Node:
+        """A node as after the start of the plugin; not started."""
+        one = node.Node(prefix, self.options, self.ports(), timing=self.timing)
+        self.nodes.append(one)
+        return one
+
+    def start(self) -> node.Node:
+        """A node that was restored and talks to the registry."""
+        one = self.make()
+        one.restore()
+        one.start()
+        return one
+
+    def join(self) -> node.Node:
+        """A node that has joined and read the peers."""
+        one = self.start()
+        one.wait(5)
+        until(lambda: one.status().confirmed and one.status().followed, "joined and followed")
+        return one
+
+    def routes(self) -> set[str]:
+        """The subnets that go through a tunnel."""
+        return {
+            str(obj.destination) for obj in self.kernel.observe(netstate.EMPTY) if isinstance(obj, netstate.Route)
+        }
+
+    def close(self) -> None:
+        for one in self.nodes:
+            one.stop()
+        self.file.close()

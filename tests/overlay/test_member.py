@@ -1,0 +1,195 @@
+"""Joining, one attempt at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import pathlib
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from overlay import errors, lease, member, netstate, nodestore, registry_fake, underlay
+from tests.overlay import node_host
+
+STOP = threading.Event()
+OURS = node_host.attrs("192.0.2.1", node_host.MAC)
+
+
+class RacingRegistry(registry_fake.FakeRegistry):
+    """Another host is quicker, `races` times."""
+
+    races = 0
+
+    def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
+        if self.races:
+            self.races -= 1
+            self.put_peer(key, node_host.attrs("192.0.2.9"))
+        return super().put_lease(key, attrs, over)
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path) -> Iterator[node_host.NodeHost]:
+    one = node_host.NodeHost(tmp_path, RacingRegistry(node_host.CONFIG))
+    yield one
+    one.close()
+
+
+def join(host: node_host.NodeHost) -> member.Joined | member.Refused:
+    return member.join(node_host.PREFIX, host.options, host.ports(), STOP)
+
+
+def save(host: node_host.NodeHost, subnet: str, attrs: lease.LeaseAttrs = OURS) -> None:
+    host.store.save(
+        nodestore.SavedNode(
+            prefix=node_host.PREFIX,
+            config=node_host.CONFIG,
+            key=node_host.key(subnet),
+            attrs=attrs,
+            mac=node_host.MAC,
+        )
+    )
+
+
+def test_a_new_host_publishes_its_underlay_address_and_vtep_mac(host: node_host.NodeHost) -> None:
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease.key == node_host.key("10.2.1.0/24")
+    assert joined.member.own.key == joined.lease.key
+    assert joined.member.own.underlay == underlay.Underlay(
+        name=netstate.IfName("eth0"),
+        ip=ipaddress.IPv4Address("192.0.2.1"),
+        mtu=1500,
+        public_ip=ipaddress.IPv4Address("192.0.2.1"),
+        prefixes=(ipaddress.IPv4Network("192.0.2.0/24"),),
+    )
+    assert host.registry.read_leases().leases[joined.lease.key].attrs == OURS
+
+
+def test_the_mac_of_a_device_that_is_there_is_kept(host: node_host.NodeHost) -> None:
+    """flanneld was here before us: its peers know that MAC."""
+    device = netstate.VxlanLink(
+        name=netstate.IfName("flannel.1"),
+        vni=1,
+        port=8472,
+        local=ipaddress.IPv4Address("192.0.2.1"),
+        underlay=netstate.IfName("eth0"),
+        mac=netstate.Mac("0e:00:00:00:00:42"),
+        mtu=1450,
+    )
+    assert host.kernel.apply([netstate.Add(obj=device)]) == []
+    assert join(host).member.own.mac == "0e:00:00:00:00:42"
+
+
+def test_a_lost_race_is_looked_at_again(host: node_host.NodeHost) -> None:
+    host.registry.races = 2  # type: ignore[attr-defined]
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease.key == node_host.key("10.2.3.0/24")
+
+
+def test_races_lost_without_end_are_an_error_that_says_the_last_reason(host: node_host.NodeHost) -> None:
+    host.registry.races = 100  # type: ignore[attr-defined]
+    with pytest.raises(errors.RegistryUnavailable) as caught:
+        join(host)
+    assert str(caught.value) == (
+        "no subnet under /coreos.com/network after 10 tries: subnet 10.2.10.0/24 is leased by 192.0.2.9"
+    )
+
+
+def test_a_saved_subnet_without_containers_gives_way_to_nonsense_under_its_key(host: node_host.NodeHost) -> None:
+    save(host, "10.2.20.0/24")
+    host.registry.put_garbage("10.2.20.0-24")
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease.key == node_host.key("10.2.1.0/24")
+
+
+def test_a_saved_subnet_with_containers_is_kept_beside_another_lease_of_ours(host: node_host.NodeHost) -> None:
+    save(host, "10.2.20.0/24")
+    host.registry.put_peer(node_host.key("10.2.7.0/24"), OURS)
+    host.in_use = True
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease.key == node_host.key("10.2.20.0/24")
+
+
+def test_a_saved_subnet_without_containers_gives_way_to_the_lease_of_our_address(host: node_host.NodeHost) -> None:
+    save(host, "10.2.20.0/24")
+    host.registry.put_peer(node_host.key("10.2.7.0/24"), OURS)
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease.key == node_host.key("10.2.7.0/24")
+
+
+def test_a_saved_subnet_that_another_host_has_is_refused(host: node_host.NodeHost) -> None:
+    save(host, "10.2.20.0/24")
+    host.in_use = True
+    by = host.registry.put_peer(node_host.key("10.2.20.0/24"), node_host.attrs("192.0.2.9"))
+    refused = join(host)
+    assert isinstance(refused, member.Refused)
+    assert refused.by == dataclasses.replace(by, ttl_s=None)
+    assert host.registry.read_leases().leases == {by.key: refused.by}
+
+
+def test_a_host_whose_address_changed_takes_its_own_key_over(host: node_host.NodeHost) -> None:
+    before = node_host.attrs("192.0.2.200", node_host.MAC)
+    host.registry.put_peer(node_host.key("10.2.20.0/24"), before)
+    save(host, "10.2.20.0/24", before)
+    host.in_use = True
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease.attrs == OURS
+
+
+def test_a_missing_config_is_an_error(host: node_host.NodeHost) -> None:
+    host.registry.set_config(None)
+    with pytest.raises(errors.ConfigMissing):
+        join(host)
+
+
+def test_a_missing_config_is_created_from_the_setting_once(host: node_host.NodeHost) -> None:
+    host.registry.set_config(None)
+    host.options = member.Options(initial_config='{"Network": "10.9.0.0/16", "Backend": {"Type": "vxlan"}}')
+    assert join(host).member.own.key == node_host.key("10.9.1.0/24")
+    assert json.loads(host.registry.read_config())["Network"] == "10.9.0.0/16"
+
+
+def test_a_config_that_is_there_trumps_the_setting(host: node_host.NodeHost) -> None:
+    host.options = member.Options(initial_config='{"Network": "10.9.0.0/16", "Backend": {"Type": "vxlan"}}')
+    assert join(host).member.own.key == node_host.key("10.2.1.0/24")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            '{"Network":"10.2.0.0/16", "EnableIPv6":true, "IPv6Network":"fd00::/48", "Backend":{"Type":"vxlan"}}',
+            "EnableIPv6 is true: flannelpy has no IPv6 yet",
+        ),
+        ('{"Network": "10.2.0.0/16", "Backend": {"Type": "host-gw"}}', "backend type 'host-gw' is not supported"),
+        ('{"Network": "10.2.0.0/16"}', "names no Backend"),
+        ("{", "expected a JSON object|JSON"),
+    ],
+)
+def test_a_config_we_cannot_follow_is_refused(host: node_host.NodeHost, config: str, expected: str) -> None:
+    host.registry.set_config(config)
+    with pytest.raises(errors.ConfigInvalid, match=expected):
+        join(host)
+    assert host.registry.read_leases().leases == {}
+
+
+def test_a_host_without_an_underlay_says_which_setting_helps(host: node_host.NodeHost) -> None:
+    host.kernel = type(host.kernel)([])
+    with pytest.raises(errors.UnderlayError, match="set IFACE"):
+        join(host)
+
+
+def test_a_full_network_says_so(host: node_host.NodeHost) -> None:
+    host.registry.set_config('{"Network": "10.2.0.0/22", "SubnetLen": 24, "Backend": {"Type": "vxlan"}}')
+    for number in range(1, 4):
+        host.registry.put_peer(node_host.key(f"10.2.{number}.0/24"), node_host.attrs(f"192.0.2.{number + 10}"))
+    with pytest.raises(errors.OutOfSubnets, match=r"out of subnets in 10\.2\.0\.0/22"):
+        join(host)

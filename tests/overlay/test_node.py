@@ -1,0 +1,607 @@
+"""The life of a node against a registry that is other hosts, the clock and the broken cable at will."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from overlay import errors, lease, member, netstate, node, registry, registry_fake
+from tests.overlay import node_host
+
+OWN = node_host.key("10.2.1.0/24")
+PEER = node_host.key("10.2.2.0/24")
+OTHER = node_host.key("10.2.3.0/24")
+OURS = node_host.attrs("192.0.2.1", node_host.MAC)
+PEERS = node_host.attrs("192.0.2.2", "0e:00:00:00:00:02")
+OTHERS = node_host.attrs("192.0.2.3", "0e:00:00:00:00:03")
+THIEFS = node_host.attrs("192.0.2.66", "0e:00:00:00:00:66")
+HELD = lease.HeldSubnet(
+    prefix=node_host.PREFIX,
+    network=ipaddress.IPv4Network("10.2.0.0/16"),
+    subnet=ipaddress.IPv4Network("10.2.1.0/24"),
+    device="flannel.1",
+    overlay_mtu=1450,
+)
+until = node_host.until
+
+
+class MoodyRegistry(registry_fake.FakeRegistry):
+    """Does what a test says just before a call is answered."""
+
+    def __init__(self, config: str | None = None) -> None:
+        super().__init__(config)
+        self.before_put: Callable[[], None] = lambda: None
+        self.after_put: Callable[[], None] = lambda: None
+        self.before_read: Callable[[], None] = lambda: None
+        self.before_config: Callable[[], None] = lambda: None
+
+    def read_config(self) -> str:
+        self.before_config()
+        return super().read_config()
+
+    def read_leases(self) -> registry.Snapshot:
+        self.before_read()
+        return super().read_leases()
+
+    def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
+        self.before_put()
+        stored = super().put_lease(key, attrs, over)
+        self.after_put()
+        return stored
+
+
+@pytest.fixture
+def moody() -> MoodyRegistry:
+    return MoodyRegistry(node_host.CONFIG)
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, moody: MoodyRegistry) -> Iterator[node_host.NodeHost]:
+    one = node_host.NodeHost(tmp_path, moody)
+    yield one
+    one.close()
+
+
+def own_lease(host: node_host.NodeHost) -> lease.Lease | None:
+    return host.registry._snapshot().leases.get(OWN)
+
+
+def has_own_lease(host: node_host.NodeHost) -> Callable[[], bool]:
+    return lambda: (found := own_lease(host)) is not None and found.attrs == OURS
+
+
+def once(action: Callable[[], object]) -> Callable[[], None]:
+    """The action, the first time."""
+    left = [action]
+
+    def act() -> None:
+        if left:
+            left.pop()()
+
+    return act
+
+
+def test_a_node_joins_publishes_and_remembers(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    assert one.held() == HELD
+    assert own_lease(host) is not None
+    assert host.store.load(node_host.PREFIX) is not None
+    until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {PEER})
+    assert host.kernel.observe(netstate.EMPTY) == {
+        netstate.VxlanLink(
+            name=netstate.IfName("flannel.1"),
+            vni=1,
+            port=8472,
+            local=ipaddress.IPv4Address("192.0.2.1"),
+            underlay=netstate.IfName("eth0"),
+            mac=node_host.MAC,
+            mtu=1450,
+        ),
+        netstate.Address(link=netstate.IfName("flannel.1"), interface=ipaddress.IPv4Interface("10.2.1.0/32")),
+        netstate.Neighbour(
+            link=netstate.IfName("flannel.1"),
+            ip=ipaddress.IPv4Address("10.2.2.0"),
+            mac=netstate.Mac("0e:00:00:00:00:02"),
+        ),
+        netstate.FdbEntry(
+            link=netstate.IfName("flannel.1"),
+            mac=netstate.Mac("0e:00:00:00:00:02"),
+            vtep_ip=ipaddress.IPv4Address("192.0.2.2"),
+        ),
+        netstate.Route(
+            destination=ipaddress.IPv4Network("10.2.2.0/24"),
+            gateway=ipaddress.IPv4Address("10.2.2.0"),
+            link=netstate.IfName("flannel.1"),
+        ),
+    }
+
+
+def test_the_echo_of_our_own_writing_is_no_news(host: node_host.NodeHost, moody: MoodyRegistry) -> None:
+    host.join()
+    found = own_lease(host)
+    host.registry.put_peer(PEER, PEERS)
+    until(lambda: host.routes() == {"10.2.2.0/24"})
+    assert own_lease(host) == found
+
+
+def test_peers_come_and_go(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.put_peer(PEER, PEERS)
+    host.registry.put_peer(OTHER, OTHERS)
+    until(lambda: host.routes() == {"10.2.2.0/24", "10.2.3.0/24"})
+    host.registry.delete_peer(PEER)
+    until(lambda: host.routes() == {"10.2.3.0/24"})
+    until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {OTHER})
+    assert one.status().peers == 1
+
+
+def test_a_bad_peer_is_skipped_and_named(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.put_peer(OTHER, dataclasses.replace(OTHERS, backend_type="host-gw"))
+    host.registry.put_garbage("notes", "no subnet key")
+    host.registry.put_peer(PEER, PEERS)
+    until(lambda: host.routes() == {"10.2.2.0/24"})
+    until(lambda: len(one.status().skipped) == 2)
+    assert one.status().skipped[0].startswith("10.2.3.0-24: backend type is host-gw")
+
+
+def test_everything_works_from_the_state_file_alone(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    host.join().stop()
+    host.kernel = type(host.kernel)([node_host.ETH0])  # a reboot
+    host.registry.go_down()
+    host.__post_init__()
+    one = host.make()
+    one.restore()
+    assert one.held() == HELD
+    assert host.routes() == {"10.2.2.0/24"}
+    one.start()
+    assert one.wait(0) == HELD
+    until(lambda: one.status().trouble is not None)
+    assert (one.status().confirmed, one.status().subnet) == (False, "10.2.1.0/24")
+
+
+def test_an_underlay_that_comes_up_late_is_enough_without_the_registry(host: node_host.NodeHost) -> None:
+    """Power comes back: the plugin is up before the network, and etcd is not up at all."""
+    host.registry.put_peer(PEER, PEERS)
+    host.join().stop()
+    host.registry.go_down()
+    late = type(host.kernel)([dataclasses.replace(node_host.ETH0, addresses=())])
+    host.kernel = late
+    host.__post_init__()
+    one = host.make()
+    one.restore()
+    assert one.held() is None
+    one.start()
+    until(lambda: one.status().trouble is not None)
+    late._underlays[:] = [node_host.ETH0]
+    until(lambda: one.held() == HELD)
+    assert host.routes() == {"10.2.2.0/24"}
+
+
+def test_a_restart_keeps_the_subnet_and_rewrites_the_key(host: node_host.NodeHost) -> None:
+    host.join().stop()
+    before = own_lease(host)
+    host.join()
+    after = own_lease(host)
+    assert before is not None
+    assert after is not None
+    assert (after.attrs, after.lease_id) == (before.attrs, before.lease_id)
+
+
+def test_a_lost_race_at_the_start_costs_no_lease(host: node_host.NodeHost, moody: MoodyRegistry) -> None:
+    moody.before_put = once(lambda: moody.put_peer(OWN, THIEFS))
+    one = host.join()
+    assert one.held() == dataclasses.replace(HELD, subnet=PEER.v4)
+
+
+def test_our_key_written_and_deleted_before_the_watch_begins_is_claimed_again(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    moody.after_put = once(lambda: moody.delete_peer(OWN))
+    host.start().wait(5)
+    until(has_own_lease(host))
+
+
+def test_a_deleted_key_is_claimed_again_with_the_same_subnet(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.delete_peer(OWN)
+    until(has_own_lease(host))
+    until(lambda: one.status().confirmed)
+    assert one.held() == HELD
+
+
+def test_an_expired_lease_is_claimed_again_with_the_same_subnet(host: node_host.NodeHost) -> None:
+    host.join()
+    host.registry.expire(OWN)
+    until(has_own_lease(host))
+
+
+def test_a_claim_that_fails_is_made_again_without_any_news(host: node_host.NodeHost, moody: MoodyRegistry) -> None:
+    """The key was deleted with etcdctl while the leader changed: the watch never broke, and keepalives still work."""
+    one = host.join()
+
+    def fail() -> None:
+        raise errors.RegistryUnavailable("etcd has no leader")
+
+    moody.before_read = fail
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().trouble == "etcd has no leader")
+    assert (one.status().confirmed, one.held()) == (False, HELD)
+    moody.before_read = lambda: None
+    until(has_own_lease(host))
+    until(lambda: one.status().confirmed)
+
+
+def test_a_key_rewritten_with_another_mac_is_put_right(host: node_host.NodeHost) -> None:
+    host.join()
+    host.registry.put_peer(OWN, node_host.attrs("192.0.2.1", "0e:00:00:00:00:77"))
+    until(has_own_lease(host))
+
+
+def test_a_stolen_subnet_is_said_and_never_changed(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    assert one.status().conflict == (
+        "subnet 10.2.1.0/24 is leased by 192.0.2.66, but containers of this host (192.0.2.1) use 10.2.1.0/24: "
+        "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"
+    )
+    with pytest.raises(errors.LeaseLost, match=r"leased by 192\.0\.2\.66"):
+        one.wait(5)
+    assert one.held() == HELD
+    assert host.routes() == {"10.2.2.0/24"}
+    found = own_lease(host)
+    assert found is not None
+    assert found.attrs == THIEFS
+
+
+def test_a_stolen_subnet_heals_when_its_key_becomes_free(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.registry.delete_peer(OWN)
+    until(has_own_lease(host))
+    until(lambda: one.status().confirmed)
+    assert one.wait(0) == HELD
+
+
+def test_a_lease_in_the_way_under_another_key_is_noticed_when_it_goes(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    host.join().stop()
+    wide = node_host.key("10.2.0.0/20")
+    host.registry.delete_peer(OWN)
+    host.registry.put_peer(wide, THIEFS)
+    one = host.start()
+    until(lambda: one.status().conflict)
+    host.registry.delete_peer(wide)
+    until(has_own_lease(host))
+    assert one.wait(5) == HELD
+
+
+def test_a_subnet_stolen_just_after_we_wrote_it_is_noticed(host: node_host.NodeHost, moody: MoodyRegistry) -> None:
+    """What the watch says of the thief may be heard before what we wrote is settled."""
+    host.in_use = True
+    one = host.join()
+    moody.after_put = once(lambda: moody.put_peer(OWN, THIEFS))
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().conflict)
+    assert not one.status().confirmed
+
+
+def test_without_containers_a_stolen_subnet_is_given_up_for_another(host: node_host.NodeHost) -> None:
+    """The way out that the error names: remove this host's networks."""
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    assert one.wait(5) == dataclasses.replace(HELD, subnet=PEER.v4)
+    until(lambda: one.status().followed and host.routes() == {"10.2.1.0/24"})  # the thief is a peer now
+    host.registry.put_peer(OTHER, OTHERS)
+    until(lambda: host.routes() == {"10.2.1.0/24", "10.2.3.0/24"})
+    until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {OWN, OTHER})
+
+
+def test_an_outage_keeps_the_peers(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    host.registry.go_down("connection refused")
+    until(lambda: one.status().outage)
+    assert (one.status().outage, one.held(), host.routes()) == ("connection refused", HELD, {"10.2.2.0/24"})
+    host.registry.come_back()
+    until(lambda: one.status().outage is None)
+    assert host.routes() == {"10.2.2.0/24"}
+
+
+def test_who_departed_during_an_outage_is_dropped_on_disk_too(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {PEER})
+    host.registry.go_down()
+    until(lambda: one.status().outage)
+    host.registry.delete_peer(PEER)
+    host.registry.put_peer(OTHER, OTHERS)
+    host.registry.come_back()
+    until(lambda: host.routes() == {"10.2.3.0/24"})
+    until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {OTHER})
+
+
+def test_who_departed_while_we_were_down_is_dropped(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    host.join().stop()
+    host.registry.delete_peer(PEER)
+    host.join()
+    until(lambda: host.routes() == set())
+    until(lambda: host.store.load_peers(node_host.PREFIX) == {})
+
+
+def test_our_key_that_ended_during_an_outage_is_claimed_again(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.go_down()
+    until(lambda: one.status().outage)
+    host.registry.expire(OWN)
+    host.registry.come_back()
+    until(has_own_lease(host))
+    until(lambda: one.status().confirmed)
+
+
+def test_a_registry_restored_from_an_old_backup_gets_our_key_again(host: node_host.NodeHost) -> None:
+    old = host.registry.read_leases()
+    one = host.join()
+    host.registry.restore(old)
+    until(has_own_lease(host))
+    until(lambda: one.status().confirmed)
+    assert one.held() == HELD
+
+
+def test_a_backup_in_which_another_host_has_our_subnet_is_a_conflict(host: node_host.NodeHost) -> None:
+    """The revisions in the backup are older than ours: that does not make them an echo."""
+    host.in_use = True
+    host.registry.put_peer(OWN, THIEFS)
+    old = host.registry.read_leases()
+    host.registry.delete_peer(OWN)
+    for _ in range(5):
+        host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    host.registry.restore(old)
+    until(lambda: one.status().conflict)
+
+
+def test_nonsense_under_our_key_is_said_and_left_alone(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.put_garbage("10.2.1.0-24", "no JSON")
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().trouble)
+    assert one.status().trouble == "subnet 10.2.1.0/24 has a key that is no lease"
+    assert (one.status().confirmed, one.held(), own_lease(host)) == (False, HELD, None)
+
+
+@pytest.fixture
+def beating(host: node_host.NodeHost) -> node_host.NodeHost:
+    host.timing = dataclasses.replace(node_host.FAST, beat_s=0.02)
+    return host
+
+
+def test_the_lease_is_kept_alive(beating: node_host.NodeHost) -> None:
+    beating.join()
+    until(lambda: beating.registry.keep_alives >= 3)
+
+
+def test_a_lease_that_ended_unseen_is_renewed_under_the_same_key(beating: node_host.NodeHost) -> None:
+    beating.join()
+    before = own_lease(beating)
+    assert before is not None
+    beating.registry.drop_grant(OWN)
+    until(lambda: (found := own_lease(beating)) is not None and found.lease_id != before.lease_id)
+    seen = beating.registry.keep_alives
+    until(lambda: beating.registry.keep_alives > seen)
+
+
+def test_keepalives_go_on_after_an_outage(beating: node_host.NodeHost) -> None:
+    one = beating.join()
+    beating.registry.go_down()
+    until(lambda: one.status().outage)
+    beating.registry.come_back()
+    seen = beating.registry.keep_alives
+    until(lambda: beating.registry.keep_alives > seen + 2)
+
+
+def test_a_missing_config_is_said_at_once(host: node_host.NodeHost) -> None:
+    host.registry.set_config(None)
+    one = host.start()
+    began = time.monotonic()
+    with pytest.raises(errors.ConfigMissing):
+        one.wait(20)
+    assert time.monotonic() - began < 5
+
+
+def test_a_config_that_appears_is_taken_at_once(host: node_host.NodeHost) -> None:
+    host.registry.set_config(None)
+    host.timing = node.Timing(beat_s=3600, retry_first_s=3600, retry_cap_s=3600)
+    one = host.start()
+    with pytest.raises(errors.ConfigMissing):
+        one.wait(20)
+    host.registry.set_config(node_host.CONFIG)
+    assert one.wait(5) == HELD
+
+
+def test_a_config_put_right_while_an_attempt_is_under_way_is_taken(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    host.registry.set_config(None)
+    reading, go_on = threading.Event(), threading.Event()
+    told: list[object] = []
+
+    def pause() -> None:
+        reading.set()
+        assert go_on.wait(5)
+        moody.before_config = once(lambda: moody.set_config(node_host.CONFIG))
+
+    moody.before_config = pause
+    host.timing = node.Timing(beat_s=3600, retry_first_s=3600, retry_cap_s=3600)
+    one = host.start()
+    assert reading.wait(5)
+    waiting = threading.Thread(target=lambda: told.append(one.wait(5)))
+    waiting.start()
+    until(one._kick.is_set)
+    go_on.set()
+    waiting.join(5)
+    assert told == [HELD]
+
+
+def test_waiting_without_a_registry_ends_and_names_the_reason(host: node_host.NodeHost) -> None:
+    host.registry.go_down("connection refused")
+    one = host.start()
+    until(lambda: one.status().trouble)
+    with pytest.raises(
+        errors.NotReady, match=r"no flannel lease under /coreos\.com/network yet: .*connection refused"
+    ):
+        one.wait(0.05)
+    host.registry.come_back()
+    assert one.wait(5) == HELD
+
+
+def test_leaving_gives_the_key_back_and_clears_up(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    until(lambda: host.routes() == {"10.2.2.0/24"})
+    one.leave()
+    assert own_lease(host) is None
+    assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+    assert (host.store.load(node_host.PREFIX), one.held()) == (None, None)
+
+
+def test_leaving_without_the_registry_lets_the_lease_expire(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.go_down()
+    one.leave()
+    assert own_lease(host) is not None
+    assert host.store.load(node_host.PREFIX) is None
+
+
+def test_leaving_never_takes_the_key_of_another(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    one.leave()
+    found = own_lease(host)
+    assert found is not None
+    assert found.attrs == THIEFS
+
+
+def test_a_lease_that_comes_while_leaving_is_given_back(host: node_host.NodeHost, moody: MoodyRegistry) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        writing.set()
+        assert go_on.wait(10)
+
+    moody.before_put = pause
+    one = host.start()
+    assert writing.wait(5)
+    leaving = threading.Thread(target=one.leave)
+    leaving.start()
+    until(one._stop.is_set)
+    go_on.set()
+    leaving.join(15)
+    until(lambda: own_lease(host) is None)
+    assert (host.store.load(node_host.PREFIX), one.held()) == (None, None)
+    assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+
+
+def test_stopping_leaves_all_as_it_is_and_does_not_take_long(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    until(lambda: host.routes() == {"10.2.2.0/24"})
+    began = time.monotonic()
+    one.stop()
+    assert time.monotonic() - began < 2
+    assert own_lease(host) is not None
+    assert host.routes() == {"10.2.2.0/24"}
+    assert not any(thread.is_alive() for thread in one._threads)
+
+
+def test_a_kernel_that_refuses_does_not_stop_the_node(host: node_host.NodeHost) -> None:
+    device = netstate.VxlanLink(
+        name=netstate.IfName("flannel.1"),
+        vni=1,
+        port=8472,
+        local=ipaddress.IPv4Address("192.0.2.1"),
+        underlay=netstate.IfName("eth0"),
+        mac=node_host.MAC,
+        mtu=1450,
+    )
+    host.kernel.refuse(device)
+    one = host.start()
+    assert one.wait(5) == HELD
+    until(lambda: one.status().followed)
+    host.kernel.refuse(device, None)
+    host.registry.put_peer(PEER, PEERS)
+    until(lambda: one.status().peers == 1)
+    host.reconciler.open_gate()
+    host.reconciler.run_pass()
+    assert host.routes() == {"10.2.2.0/24"}
+
+
+def test_a_full_disk_is_trouble_and_not_the_end(host: node_host.NodeHost) -> None:
+    host.file.close()
+    one = host.make()
+    one.start()
+    until(lambda: one.status().trouble)
+    with pytest.raises(errors.NotReady, match="state file"):
+        one.wait(0.05)
+
+
+def test_a_host_that_moved_rewrites_its_key_with_the_new_address(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    host.join().stop()
+    moved = dataclasses.replace(node_host.ETH0, addresses=(ipaddress.IPv4Interface("192.0.2.100/24"),))
+    host.kernel = type(host.kernel)([moved])
+    host.__post_init__()
+    one = host.join()
+    found = own_lease(host)
+    assert found is not None
+    assert (found.attrs, one.held()) == (node_host.attrs("192.0.2.100", node_host.MAC), HELD)
+
+
+def test_many_changes_of_our_key_end_with_our_key(beating: node_host.NodeHost) -> None:
+    """Both threads, all events, no lost update: whoever writes last, we find our key as we want it."""
+    one = beating.join()
+    for number in range(30):
+        with contextlib.suppress(KeyError):
+            (
+                lambda: beating.registry.delete_peer(OWN),
+                lambda: beating.registry.expire(OWN),
+                lambda: beating.registry.drop_grant(OWN),
+                lambda: beating.registry.put_peer(OWN, node_host.attrs("192.0.2.1", "0e:00:00:00:00:77")),
+                lambda: beating.registry.put_peer(OWN, THIEFS),
+                beating.registry.compact,
+            )[number % 6]()
+    beating.registry.delete_peer(OWN)
+    until(has_own_lease(beating))
+    until(lambda: one.status().confirmed and one.status().conflict is None)
+    found = own_lease(beating)
+    assert found is not None
+    _, held, _ = one._standing.now()
+    assert held is not None
+    assert held.mod_revision == found.mod_revision
+
+
+def test_the_options_reach_the_choice_of_the_underlay(host: node_host.NodeHost) -> None:
+    host.options = member.Options(iface="eth9")
+    one = host.start()
+    with pytest.raises(errors.UnderlayError, match="IFACE='eth9' matches no interface"):
+        one.wait(5)
