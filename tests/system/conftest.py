@@ -13,15 +13,8 @@ import pytest
 import lab
 from lab import plugin_image, site
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker for each engine: labs run side by side, the tests of one lab one after the other."""
-    for item in items:
-        if "tests/system" not in str(item.path):
-            continue
-        item.add_marker(pytest.mark.system)
-        if isinstance(item, pytest.Function) and "pair" in item.callspec.params:
-            item.add_marker(pytest.mark.xdist_group(item.callspec.params["pair"]))
+# One worker for each engine: labs run side by side, the tests of one lab one after the other.
+ENGINES = [pytest.param(each, marks=[pytest.mark.system, pytest.mark.xdist_group(each)]) for each in lab.ENGINES]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +33,7 @@ class Pair:
         return self.lab.hosts["h2"]
 
 
-@pytest.fixture(scope="session", params=lab.ENGINES)
+@pytest.fixture(scope="session", params=ENGINES)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two hosts with plugin and network, a third one bare."""
     engine = request.param
