@@ -66,6 +66,7 @@ class Kernel(Protocol):
     def events(self, stop: threading.Event) -> Iterator[None]:
         """Yields whenever links, addresses, neighbours or routes may have changed; ends within a second of `stop`.
 
-        Many events may come as one. Losing events (a full socket buffer) yields too: the caller looks at everything.
+        The first comes at once: from then on nothing is missed. Many events may come as one. Losing events (a full
+        socket buffer) yields too: the caller looks at everything.
         """
         ...

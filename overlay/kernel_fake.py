@@ -65,6 +65,7 @@ class KernelFake:
         """See `kernel.Kernel.events`."""
         with self._lock:
             seen = self._version
+        yield
         while not stop.is_set():
             with self._changed:
                 if self._version == seen:

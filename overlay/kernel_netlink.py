@@ -15,6 +15,7 @@ import ipaddress
 import itertools
 import pathlib
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from overlay import diff, errors, kernel, link_messages, link_writer, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
@@ -25,7 +26,7 @@ GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_*: links, neighbours, addresses and routes of both families. Source: linux/rtnetlink.h."""
 
 EVENT_BUFFER = 1 << 20
-MAX_DRAIN = 10_000
+COALESCE_S = 0.1
 
 Entry = netstate.Address | netstate.Neighbour | netstate.FdbEntry | netstate.Route
 
@@ -40,7 +41,7 @@ class KernelNetlink:
     def observe(self, desired: netstate.NetState) -> netstate.NetState:
         """See `kernel.Kernel.observe`."""
         try:
-            with rtnl_socket.RtnlSocket() as sock:
+            with rtnl_socket.open_socket() as sock:
                 found = _Observation(sock, desired)
         except OSError as exc:
             raise errors.KernelError([f"cannot read the kernel's tables: {exc.strerror or exc}"]) from exc
@@ -56,7 +57,7 @@ class KernelNetlink:
         """See `kernel.Kernel.apply`."""
         failures: list[kernel.Failure] = []
         try:
-            with rtnl_socket.RtnlSocket() as sock:
+            with rtnl_socket.open_socket() as sock:
                 for bulk, group in itertools.groupby(ops, lambda op: _entry_of(op) is not None):
                     if bulk:
                         failures += _apply_bulk(sock, list(group))
@@ -70,7 +71,7 @@ class KernelNetlink:
     def list_underlays(self) -> list[kernel.UnderlayLink]:
         """See `kernel.Kernel.list_underlays`."""
         try:
-            with rtnl_socket.RtnlSocket() as sock:
+            with rtnl_socket.open_socket() as sock:
                 return _list_underlays(sock)
         except OSError as exc:
             raise errors.KernelError([f"cannot list this host's links: {exc.strerror or exc}"]) from exc
@@ -78,7 +79,7 @@ class KernelNetlink:
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
         """See `kernel.Kernel.vtep_mac`."""
         try:
-            with rtnl_socket.RtnlSocket() as sock:
+            with rtnl_socket.open_socket() as sock:
                 row = link_writer.LinkWriter(sock, self._sysctls).find(name)
         except OSError as exc:
             raise errors.KernelError([f"cannot look at {name}: {exc.strerror or exc}"]) from exc
@@ -88,35 +89,41 @@ class KernelNetlink:
         """See `kernel.Kernel.events`."""
         while not stop.is_set():
             try:
-                with rtnl_socket.RtnlSocket(GROUPS, EVENT_BUFFER) as sock:
+                with rtnl_socket.open_socket(GROUPS, EVENT_BUFFER) as sock:
+                    yield  # what happened before anybody listened
                     while not stop.is_set():
-                        if self._drain(sock):
+                        if self._hear_burst(sock):
                             yield
             except OSError as exc:
                 if exc.errno != errno.ENOBUFS:
                     raise errors.KernelError([f"kernel events: {exc.strerror or exc}"]) from exc
-                yield  # events were lost, and the socket stays broken: a new one, and a look at everything
+                # events were lost, and the socket stays broken: on with a new one
 
-    def _drain(self, sock: rtnl_socket.RtnlSocket) -> bool:
-        """Whether anything relevant happened within half a second; takes all that waits at once."""
-        relevant = False
-        timeout_s = 0.5
-        for _ in range(MAX_DRAIN):
-            notices = sock.wait(timeout_s)
-            if not notices:
-                break
-            relevant = relevant or any(self._is_relevant(data, kind, at) for data, kind, at, _ in notices)
-            timeout_s = 0.0
-        return relevant
+    def _hear_burst(self, sock: rtnl_socket.RtnlSocket) -> bool:
+        """Whether anything relevant happened within half a second; what follows closely counts as the same."""
+        if not self._hear(sock, 0.5):
+            return False
+        until = time.monotonic() + COALESCE_S
+        while (left_s := until - time.monotonic()) > 0:
+            self._hear(sock, left_s)
+        return True
+
+    def _hear(self, sock: rtnl_socket.RtnlSocket, timeout_s: float) -> bool:
+        return any(self._is_relevant(data, kind, at) for data, kind, at, _ in sock.wait(timeout_s))
 
     def _is_relevant(self, data: bytes, kind: int, at: int) -> bool:
-        """Hosts resolve addresses and learn MACs all the time: only neighbours of our VXLAN devices matter."""
+        """Of neighbours only those of our VXLAN devices, and nothing that the kernel makes by itself.
+
+        Hosts resolve addresses all the time, and the kernel gives every new link IPv6 addresses and routes.
+        """
         match kind:
             case rtnl.RTM_NEWNEIGH | rtnl.RTM_DELNEIGH:
                 known = self._vxlan_indexes
                 return known is None or rtnl.event_index(data, at) in known
             case rtnl.RTM_NEWROUTE | rtnl.RTM_DELROUTE:
-                return rtnl.event_table(data, at) == rtnl.RT_TABLE_MAIN
+                return not rtnl.is_kernel_route(data, at)
+            case rtnl.RTM_NEWADDR | rtnl.RTM_DELADDR:
+                return not rtnl.is_link_scope(data, at)
             case _:
                 return True
 

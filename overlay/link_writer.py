@@ -34,6 +34,14 @@ class LinkWriter:
 
     def ensure(self, new: netstate.Link) -> None:
         """Make the link be there as it should: made, adopted, changed in place, or deleted and made anew."""
+        try:
+            self._ensure(new)
+        except rtnl_socket.Refusal as exc:
+            if exc.errno != errno.EEXIST or not index_of(new.name):
+                raise
+            self._ensure(new)  # somebody made it since we looked: see whether it is right
+
+    def _ensure(self, new: netstate.Link) -> None:
         match new:
             case netstate.VxlanLink():
                 self._ensure_vxlan(new)
@@ -43,10 +51,9 @@ class LinkWriter:
                     self._make_bridge(new)
                 else:
                     self._change(row, mac=new.mac, mtu=new.mtu)
-            case netstate.VethPair():
-                if index_of(new.name) or not self._make_pair(new):
-                    self._ensure_port(new)
-            case netstate.BridgePort():
+            case netstate.VethPair() if not index_of(new.name):
+                self._make_pair(new)
+            case netstate.VethPair() | netstate.BridgePort():
                 self._ensure_port(new)
             case _:
                 assert_never(new)
@@ -94,17 +101,9 @@ class LinkWriter:
         make = link_messages.make_bridge(new, self._socket.next_sequence())
         self._send([make, self._change_named(new.name, [ALIAS, ("IFLA_MTU", new.mtu)], up=True)])
 
-    def _make_pair(self, new: netstate.VethPair) -> bool:
-        """Whether it was made; not where somebody was faster."""
-        bridge = _require_index(new.bridge)
-        make = link_messages.make_pair(new, bridge, self._socket.next_sequence())
-        try:
-            self._send([make, self._change_named(new.name, [ALIAS])])
-        except rtnl_socket.Refusal as exc:
-            if exc.errno == errno.EEXIST and index_of(new.name):
-                return False
-            raise
-        return True
+    def _make_pair(self, new: netstate.VethPair) -> None:
+        make = link_messages.make_pair(new, _require_index(new.bridge), self._socket.next_sequence())
+        self._send([make, self._change_named(new.name, [ALIAS])])
 
     def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> None:
         row = self._find_kind(new.name, "veth")

@@ -25,7 +25,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 NUD_PERMANENT, NTF_SELF = 0x80, 0x02
-RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK = 254, 1, 4
+RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK, RTPROT_KERNEL = 254, 1, 4, 2
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x20, 0x80
 SCOPE_LINK = 253
@@ -229,9 +229,15 @@ def event_index(data: bytes, at: int) -> int:
     return int(_NDMSG.unpack_from(data, at)[1])
 
 
-def event_table(data: bytes, at: int) -> int:
-    """The table in a route event."""
-    return int(_RTMSG.unpack_from(data, at)[4])
+def is_kernel_route(data: bytes, at: int) -> bool:
+    """Whether a route event is about another table than main or a route that came with an address."""
+    _, _, _, _, table, protocol, _, _, _ = _RTMSG.unpack_from(data, at)
+    return bool(table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL)
+
+
+def is_link_scope(data: bytes, at: int) -> bool:
+    """Whether an address event is about a link-local address."""
+    return bool(_IFADDRMSG.unpack_from(data, at)[3] == SCOPE_LINK)
 
 
 def _pack_route(route: netstate.Route, index: int) -> bytes:

@@ -38,20 +38,26 @@ class Refusal(OSError):
     """The kernel said no; `errno` and its own words."""
 
 
+def open_socket(groups: int = 0, buffer: int = RECEIVE_BUFFER) -> RtnlSocket:
+    """A socket in the calling thread's network namespace, which hears the notices of `groups`. Raises OSError."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+            sock.setsockopt(SOL_NETLINK, option, 1)
+        sock.bind((0, groups))
+    except OSError:
+        sock.close()
+        raise
+    return RtnlSocket(sock)
+
+
 class RtnlSocket:
     """One socket, for one thread. A context manager."""
 
-    def __init__(self, groups: int = 0, buffer: int = RECEIVE_BUFFER) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
-            for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
-                self._socket.setsockopt(SOL_NETLINK, option, 1)
-            self._socket.bind((0, groups))
-            self._socket.settimeout(TIMEOUT_S)
-        except OSError:
-            self._socket.close()
-            raise
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._socket.settimeout(TIMEOUT_S)
         self._sequence = 1
 
     def __enter__(self) -> Self:

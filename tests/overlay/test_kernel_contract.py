@@ -423,6 +423,31 @@ def test_a_changed_mtu_is_seen_and_repaired(host: Host, name: netstate.IfName) -
     repair(host)
 
 
+def test_the_last_address_takes_the_routes_along(host: Host) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.hand.delete(ADDRESS)
+    assert ROUTE not in host.kernel.observe(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("link", "old", "new", "hanging"),
+    [
+        (BRIDGE, "10.2.20.1/24", "10.2.20.2/24", ()),
+        (BRIDGE, "10.2.20.1/24", "10.2.30.1/24", ()),
+        (VXLAN, "10.2.20.0/32", "10.2.30.0/32", ENTRIES),
+    ],
+)
+def test_an_address_moves_in_one_go_and_costs_nothing_else(
+    host: Host, link: netstate.BridgeLink | netstate.VxlanLink, old: str, new: str, hanging: tuple[Any, ...]
+) -> None:
+    before = netstate.Address(link=link.name, interface=ipaddress.ip_interface(old))
+    after = netstate.Address(link=link.name, interface=ipaddress.ip_interface(new))
+    host.build(link, before, *hanging)
+    desired = frozenset({link, after, *hanging})
+    assert host.kernel.apply(diff.plan(desired, host.kernel.observe(desired))) == []
+    assert host.kernel.observe(desired) == desired
+
+
 def test_the_underlay_going_takes_the_device_along(host: Host) -> None:
     host.build(VXLAN, ADDRESS, *ENTRIES)
     host.hand.delete(dataclasses.replace(PORT, name=UNDERLAY))
@@ -453,26 +478,19 @@ def test_the_underlay_is_listed_and_what_is_ours_is_not(host: Host) -> None:
 def test_a_change_by_hand_is_an_event(host: Host) -> None:
     host.build(VXLAN, ADDRESS, *ENTRIES)
     host.kernel.observe(WHOLE)
-    stop, heard = threading.Event(), threading.Event()
-    listening = threading.Event()
+    stop, heard = threading.Event(), threading.Semaphore(0)
 
     def listen() -> None:
-        events = host.kernel.events(stop)
-        listening.set()
-        for _ in events:
-            heard.set()
+        for _ in host.kernel.events(stop):
+            heard.release()
 
-    thread = threading.Thread(target=listen)
+    thread = threading.Thread(target=listen, daemon=True)
     thread.start()
-    try:
-        assert listening.wait(5)
-        for _ in range(50):  # the listener's socket may open a moment later
-            host.hand.delete(ROUTE)
-            host.build(ROUTE)
-            if heard.wait(0.1):
-                break
-        assert heard.is_set()
-    finally:
-        stop.set()
-        thread.join(timeout=5)
+    assert heard.acquire(timeout=5)  # it listens now
+    while heard.acquire(timeout=0.6):
+        pass
+    host.hand.delete(ROUTE)
+    assert heard.acquire(timeout=5)
+    stop.set()
+    thread.join(timeout=5)
     assert not thread.is_alive()
