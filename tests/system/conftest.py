@@ -13,8 +13,17 @@ import pytest
 import lab
 from lab import plugin_image, site
 
-# One worker for each engine: labs run side by side, the tests of one lab one after the other.
-ENGINES = [pytest.param(each, marks=[pytest.mark.system, pytest.mark.xdist_group(each)]) for each in lab.ENGINES]
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--engine 28.5` for one of them: `make test` runs one process for each, side by side."""
+    parser.addoption("--engine", choices=lab.ENGINES, action="append", help="only this engine; may be repeated")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that touches the lab runs on every engine asked for."""
+    if "pair" in metafunc.fixturenames:
+        engines = metafunc.config.getoption("--engine") or lab.ENGINES
+        params = [pytest.param(each, marks=pytest.mark.system) for each in engines]
+        metafunc.parametrize("pair", params, indirect=True, scope="session")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Pair:
         return self.lab.hosts["h2"]
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+@pytest.fixture(scope="session")
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two hosts with plugin and network, a third one bare."""
     engine = request.param
