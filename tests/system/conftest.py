@@ -6,12 +6,14 @@ h1 and h2 share one flannel network and stay as they are; h3 is for the tests th
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import lab
 from lab import plugin_image, site
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--engine 28.5` for one of them: `make test` runs one process for each, side by side."""
@@ -21,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test that touches the lab runs on every engine asked for."""
     if "pair" in metafunc.fixturenames:
-        engines = metafunc.config.getoption("--engine") or lab.ENGINES
+        engines = metafunc.config.getoption("--engine", default=None) or lab.ENGINES
         params = [pytest.param(each, marks=pytest.mark.system) for each in engines]
         metafunc.parametrize("pair", params, indirect=True, scope="session")
 
@@ -46,7 +48,8 @@ class Pair:
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two hosts with plugin and network, a third one bare."""
     engine = request.param
-    with lab.Lab.up(lab.LabConfig(name="sys" + engine.replace(".", ""), hosts=3, engine=engine)) as built:
+    name = f"sys{engine.replace('.', '')}p{os.getpid() % 100_000}"
+    with lab.Lab.up(lab.LabConfig(name=name, hosts=3, engine=engine)) as built:
         made = Pair(built, plugin_image.push(built, plugin_image.build()))
         site.put_config(built)
         for host in (made.h1, made.h2):
