@@ -420,7 +420,7 @@ class Counting(kernel_netlink.KernelNetlink):
         return super().observe(desired)
 
 
-def test_a_route_deleted_by_hand_is_back_within_two_seconds_and_passes_are_few(
+def test_a_route_deleted_by_hand_is_back_in_seconds_and_passes_are_few(
     host: kernel_netlink.KernelNetlink,
 ) -> None:
     counting = Counting()
@@ -435,7 +435,7 @@ def test_a_route_deleted_by_hand_is_back_within_two_seconds_and_passes_are_few(
         until_quiet(counting)
         before = counting.passes
         run("ip route del 10.0.1.0/24")
-        until = time.monotonic() + 2
+        until = time.monotonic() + 4  # 0.3 s on an idle machine; other tests may be busy
         while not made.repairs:
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -450,9 +450,9 @@ def test_a_route_deleted_by_hand_is_back_within_two_seconds_and_passes_are_few(
 
 
 def until_quiet(counting: Counting) -> None:
-    """Until no pass has begun for a second and a half."""
-    seen, since, until = counting.passes, time.monotonic(), time.monotonic() + 15
-    while time.monotonic() - since < 1.5:
+    """Until no pass has begun for longer than `Timing` lets one be put off."""
+    seen, since, until = counting.passes, time.monotonic(), time.monotonic() + 30
+    while time.monotonic() - since < 2.5:
         assert time.monotonic() < until, "it never rests"
         time.sleep(0.05)
         if counting.passes != seen:
