@@ -22,7 +22,6 @@ HOST_END_PREFIX = "fph"
 CONTAINER_END_PREFIX = "fpc"
 
 _ID = re.compile(r"[0-9a-zA-Z]{12,64}")
-_LINK = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -31,13 +30,6 @@ def parse_id(text: str, field: str) -> str:
     if not _ID.fullmatch(text):
         raise errors.BadRequest(f"{field}: expected a Docker id of 12 to 64 letters and digits, got {text[:80]!r}")
     return text
-
-
-def parse_link_name(text: str, field: str) -> netstate.IfName:
-    """An interface name that an operator chose. Raises BadRequest."""
-    if not _LINK.fullmatch(text):
-        raise errors.BadRequest(f"{field}: expected an interface name of at most 15 characters, got {text[:80]!r}")
-    return netstate.IfName(text)
 
 
 def parse_mac(text: str, field: str) -> netstate.Mac:

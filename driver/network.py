@@ -18,9 +18,8 @@ ADDRESS_SPACE = "flannelpy"
 
 OPTION_GATEWAY = "flannelpy.gateway"
 OPTION_MTU = "com.docker.network.driver.mtu"
-OPTION_BRIDGE_NAME = "com.docker.network.bridge.name"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
-OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_BRIDGE_NAME, OPTION_MASQUERADE)
+OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_MASQUERADE)
 
 MIN_MTU = 68
 """The least an IPv4 link may have. Source: RFC 791 §3.2."""
@@ -61,7 +60,6 @@ class Options:
 
     gateway_mode: GatewayMode = GatewayMode.AUTO
     mtu: int | None = None
-    bridge_name: netstate.IfName | None = None
     masquerade: bool = True
 
 
@@ -83,11 +81,6 @@ def parse_options(raw: Mapping[str, object]) -> Options:
     return Options(
         gateway_mode=_gateway_mode(values.get(OPTION_GATEWAY, GatewayMode.AUTO)),
         mtu=_mtu(values[OPTION_MTU]) if OPTION_MTU in values else None,
-        bridge_name=(
-            names.parse_link_name(values[OPTION_BRIDGE_NAME], OPTION_BRIDGE_NAME)
-            if OPTION_BRIDGE_NAME in values
-            else None
-        ),
         masquerade=_flag(OPTION_MASQUERADE, values.get(OPTION_MASQUERADE, "true")),
     )
 
@@ -105,7 +98,7 @@ def make_network(
         )
     return Network(
         id=network_id,
-        bridge=options.bridge_name or names.bridge_name(network_id),
+        bridge=names.bridge_name(network_id),
         pool=data.pool,
         gateway=data.gateway,
         prefix=held.prefix,

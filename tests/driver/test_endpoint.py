@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from driver import endpoint, errors, names, network
+from overlay import netstate
 
 NET = network.Network(
     id=names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e"),
@@ -15,7 +16,7 @@ NET = network.Network(
     gateway=ipaddress.IPv4Interface("10.2.20.1/24"),
     prefix="/coreos.com/network",
     overlay=ipaddress.IPv4Network("10.2.0.0/16"),
-    device=names.parse_link_name("flannel.1", ""),
+    device=netstate.IfName("flannel.1"),
     mtu=1450,
 )
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")

@@ -62,19 +62,6 @@ def test_names_of_two_ids_meet_only_where_their_short_ids_do(one: str, other: st
     assert names.bridge_name(names.NetworkId(one)) not in {names.host_end(second), names.container_end(second)}
 
 
-@pytest.mark.parametrize("text", ["br0", "flannel-br.1", "a", "fifteen-letters"])
-def test_an_operator_may_name_the_bridge(text: str) -> None:
-    assert names.parse_link_name(text, "o") == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "sixteen-letters!", "sixteen_letters1", "a/b", "..", "-x", "a b", "a:b", "br0\n"]
-)
-def test_a_name_that_no_link_can_have_is_refused(text: str) -> None:
-    with pytest.raises(errors.BadRequest, match="o: expected an interface name of at most 15 characters"):
-        names.parse_link_name(text, "o")
-
-
 def test_a_mac_is_kept_in_lower_case() -> None:
     assert names.parse_mac("02:42:BE:95:3E:BA", "m") == "02:42:be:95:3e:ba"
 

@@ -6,7 +6,7 @@ import ipaddress
 import pytest
 
 from driver import errors, names, network
-from overlay import lease
+from overlay import lease, netstate
 
 HELD = lease.HeldSubnet(
     prefix="/coreos.com/network",
@@ -25,7 +25,7 @@ NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39
 
 def test_no_options_are_the_defaults() -> None:
     assert network.parse_options({}) == network.Options(
-        gateway_mode=network.GatewayMode.AUTO, mtu=None, bridge_name=None, masquerade=True
+        gateway_mode=network.GatewayMode.AUTO, mtu=None, masquerade=True
     )
 
 
@@ -34,14 +34,12 @@ def test_every_option_is_read() -> None:
         {
             "flannelpy.gateway": "docker",
             "com.docker.network.driver.mtu": "1300",
-            "com.docker.network.bridge.name": "blue",
             "com.docker.network.bridge.enable_ip_masquerade": "False",
         }
     )
     assert read == network.Options(
         gateway_mode=network.GatewayMode.DOCKER,
         mtu=1300,
-        bridge_name=names.parse_link_name("blue", ""),
         masquerade=False,
     )
 
@@ -51,7 +49,7 @@ def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
         network.parse_options({"flannelpy.gatway": "auto"})
     assert str(caught.value) == (
         "unknown option 'flannelpy.gatway'; flannelpy knows: flannelpy.gateway, com.docker.network.driver.mtu, "
-        "com.docker.network.bridge.name, com.docker.network.bridge.enable_ip_masquerade"
+        "com.docker.network.bridge.enable_ip_masquerade"
     )
 
 
@@ -66,7 +64,6 @@ def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
         ("com.docker.network.driver.mtu", "1450.0", "expected a number of bytes from 68 up"),
         ("com.docker.network.driver.mtu", "٦٨", "expected a number of bytes from 68 up"),
         ("com.docker.network.driver.mtu", "9" * 10_000, "expected a number of bytes from 68 up"),
-        ("com.docker.network.bridge.name", "a/b", "expected an interface name"),
         ("com.docker.network.bridge.enable_ip_masquerade", "no", "expected true or false, got 'no'"),
         ("com.docker.network.bridge.enable_ip_masquerade", ["x" * 1000], "expected a string, got a list"),
     ],
@@ -93,7 +90,7 @@ def test_a_network_has_the_overlays_mtu_and_a_bridge_of_its_own() -> None:
         gateway=DATA.gateway,
         prefix="/coreos.com/network",
         overlay=HELD.network,
-        device=names.parse_link_name("flannel.1", ""),
+        device=netstate.IfName("flannel.1"),
         mtu=1450,
         internal=False,
         masquerade=True,
