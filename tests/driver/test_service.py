@@ -66,10 +66,11 @@ def test_one_id_cannot_be_two_networks(host: Host) -> None:
 
 
 def test_one_bridge_cannot_be_two_networks(host: Host) -> None:
-    host.create_network(pool="10.2.20.0/25", com__docker__network__bridge__name="blue")
-    with pytest.raises(errors.Conflict, match=r"has bridge blue and pool 10\.2\.20\.0/25 already"):
-        host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25", com__docker__network__bridge__name="blue")
-    assert host.links() == {"blue"}
+    host.create_network(pool="10.2.20.0/25")
+    same_short_id = names.NetworkId(NETWORK_ID[:12] + "0" * 52)
+    with pytest.raises(errors.Conflict, match=rf"has bridge {BRIDGE} and pool 10\.2\.20\.0/25 already"):
+        host.create_network(same_short_id, "10.2.20.128/25")
+    assert host.links() == {BRIDGE}
     assert len(host.known()[0]) == 1
 
 
