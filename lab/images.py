@@ -36,7 +36,7 @@ _FILES: Final[Mapping[str, str]] = {
 }
 _DIRS: Final = ("bin", "etc", "root", "tmp", "usr", "usr/bin", "usr/sbin", "var", "var/www")
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 
 
 def ensure(root: pathlib.Path) -> pathlib.Path:
@@ -102,11 +102,16 @@ def _tools_layer(root: pathlib.Path) -> bytes:
 
 
 def _libraries(root: pathlib.Path, programs: Iterable[str]) -> set[str]:
-    """Ask the root's own ldd; its paths are the ones the loader will look at."""
+    """Ask the root's own ldd; its paths are the ones the loader will look at.
+
+    libgcc_s is no program's by ldd, but glibc loads it when iperf3 ends its threads, and aborts without it.
+    """
     said = subprocess.run(
         ["chroot", str(root), "ldd", *programs], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    return {word for line in said.splitlines() for word in line.split() if word.startswith("/") and ":" not in word}
+    late = {f"/{path.relative_to(root)}" for path in root.glob("usr/lib/*-linux-gnu/libgcc_s.so.1")}
+    words = {word for line in said.splitlines() for word in line.split()}
+    return late | {word for word in words if word.startswith("/") and ":" not in word}
 
 
 def _resolve(root: pathlib.Path, path: str) -> pathlib.Path:
