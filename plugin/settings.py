@@ -112,8 +112,11 @@ def _combinations(settings: Settings) -> list[Problem]:
 
 def _endpoints(text: str) -> tuple[str, ...]:
     endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not endpoints:
+        raise ValueError(f"expected URLs such as http://10.0.0.3:2379, separated by commas; got {text!r}")
     for endpoint in endpoints:
-        if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?/?", endpoint):
+        found = re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::([0-9]{1,5}))?/?", endpoint)
+        if not found or not 0 < int(found[2] or 1) < 65536:
             raise ValueError(f"expected URLs such as http://10.0.0.3:2379, separated by commas; got {endpoint!r}")
     if len({endpoint.partition("://")[0] for endpoint in endpoints}) > 1:
         raise ValueError("expected either http:// or https:// for all endpoints, got both")
@@ -123,7 +126,10 @@ def _endpoints(text: str) -> tuple[str, ...]:
 def _prefix(text: str) -> str:
     if not text.startswith("/") or ".." in text or len(text) > 512 or any(char.isspace() for char in text):
         raise ValueError(f"expected a key prefix such as /coreos.com/network, got {text!r}")
-    return "/" + "/".join(part for part in text.split("/") if part)
+    parts = [part for part in text.split("/") if part]
+    if not parts:
+        raise ValueError(f"expected a key prefix such as /coreos.com/network, got {text!r}")
+    return "/" + "/".join(parts)
 
 
 def _file(text: str) -> str:
@@ -145,7 +151,7 @@ def _public_ip(text: str) -> ipaddress.IPv4Address:
         address = ipaddress.IPv4Address(text)
     except ValueError as exc:
         raise ValueError(f"expected an IPv4 address, got {text!r}") from exc
-    if address.is_unspecified or address.is_multicast or address.is_loopback:
+    if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_reserved:
         raise ValueError(f"expected an address other hosts can reach, got {text!r}")
     return address
 
