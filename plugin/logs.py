@@ -7,6 +7,7 @@ dockerd takes each line of a plugin's stdout as info and of stderr as error, and
 from __future__ import annotations
 
 import collections
+import copy
 import logging
 import sys
 import time
@@ -25,7 +26,7 @@ class Recent(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-        self._lines.append(f"{stamp} {record.levelname.lower()} {record.getMessage()}"[:LINE_LIMIT])
+        self._lines.append(f"{stamp} {record.levelname.lower()} {_escape(record.getMessage())}"[:LINE_LIMIT])
 
     def lines(self) -> list[str]:
         """Oldest first."""
@@ -33,10 +34,20 @@ class Recent(logging.Handler):
 
 
 class _Short(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        record.levelname = record.levelname.lower()
-        text = super().format(record)
+    """Changes a copy of the record, since other handlers get it too. A traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        line = copy.copy(record)
+        line.levelname, line.message = record.levelname.lower(), _escape(record.message)
+        text = super().formatMessage(line)
         return text if len(text) <= LINE_LIMIT else text[:LINE_LIMIT] + " [cut]"
+
+
+def _escape(text: str) -> str:
+    """One line in any encoding: what others sent us must neither look like a line of ours nor break the log."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def configure(level: str) -> Recent:
