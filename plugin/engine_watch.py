@@ -6,6 +6,7 @@ counts. What the rooms do with it is theirs (`driver.audit`, `ipam.service`); he
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import logging
 import threading
@@ -19,16 +20,34 @@ from overlay import holdings
 
 log = logging.getLogger(__name__)
 
-FIRST_LOOKS_S = (0.0, 10.0, 30.0)
-"""Pauses before the first looks, once the engine answers; a thing is stale when two looks in a row miss it."""
-PERIOD_S = 60.0
-RETRY_S = 2.0
-GRACE_S = 60.0
-"""How old an address must be before Docker's not knowing it counts: a start may take 30 s of the engine's repeats."""
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Units: seconds.
+
+    `first_looks_s` are the pauses before the first looks, once the engine answers, `period_s` those between later
+    ones: two looks in a row must agree before anything is mended, so neither may be short. `retry_s` lies between two
+    tries to reach the engine, or to create the default network. `grace_s` is how old an address must be before
+    Docker's not knowing it counts: a start may take 30 s of the engine's repeats.
+    """
+
+    first_looks_s: tuple[float, ...] = (0.0, 10.0, 55.0)
+    period_s: float = 60.0
+    retry_s: float = 2.0
+    grace_s: float = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`default_network` "" for none, `default_prefix` for networks that name none."""
+
+    default_prefix: str
+    default_network: str = ""
+    timing: Timing = dataclasses.field(default_factory=Timing)
 
 
 class EngineWatch:
-    """See the module. `default_network` "" for none, `default_prefix` for networks that name none."""
+    """See the module."""
 
     def __init__(
         self,
@@ -36,36 +55,42 @@ class EngineWatch:
         driver: service.Driver,
         ipam: ipam_service.Ipam,
         leases: holdings.Holdings,
-        *,
-        default_prefix: str,
-        default_network: str,
+        options: Options,
     ) -> None:
         self._docker = docker
         self._driver = driver
         self._ipam = ipam
         self._leases = leases
-        self._default_prefix = default_prefix
-        self._default_network = default_network
+        self._options = options
+        self._timing = options.timing
         self._last = audit.Findings()
         self._lock = threading.Lock()
         self._error: str | None = "not asked yet"
+        self._default_error: str | None = None
         self._mended = 0
 
     def run(self, stop: threading.Event) -> None:
         """Look until `stop` is set. An engine that does not answer is asked again, for ever."""
-        pauses = iter(FIRST_LOOKS_S)
-        pause = next(pauses)
+        pauses = iter(self._timing.first_looks_s)
+        look_at = time.monotonic() + next(pauses)
+        pause = look_at - time.monotonic()
         while not stop.wait(pause):
             try:
-                self.look()
-                self._create_default()
-                pause = next(pauses, PERIOD_S)
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + self._timing.retry_s
+                    self.look()
+                    look_at = time.monotonic() + next(pauses, self._timing.period_s)
+                created = self._create_default()
             except errors.EngineError as exc:
                 self._note(str(exc))
-                pause = RETRY_S
+                created = True  # the next look comes first
             except Exception:
                 log.exception("bug: unexpected error in the look at the engine")
-                pause = PERIOD_S
+                look_at = time.monotonic() + self._timing.period_s
+                created = True
+            pause = max(0.0, look_at - time.monotonic())
+            if not created:  # tried again soon, but not looked: two looks close together are no two opinions
+                pause = min(pause, self._timing.retry_s)
 
     def look(self) -> list[str]:
         """One look, and the mending of what two looks agree on; a line for each thing mended."""
@@ -79,10 +104,12 @@ class EngineWatch:
         done = audit.mend(self._driver, audit.confirm(self._last, now))
         self._last = now
         known = [
-            _known_pool(net, net.pool, self._default_prefix) for net in seen if net.ipam_ours and net.pool is not None
+            _known_pool(net, net.pool, self._options.default_prefix)
+            for net in seen
+            if net.ipam_ours and net.pool is not None
         ]
-        done += self._ipam.release_unknown(known, seen_at, GRACE_S)
-        done += self._ipam.adopt(known, seen_at, GRACE_S)
+        done += self._ipam.release_unknown(known, seen_at, self._timing.grace_s)
+        done += self._ipam.adopt(known, seen_at, self._timing.grace_s)
         for line in done:
             log.warning("mended: %s", line)
         with self._lock:
@@ -92,17 +119,31 @@ class EngineWatch:
     def status(self) -> dict[str, object]:
         """For /status."""
         with self._lock:
-            return {"reachable": self._error is None, "error": self._error, "mended": self._mended}
+            return {
+                "reachable": self._error is None,
+                "error": self._error,
+                "default_network": self._default_error,
+                "mended": self._mended,
+            }
 
-    def _create_default(self) -> None:
-        if not self._default_network:
-            return
+    def _create_default(self) -> bool:
+        """Create the default network where it is wanted and missing; tells whether nothing is left to do."""
+        name = self._options.default_network
+        if not name:
+            return True
+        error = None
         if not self._leases.held():
-            raise errors.EngineError(f"DEFAULT_NETWORK {self._default_network} waits for the lease")
-        try:
-            self._docker.create_network(self._default_network)
-        except errors.EngineError as exc:
-            raise errors.EngineError(f"cannot create DEFAULT_NETWORK {self._default_network}: {exc}") from exc
+            error = "waits for the lease"
+        else:
+            try:
+                self._docker.create_network(name)
+            except errors.EngineError as exc:
+                error = str(exc)
+        with self._lock:
+            if error is not None and error != self._default_error:
+                log.warning("default network not there yet, trying again name=%s reason=%s", name, error)
+            self._default_error = error
+        return error is None
 
     def _note(self, error: str | None) -> None:
         with self._lock:

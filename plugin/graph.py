@@ -148,8 +148,7 @@ def _watch(
         driver,
         ipam,
         holdings,
-        default_prefix=chosen.etcd_prefix,
-        default_network=chosen.default_network,
+        engine_watch.Options(default_prefix=chosen.etcd_prefix, default_network=chosen.default_network),
     )
 
 

@@ -1,0 +1,196 @@
+"""The whole plugin in memory: real rooms over the kernel, firewall, registry and engine that ship as fakes."""
+
+from __future__ import annotations
+
+import pathlib
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import flask.testing
+
+from driver import endpoint, engine, names, network
+from driver import endpoints as driver_endpoints
+from driver import errors as driver_errors
+from driver import service as driver_service
+from driver import store as driver_store
+from ipam import endpoints as ipam_endpoints
+from ipam import requests
+from ipam import service as ipam_service
+from ipam import store as ipam_store
+from overlay import (
+    errors,
+    firewall_fake,
+    kernel_fake,
+    member,
+    netstate,
+    node,
+    nodes,
+    nodestore,
+    reconciler,
+    registry_fake,
+    statefile,
+)
+from plugin import engine_watch, graph, http, metrics, report, settings
+from tests.overlay import node_host
+
+CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
+SAVED = nodestore.SavedNode(
+    prefix=node_host.PREFIX,
+    config=node_host.CONFIG,
+    key=node_host.key("10.2.1.0/24"),
+    attrs=node_host.attrs("192.0.2.1", node_host.MAC),
+    mac=node_host.MAC,
+)
+TIMING = engine_watch.Timing(first_looks_s=(0.0, 0.01), period_s=0.01, retry_s=0.01, grace_s=0.0)
+
+
+class FakeEngine:
+    """Docker as a list that a test writes; fails with `failure` while that is set."""
+
+    def __init__(self) -> None:
+        self.networks: list[engine.EngineNetwork] = []
+        self.failure: str | None = None
+        self.refusal: str | None = None
+        self.created: list[str] = []
+        self.asked = 0
+
+    def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
+        self.asked += 1
+        self._check(self.failure)
+        return list(self.networks)
+
+    def create_network(self, name: str) -> None:
+        self._check(self.failure or self.refusal)
+        if name not in self.created:
+            self.created.append(name)
+
+    @staticmethod
+    def _check(failure: str | None) -> None:
+        if failure is not None:
+            raise driver_errors.EngineError(failure)
+
+
+class MemoryPlugin:
+    """One host's plugin, as `plugin.app` builds it. Implements `http.Core`."""
+
+    def __init__(self, directory: pathlib.Path, *, default_network: str = "", saved: bool = False) -> None:
+        """`saved`: the state file knows the lease already, so that all works without any thread."""
+        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+        self.state = statefile.StateFile(directory / "state.db", schemas)
+        self.kernel = kernel_fake.KernelFake([node_host.ETH0])
+        self.firewall = firewall_fake.FirewallFake()
+        self.registry = registry_fake.FakeRegistry(node_host.CONFIG)
+        self.engine = FakeEngine()
+        self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
+        self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
+        self.ipam = ipam_service.Ipam(self.nodes, self.state, lease_wait_s=0.2)
+        self.driver = driver_service.Driver(driver_store.DriverStore(self.state), self.nodes, self.reconciler)
+        options = engine_watch.Options(
+            default_prefix=node_host.PREFIX, default_network=default_network, timing=TIMING
+        )
+        self.watch = engine_watch.EngineWatch(self.engine, self.driver, self.ipam, self.nodes, options)
+        self.table = {**driver_endpoints.methods(self.driver), **ipam_endpoints.methods(self.ipam)}
+        self.graph = graph.Graph(
+            settings=settings.Settings(),
+            state=self.state,
+            nodes=self.nodes,
+            reconciler=self.reconciler,
+            ipam=self.ipam,
+            driver=self.driver,
+            watch=self.watch,
+            methods=self.table,
+            halt=threading.Event(),
+            threads=[],
+        )
+        self.not_ready: errors.OverlayError | None = None
+        self.observed: list[tuple[str, int]] = []
+        self.metered = metrics.Metrics(lambda: report.samples(self.graph))
+        if saved:
+            nodestore.NodeStore(self.state).save(SAVED)
+        self.nodes.restore([])
+        self.driver.restore()
+        self.reconciler.open_gate()
+
+    def join(self) -> MemoryPlugin:
+        """With its lease."""
+        self.nodes.start()
+        self.nodes.wait(None, 5)
+        one = self.nodes.all()[0]
+        node_host.until(lambda: one.status().followed and one.status().confirmed)
+        return self
+
+    def client(self) -> flask.testing.FlaskClient:
+        app = http.make_app(self, CONSTANTS)
+        app.testing = True
+        return app.test_client()
+
+    def close(self) -> None:
+        self.nodes.stop()
+        self.state.close()
+
+    def state_of_all(self) -> object:
+        """Whatever a refused call must not change."""
+        return (
+            self.driver.networks(),
+            self.driver.endpoints(),
+            self.ipam.usage(),
+            [(one.pool_id, one.ip, one.kind) for one in self.ipam.addresses()],
+            self.kernel.observe(netstate.EMPTY),
+            self.firewall.plan,
+        )
+
+    def methods(self) -> Mapping[str, http.Method]:
+        if self.not_ready is not None:
+            raise self.not_ready
+        return self.table
+
+    def observe(self, name: str, seconds: float, status: int) -> None:
+        self.observed.append((name, status))
+        self.metered.observe_call(name, seconds, status)
+
+    def status(self) -> Mapping[str, Any]:
+        return report.status(self.graph)
+
+    def missing(self) -> tuple[str, ...]:
+        return tuple(report.missing(self.graph))
+
+    def metrics(self) -> tuple[bytes, str]:
+        return self.metered.render(), metrics.CONTENT_TYPE
+
+    def _make_node(self, prefix: str) -> node.Node:
+        ports = member.Ports(
+            registry=self.registry,
+            store=nodestore.NodeStore(self.state),
+            kernel=self.kernel,
+            publish=self.reconciler.set,
+            in_use=lambda: bool(self.ipam.usage()),
+            claim_room=self.nodes.claim_room,
+            pick=lambda _count: 0,
+            make_mac=lambda: node_host.MAC,
+        )
+        return node.Node(prefix, member.Options(), ports, timing=node_host.FAST)
+
+
+NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
+ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
+POOL = requests.PoolRequest()
+
+
+def fill_network(plugin: MemoryPlugin) -> str:
+    """A network on the whole lease; its pool's id."""
+    granted = plugin.ipam.request_pool(POOL)
+    gateway = requests.AddressRequest(pool_id=granted.id, purpose=requests.Purpose.GATEWAY)
+    data = network.PoolData(
+        address_space="flannelpy", pool=granted.cidr, gateway=plugin.ipam.request_address(gateway)
+    )
+    plugin.driver.create_network(NETWORK_ID, [data], network.Options(), internal=False)
+    return granted.id
+
+
+def fill(plugin: MemoryPlugin) -> None:
+    """A network on the whole lease, and one endpoint in it."""
+    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin)))
+    plugin.driver.create_endpoint(
+        endpoint.Endpoint(id=ENDPOINT_ID, network_id=NETWORK_ID, address=address, mac=names.mac_of(address.ip))
+    )

@@ -1,0 +1,190 @@
+"""The background look at Docker, over the whole plugin in memory and a Docker that is a list."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from driver import desired, engine
+from plugin import engine_watch
+from tests.overlay import node_host
+from tests.plugin import memory_plugin
+
+Plugin = memory_plugin.MemoryPlugin
+until = node_host.until
+
+SEEN = engine.EngineNetwork(
+    id=memory_plugin.NETWORK_ID,
+    name="flannel",
+    ours=True,
+    ipam_ours=True,
+    pool=ipaddress.IPv4Network("10.2.1.0/24"),
+    gateway=ipaddress.IPv4Address("10.2.1.1"),
+    endpoints=(
+        engine.EngineEndpoint(id=memory_plugin.ENDPOINT_ID, address=ipaddress.IPv4Interface("10.2.1.2/24"), mac=None),
+    ),
+)
+EMPTY = dataclasses.replace(SEEN, endpoints=())
+
+
+@pytest.fixture
+def full(plugin: Plugin) -> Plugin:
+    memory_plugin.fill(plugin)
+    plugin.engine.networks = [SEEN]
+    return plugin
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Plugin], None]]:
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def start(plugin: Plugin) -> None:
+        threads.append(threading.Thread(target=plugin.watch.run, args=(stop,)))
+        threads[-1].start()
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def addresses(plugin: Plugin) -> set[str]:
+    return {str(one.ip) for one in plugin.ipam.addresses()}
+
+
+def test_where_all_agree_nothing_is_mended(full: Plugin) -> None:
+    before = full.state_of_all()
+    assert [full.watch.look() for _ in range(3)] == [[], [], []]
+    assert full.state_of_all() == before
+    assert full.watch.status() == {"reachable": True, "error": None, "default_network": None, "mended": 0}
+
+
+def test_an_endpoint_goes_only_after_two_looks(full: Plugin) -> None:
+    full.engine.networks = [EMPTY]
+    full.watch.look()
+    assert [end.id for end in full.driver.endpoints()] == [memory_plugin.ENDPOINT_ID]
+    done = full.watch.look()
+    assert "endpoint 1a2299da1bc9 forgotten: Docker does not know it" in done
+    assert full.driver.endpoints() == []
+    assert addresses(full) == {"10.2.1.1"}
+
+
+def test_an_endpoint_that_was_just_being_made_stays(full: Plugin) -> None:
+    full.engine.networks = [EMPTY]
+    full.watch.look()
+    full.engine.networks = [SEEN]
+    full.watch.look()
+    full.engine.networks = [EMPTY]
+    full.watch.look()
+    assert [end.id for end in full.driver.endpoints()] == [memory_plugin.ENDPOINT_ID]
+
+
+def test_a_network_that_docker_lost_goes_with_its_addresses(full: Plugin) -> None:
+    full.engine.networks = []
+    for _ in range(2):
+        full.watch.look()
+    full.reconciler.run_pass()
+    assert (full.driver.networks(), full.driver.endpoints(), full.ipam.usage()) == ([], [], [])
+    assert full.watch.status()["mended"] != 0
+
+
+def test_what_we_lost_is_adopted_with_its_address(plugin: Plugin) -> None:
+    plugin.engine.networks = [SEEN]
+    for _ in range(2):
+        plugin.watch.look()
+    assert [net.id for net in plugin.driver.networks()] == [memory_plugin.NETWORK_ID]
+    assert [end.joined for end in plugin.driver.endpoints()] == [True]
+    assert addresses(plugin) == {"10.2.1.1", "10.2.1.2"}
+
+
+def test_with_networks_the_host_routes_once_docker_answers(plugin: Plugin) -> None:
+    """Not before: a dockerd that finds ip_forward on would leave the FORWARD policy open."""
+    memory_plugin.fill_network(plugin)
+    plugin.engine.networks = [EMPTY]
+    assert not plugin.kernel.observe(desired.FORWARDING) & desired.FORWARDING
+    plugin.watch.look()
+    assert plugin.kernel.observe(desired.FORWARDING) >= desired.FORWARDING
+
+
+def test_an_engine_that_is_down_is_asked_again_for_ever(
+    full: Plugin, run: Callable[[Plugin], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    full.engine.failure = "connection refused"
+    run(full)
+    until(lambda: full.engine.asked >= 5)
+    assert full.watch.status()["error"] == "connection refused"
+    told = [record for record in caplog.records if "engine not reached" in record.getMessage()]
+    assert len(told) == 1
+    full.engine.failure = None
+    until(lambda: full.watch.status()["reachable"])
+
+
+def test_a_bug_does_not_end_the_looks(full: Plugin, run: Callable[[Plugin], None]) -> None:
+    full.engine.networks = [None]  # type: ignore[list-item]
+    run(full)
+    until(lambda: full.engine.asked >= 2)
+    full.engine.networks = [SEEN]
+    until(lambda: full.watch.status()["reachable"])
+
+
+def test_the_default_network_is_created_once_the_lease_is_there(
+    make_plugin: Callable[..., Plugin], run: Callable[[Plugin], None]
+) -> None:
+    plugin = make_plugin(default_network="flannel")
+    run(plugin)
+    until(lambda: plugin.watch.status()["default_network"] == "waits for the lease")
+    assert plugin.engine.created == []
+    assert plugin.watch.status()["reachable"]
+    plugin.join()
+    until(lambda: plugin.engine.created == ["flannel"])
+    until(lambda: plugin.watch.status()["default_network"] is None)
+
+
+def test_a_default_network_that_docker_refuses_is_tried_again_without_more_looks(
+    make_plugin: Callable[..., Plugin], run: Callable[[Plugin], None]
+) -> None:
+    """Two looks close together are no two opinions."""
+    plugin = make_plugin(default_network="flannel", saved=True)
+    patient = dataclasses.replace(memory_plugin.TIMING, first_looks_s=(0.0,), period_s=3600.0)
+    plugin.watch = engine_watch.EngineWatch(
+        plugin.engine,
+        plugin.driver,
+        plugin.ipam,
+        plugin.nodes,
+        engine_watch.Options(default_prefix=node_host.PREFIX, default_network="flannel", timing=patient),
+    )
+    plugin.engine.refusal = "plugin flannelpy not found"
+    run(plugin)
+    until(lambda: plugin.watch.status()["default_network"] == "plugin flannelpy not found")
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 0.1)
+    assert plugin.engine.asked == 1
+    plugin.engine.refusal = None
+    until(lambda: plugin.engine.created == ["flannel"])
+    assert plugin.engine.asked == 1
+
+
+def test_networks_of_others_are_nobodys_business(plugin: Plugin) -> None:
+    foreign = engine.EngineNetwork(id=memory_plugin.NETWORK_ID, name="", ours=False)
+    plugin.engine.networks = [foreign]
+    before = plugin.state_of_all()
+    for _ in range(3):
+        plugin.watch.look()
+    assert plugin.state_of_all() == before
+
+
+def test_a_pool_for_another_driver_keeps_its_addresses(full: Plugin) -> None:
+    """`-d macvlan --ipam-driver flannelpy`: its endpoints are not asked for, so they say nothing."""
+    full.driver.delete_network(memory_plugin.NETWORK_ID)
+    full.engine.networks = [dataclasses.replace(EMPTY, ours=False)]
+    for _ in range(3):
+        full.watch.look()
+    assert addresses(full) == {"10.2.1.1", "10.2.1.2"}
