@@ -56,7 +56,7 @@ def serve() -> None:
     def load() -> server.WSGI:
         from plugin import app
 
-        built = app.App({"RUN_DIR": str(run_dir), **os.environ})
+        built = app.App({**os.environ, "RUN_DIR": str(run_dir)})
         stops.append(built.stop)
         return built.start()
 

@@ -49,6 +49,7 @@ class App:
 
     def stop(self) -> None:
         """End the threads. Network, lease and containers stay as they are."""
+        self._metrics.close()
         if self._graph is not None:
             self._graph.stop()
 
@@ -103,14 +104,21 @@ class App:
             self._graph = built
             self._built.set()
             built.start()
-            if self._settings.metrics_address is not None:
-                address = self._settings.metrics_address
-                self._metrics.serve(address.host, address.port)
+            self._serve_metrics()
         except errors.OverlayError as exc:
             self._fail(exc)
         except Exception as exc:
             log.exception("bug: unexpected error while starting")
             self._fail(errors.OverlayError(f"flannelpy could not start: {type(exc).__name__}: {exc}"))
+
+    def _serve_metrics(self) -> None:
+        address = self._settings.metrics_address
+        if address is None:
+            return
+        try:
+            self._metrics.serve(address.host, address.port)
+        except OSError as exc:  # containers do without: no reason to refuse them
+            log.warning("metrics not served at METRICS_ADDRESS %s:%d: %s", address.host, address.port, exc)
 
     def _fail(self, exc: errors.OverlayError) -> None:
         log.error("not started: %s", exc)

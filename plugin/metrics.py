@@ -5,6 +5,7 @@ Owns its registry of collectors, so that two apps in one test process do not mee
 
 from __future__ import annotations
 
+import wsgiref.simple_server
 from collections.abc import Callable, Iterable, Iterator
 
 import prometheus_client
@@ -22,7 +23,7 @@ class Metrics:
 
     def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
         self._registry = prometheus_client.CollectorRegistry()
-        self._read = read
+        self._server: wsgiref.simple_server.WSGIServer | None = None
         self._calls = prometheus_client.Histogram(
             "flannelpy_call_seconds",
             "Time to answer one call of the engine, by method and HTTP status.",
@@ -42,7 +43,14 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> None:
         """Serve over TCP as well, from a thread of its own. Raises OSError."""
-        prometheus_client.start_http_server(port, addr=host, registry=self._registry)
+        self._server, _ = prometheus_client.start_http_server(port, addr=host, registry=self._registry)
+
+    def close(self) -> None:
+        """Stop serving; harmless where nothing is served."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
 
 class _Gauges:
