@@ -1,0 +1,287 @@
+"""The plugin's HTTP face, through flask's own client, over the whole plugin in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from overlay import errors
+from plugin import http
+from tests.plugin import memory_plugin
+
+NETWORK_ID = "4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e"
+ENDPOINT_ID = "1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809"
+MIMETYPE = "application/vnd.docker.plugins.v1.2+json"
+POOL_ID = "flannelpy/10.2.1.0/24"
+
+CONSTANTS = {
+    "Plugin.Activate": {"Implements": ["NetworkDriver", "IpamDriver"]},
+    "NetworkDriver.GetCapabilities": {"Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": False},
+    "NetworkDriver.DiscoverNew": {},
+    "NetworkDriver.DiscoverDelete": {},
+    "IpamDriver.GetCapabilities": {"RequiresMACAddress": False, "RequiresRequestReplay": False},
+    "IpamDriver.GetDefaultAddressSpaces": {
+        "LocalDefaultAddressSpace": "flannelpy",
+        "GlobalDefaultAddressSpace": "flannelpy",
+    },
+}
+METHODS = [
+    f"{driver}.{name}"
+    for driver, names in {
+        "NetworkDriver": (
+            "GwAllocCheck", "AllocateNetwork", "FreeNetwork", "CreateNetwork", "DeleteNetwork", "CreateEndpoint",
+            "EndpointOperInfo", "DeleteEndpoint", "Join", "Leave", "ProgramExternalConnectivity",
+            "RevokeExternalConnectivity",
+        ),
+        "IpamDriver": ("RequestPool", "ReleasePool", "RequestAddress", "ReleaseAddress"),
+    }.items()
+    for name in names
+]  # fmt: skip
+
+Plugin = memory_plugin.MemoryPlugin
+
+
+def post(plugin: Plugin, method: str, body: object = None) -> tuple[int, Any]:
+    """One call as dockerd makes it: no Content-Type, JSON and a newline, an empty body for no arguments."""
+    data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode() + b"\n"
+    response = plugin.client().post(f"/{method}", data=data)
+    assert response.mimetype == MIMETYPE
+    answer = json.loads(response.data)
+    if response.status_code != 200:
+        assert answer.keys() == {"Err", "Error"}
+        assert answer["Err"] == answer["Error"] != ""
+    return response.status_code, answer
+
+
+@pytest.mark.parametrize("method", CONSTANTS)
+def test_constants_answer_before_anything_else_is_there(plugin: Plugin, method: str) -> None:
+    plugin.not_ready = errors.NotReady("still starting")
+    assert post(plugin, method) == (200, CONSTANTS[method])
+    assert post(plugin, method, b"\xff not JSON") == (200, CONSTANTS[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_needs_the_core_says_when_it_is_not_there(plugin: Plugin, method: str) -> None:
+    plugin.not_ready = errors.NotReady("still starting")
+    assert post(plugin, method, {}) == (503, {"Err": "still starting", "Error": "still starting"})
+
+
+def test_every_method_of_both_apis_is_served(plugin: Plugin) -> None:
+    assert {*plugin.methods(), *memory_plugin.CONSTANTS, "Plugin.Activate"} == {*METHODS, *CONSTANTS}
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"  \r\n"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_engines_repeat_without_a_body_is_refused(plugin: Plugin, method: str, data: bytes) -> None:
+    before = plugin.state_of_all()
+    status, answer = post(plugin, method, data)
+    assert (status, answer["Err"]) == (
+        400,
+        "expected a JSON object, got an empty body: the engine's repeat of a broken call",
+    )
+    assert plugin.state_of_all() == before
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{", b"null", b"[]", b'"x"', b"7", b"{} {}", b"\xff\xfe", b"{'a': 1}", b"[" * 100_000,
+        b'{"a":' * 50_000, b'{"NetworkID": 1' + b"0" * 5000 + b"}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["NetworkDriver.CreateNetwork", "IpamDriver.RequestPool", "NetworkDriver.Leave"])
+def test_what_is_no_json_object_is_refused_without_a_traceback(
+    plugin: Plugin, method: str, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = plugin.state_of_all()
+    status, _ = post(plugin, method, data)
+    assert status == 400
+    assert plugin.state_of_all() == before
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_a_huge_body_is_refused(plugin: Plugin) -> None:
+    status, answer = post(plugin, "NetworkDriver.CreateNetwork", b'{"a": "' + b"x" * http.BODY_LIMIT + b'"}')
+    assert (status, answer["Err"]) == (413, "POST /NetworkDriver.CreateNetwork: Request Entity Too Large")
+
+
+def test_an_unknown_method_is_404_as_json(plugin: Plugin) -> None:
+    status, answer = post(plugin, "NetworkDriver.Fly", {})
+    assert (status, answer["Err"]) == (404, "NetworkDriver.Fly: no such method of NetworkDriver or IpamDriver")
+    status, answer = post(plugin, "a/b", {})
+    assert (status, answer["Err"]) == (404, "POST /a/b: Not Found")
+    status, answer = post(plugin, "x" * 10_000, {})
+    assert status == 404
+    assert len(answer["Err"]) < 200
+
+
+@pytest.mark.parametrize("method", [*METHODS, *CONSTANTS])
+@pytest.mark.parametrize("verb", ["GET", "PUT", "DELETE", "PATCH"])
+def test_another_verb_is_405_as_json(plugin: Plugin, method: str, verb: str) -> None:
+    response = plugin.client().open(f"/{method}", method=verb)
+    assert response.status_code == 405
+    assert response.get_json(force=True) == {
+        "Err": f"{verb} /{method}: Method Not Allowed",
+        "Error": f"{verb} /{method}: Method Not Allowed",
+    }
+
+
+def test_a_session_from_pool_to_container_and_back(plugin: Plugin) -> None:
+    start = plugin.state_of_all()
+    assert post(plugin, "IpamDriver.RequestPool", {"AddressSpace": "flannelpy", "Pool": "", "V6": False}) == (
+        200,
+        {"PoolID": POOL_ID, "Pool": "10.2.1.0/24", "Data": {}},
+    )
+    gateway = {"PoolID": POOL_ID, "Options": {"RequestAddressType": "com.docker.network.gateway"}}
+    assert post(plugin, "IpamDriver.RequestAddress", gateway) == (200, {"Address": "10.2.1.1/24", "Data": {}})
+    data = [{"AddressSpace": "flannelpy", "Pool": "10.2.1.0/24", "Gateway": "10.2.1.1/24"}]
+    ids = {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID}
+    assert post(plugin, "NetworkDriver.CreateNetwork", {**ids, "IPv4Data": data}) == (200, {})
+    status, told = post(plugin, "IpamDriver.RequestAddress", {"PoolID": POOL_ID})
+    assert status == 200
+    interface = {"Address": told["Address"], "AddressIPv6": "", "MacAddress": ""}
+    status, answer = post(plugin, "NetworkDriver.CreateEndpoint", {**ids, "Interface": interface})
+    assert (status, list(answer["Interface"])) == (200, ["MacAddress"])
+    status, answer = post(plugin, "NetworkDriver.Join", {**ids, "SandboxKey": "/x", "Options": {}})
+    assert (status, answer["Gateway"]) == (200, "10.2.1.1")
+    for method in ("Leave", "DeleteEndpoint", "DeleteNetwork"):
+        assert post(plugin, f"NetworkDriver.{method}", ids) == (200, {})
+    for address in (told["Address"].partition("/")[0], "10.2.1.1"):
+        assert post(plugin, "IpamDriver.ReleaseAddress", {"PoolID": POOL_ID, "Address": address}) == (200, {})
+    assert post(plugin, "IpamDriver.ReleasePool", {"PoolID": POOL_ID}) == (200, {})
+    plugin.reconciler.run_pass()
+    assert plugin.state_of_all() == start
+
+
+def test_an_error_has_its_status_and_a_line_in_the_log(plugin: Plugin, caplog: pytest.LogCaptureFixture) -> None:
+    status, answer = post(plugin, "NetworkDriver.Join", {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID})
+    assert status == 404
+    assert "docker network rm it and create it anew" in answer["Err"]
+    (record,) = [record for record in caplog.records if record.name == "plugin.http"]
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("refused call=NetworkDriver.Join status=404 reason=network 4d5d70de7705")
+    assert record.exc_info is None
+
+
+def test_a_bug_is_500_with_one_traceback_in_the_log(plugin: Plugin, caplog: pytest.LogCaptureFixture) -> None:
+    plugin.table["NetworkDriver.Leave"] = lambda body: {}[body["NetworkID"]]
+    status, answer = post(plugin, "NetworkDriver.Leave", {"NetworkID": "x"})
+    assert (status, answer["Err"]) == (500, "NetworkDriver.Leave: unexpected KeyError; see the plugin's log")
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+
+
+def test_calls_are_counted_by_method_and_status(plugin: Plugin) -> None:
+    post(plugin, "Plugin.Activate")
+    post(plugin, "NetworkDriver.Leave", {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID})
+    post(plugin, "NetworkDriver.Leave", {})
+    assert plugin.observed == [("Plugin.Activate", 200), ("NetworkDriver.Leave", 200), ("NetworkDriver.Leave", 400)]
+    text = plugin.client().get("/metrics").text
+    assert 'flannelpy_call_seconds_count{method="NetworkDriver.Leave",status="400"} 1.0' in text
+
+
+def test_healthz_says_that_the_process_answers(plugin: Plugin) -> None:
+    response = plugin.client().get("/healthz")
+    assert (response.status_code, response.text) == (200, "ok\n")
+
+
+def test_readyz_names_what_is_missing_and_ends_at_ready(plugin: Plugin) -> None:
+    response = plugin.client().get("/readyz")
+    assert (response.status_code, response.text) == (
+        503,
+        "/coreos.com/network: lease 10.2.1.0/24 not confirmed yet: starting\nkernel: the first pass has not ended\n",
+    )
+    plugin.join()
+    plugin.reconciler.run_pass()
+    response = plugin.client().get("/readyz")
+    assert (response.status_code, response.text) == (200, "ready\n")
+
+
+def test_status_is_json(plugin: Plugin) -> None:
+    told = plugin.client().get("/status").get_json()
+    assert told["flannel_networks"][0]["subnet"] == "10.2.1.0/24"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
+)
+ADDRESSES = ("", "10.2.1.5/24", "10.2.1.1/24", "10.2.1.5", "10.2.1.300", "::1", "10.2.1.255/24", "0.0.0.0/0")
+POOLS = ("", "10.2.1.0/24", "10.2.1.0/25", "10.2.1.128/25", "10.2.1.64/31", "10.2.1.7/32", "10.2.0.0/16", "fd00::/64")
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "com.docker.network.generic": st.dictionaries(
+            st.sampled_from(("flannelpy.gateway", "com.docker.network.driver.mtu", "com.docker.network.bridge.name")),
+            st.sampled_from(("auto", "native", "docker", "1400", "9000", "blue", "eth0")) | JSON,
+            max_size=2,
+        )
+        | JSON,
+        "com.docker.network.internal": st.booleans() | JSON,
+        "com.docker.network.enable_ipv6": st.just(False) | JSON,
+        "com.docker.network.portmap": st.lists(st.just({"Proto": 6, "Port": 80}), max_size=2) | JSON,
+        "RequestAddressType": st.just("com.docker.network.gateway") | JSON,
+        "flannelpy.prefix": st.just("/coreos.com/network") | JSON,
+    },
+)
+IDS = st.sampled_from((NETWORK_ID, ENDPOINT_ID, NETWORK_ID[:12], "mlddrf5etdgqpmi68bi6qqn6i", "../../etc"))
+DATA = st.fixed_dictionaries(
+    {},
+    optional={
+        "AddressSpace": st.just("flannelpy") | JSON,
+        "Pool": st.sampled_from(POOLS) | JSON,
+        "Gateway": st.sampled_from(ADDRESSES) | JSON,
+    },
+)
+INTERFACE = st.fixed_dictionaries(
+    {},
+    optional={
+        "Address": st.sampled_from(ADDRESSES) | JSON,
+        "AddressIPv6": st.just("") | JSON,
+        "MacAddress": st.sampled_from(("", "02:42:0a:02:01:05", "01:00:5e:00:00:01")) | JSON,
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "NetworkID": IDS | JSON,
+        "EndpointID": IDS | JSON,
+        "Options": OPTIONS | JSON,
+        "IPv4Data": st.lists(DATA, max_size=2) | JSON,
+        "IPv6Data": st.just([]) | JSON,
+        "Interface": INTERFACE | JSON,
+        "SandboxKey": JSON,
+        "PoolID": st.sampled_from((POOL_ID, "flannelpy/10.2.1.0/25", "", "flannelpy/../x")) | JSON,
+        "Pool": st.sampled_from(POOLS) | JSON,
+        "SubPool": st.sampled_from(POOLS) | JSON,
+        "Address": st.sampled_from(("", "10.2.1.5", "10.2.1.1", "10.2.1.0", "10.9.9.9", "::1")) | JSON,
+        "AddressSpace": st.sampled_from(("flannelpy", "", "reclocal")) | JSON,
+        "V6": st.booleans() | JSON,
+    },
+)
+
+
+@hypothesis.given(st.sampled_from(METHODS), BODIES | JSON)
+@hypothesis.settings(
+    max_examples=500, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_no_request_whatever_is_a_bug_and_a_refused_one_changes_nothing(
+    plugin: Plugin, method: str, body: object
+) -> None:
+    """One plugin for all examples: what an earlier one made is in the way of a later one, as in life."""
+    before = plugin.state_of_all()
+    status, answer = post(plugin, method, json.dumps(body).encode())
+    assert status in {200, 400, 404, 409, 503}, answer
+    if status != 200:
+        assert plugin.state_of_all() == before
+
+
+def test_text_that_no_encoding_can_hold_is_refused_like_any_other(plugin: Plugin) -> None:
+    status, answer = post(plugin, "IpamDriver.RequestAddress", b'{"PoolID": "\\ud800\\n"}')
+    assert status == 404
+    assert answer["Err"].startswith("pool \ud800\n is not known to this plugin")

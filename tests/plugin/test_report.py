@@ -1,0 +1,145 @@
+"""What the plugin says of itself, at each stage of its life."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from overlay import netstate
+from plugin import report
+from tests.overlay import node_host
+from tests.plugin import memory_plugin
+
+Plugin = memory_plugin.MemoryPlugin
+OWN = node_host.key("10.2.1.0/24")
+PREFIX = node_host.PREFIX
+
+
+def missing(plugin: Plugin) -> list[str]:
+    return list(report.missing(plugin.graph))
+
+
+def gauges(plugin: Plugin) -> dict[str, float]:
+    return {name: value for name, _, _, value in report.samples(plugin.graph)}
+
+
+@pytest.fixture
+def ready(make_plugin: Callable[..., Plugin]) -> Plugin:
+    plugin = make_plugin().join()
+    plugin.reconciler.run_pass()
+    return plugin
+
+
+def test_at_first_all_is_missing(make_plugin: Callable[..., Plugin]) -> None:
+    assert missing(make_plugin()) == [f"{PREFIX}: no lease yet: starting", "kernel: the first pass has not ended"]
+
+
+def test_a_saved_lease_waits_for_the_registry(make_plugin: Callable[..., Plugin]) -> None:
+    plugin = make_plugin(saved=True)
+    plugin.reconciler.run_pass()
+    assert missing(plugin) == [f"{PREFIX}: lease 10.2.1.0/24 not confirmed yet: starting"]
+
+
+def test_why_there_is_no_lease_is_told(make_plugin: Callable[..., Plugin]) -> None:
+    plugin = make_plugin()
+    plugin.registry.set_config(None)
+    plugin.nodes.start()
+    node_host.until(lambda: plugin.nodes.all()[0].status().trouble)
+    assert missing(plugin)[0] == f"{PREFIX}: no lease yet: no network config in the registry"
+
+
+def test_when_nothing_is_missing_nothing_is_told(ready: Plugin) -> None:
+    assert missing(ready) == []
+    assert gauges(ready)["flannelpy_lease_held"] == 1.0
+
+
+def test_a_lost_subnet_is_told(ready: Plugin) -> None:
+    ready.ipam.request_pool(memory_plugin.POOL)
+    ready.registry.put_peer(OWN, node_host.attrs("192.0.2.66"))
+    node_host.until(lambda: ready.nodes.all()[0].status().conflict)
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: subnet 10.2.1.0/24 is leased by 192.0.2.66, but containers of this host")
+    assert gauges(ready)["flannelpy_lease_held"] == 0.0
+
+
+def test_what_the_kernel_refuses_is_told_and_counted(ready: Plugin) -> None:
+    peer = node_host.key("10.2.9.0/24")
+    route = netstate.Route(destination=peer.v4, gateway=peer.v4.network_address, link=netstate.IfName("flannel.1"))
+    ready.kernel.refuse(route, "no buffer space available")
+    ready.registry.put_peer(peer, node_host.attrs("192.0.2.9"))
+    node_host.until(lambda: ready.nodes.all()[0].status().peers == 1)
+    ready.reconciler.run_pass()
+    assert missing(ready) == [
+        "kernel: ip route replace 10.2.9.0/24 via 10.2.9.0 dev flannel.1 onlink proto 70: no buffer space available"
+    ]
+    assert gauges(ready)["flannelpy_kernel_failures"] == 1.0
+
+
+def test_an_outage_does_not_make_a_working_plugin_unready(ready: Plugin) -> None:
+    """Containers start and talk without etcd: whoever restarts an unready plugin would only do harm."""
+    ready.registry.go_down()
+    node_host.until(lambda: ready.nodes.all()[0].status().outage)
+    assert missing(ready) == []
+    assert gauges(ready)["flannelpy_registry_up"] == 0.0
+
+
+def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin) -> None:
+    memory_plugin.fill(ready)
+    told = json.loads(json.dumps(report.status(ready.graph)))
+    assert told["networks"] == [
+        {
+            "id": memory_plugin.NETWORK_ID,
+            "bridge": "fp-4d5d70de7705",
+            "pool": "10.2.1.0/24",
+            "gateway": "10.2.1.1",
+            "prefix": PREFIX,
+            "mtu": 1450,
+            "internal": False,
+        }
+    ]
+    assert told["endpoints"] == [
+        {
+            "id": memory_plugin.ENDPOINT_ID,
+            "network_id": memory_plugin.NETWORK_ID,
+            "address": "10.2.1.2",
+            "joined": False,
+        }
+    ]
+    assert told["addresses"] == [{"pool": "10.2.1.0/24", "prefix": PREFIX, "used": 2, "total": 254}]
+    assert told["flannel_networks"][0]["confirmed"] is True
+    assert told["engine"] == {
+        "reachable": False,
+        "error": "not asked yet",
+        "default_network": None,
+        "mended": 0,
+    }
+    assert told["kernel"]["failures"] == []
+
+
+def test_repairs_are_counted_by_kind(ready: Plugin) -> None:
+    peer = node_host.key("10.2.9.0/24")
+    ready.registry.put_peer(peer, node_host.attrs("192.0.2.9"))
+    node_host.until(lambda: ready.nodes.all()[0].status().peers == 1)
+    for _ in range(2):
+        ready.reconciler.run_pass()
+    route = netstate.Route(destination=peer.v4, gateway=peer.v4.network_address, link=netstate.IfName("flannel.1"))
+    node_host.until(lambda: route in ready.kernel.observe(netstate.EMPTY))
+    ready.kernel.delete(route)
+    ready.reconciler.run_pass()
+    assert ("flannelpy_repairs", {"kind": "route"}, 1.0) in [
+        (name, labels, value) for name, _, labels, value in report.samples(ready.graph)
+    ]
+    assert report.status(ready.graph)["repairs"] == {"route": 1}
+
+
+def test_gauges_count_what_is_there(ready: Plugin) -> None:
+    memory_plugin.fill(ready)
+    told = gauges(ready)
+    assert {name: told[name] for name in told if "address" in name or "networks" in name or "endpoints" in name} == {
+        "flannelpy_addresses_used": 2.0,
+        "flannelpy_addresses": 254.0,
+        "flannelpy_networks": 1.0,
+        "flannelpy_endpoints": 1.0,
+    }
