@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PACKAGES := overlay ipam driver plugin lab bench
 ENGINES ?= 20.10 26.1 28.5
 # What the tests of etcd, kernel and firewall run on this machine itself, in namespaces of their own
-TEST_PACKAGES := iproute2 nftables iptables mmdebstrap debian-archive-keyring etcd-server etcd-client
+TEST_PACKAGES := iproute2 nftables iptables procps mmdebstrap debian-archive-keyring
 
 .PHONY: help
 help: ## Show the targets
@@ -18,8 +18,8 @@ demo: .venv/ready ## Two Docker hosts, one etcd, the plugin, and containers that
 .PHONY: test
 test: check ## Check, then every test: unit, contract (etcd, kernel), system (all engines side by side)
 	$(PYTHON) -m lab packages $(TEST_PACKAGES)
-	$(PYTHON) -m pytest -m 'not system' -n 2 --dist loadfile
 	$(PYTHON) -m lab prepare
+	$(PYTHON) -m pytest -m 'not system' -n 2 --dist loadfile
 	$(PYTHON) -m pytest -m system tests/lab --timeout 600
 	$(MAKE) --no-print-directory -j3 --output-sync=target $(addprefix system-,$(ENGINES))
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import trustme
 
+from lab import roots
 from overlay import errors, etcd_client, etcd_settings
 
 T = TypeVar("T")
@@ -69,6 +70,13 @@ def make_files(folder: pathlib.Path, *names: str) -> Files:
     return Files(**{name: str(folder / name) for name in parts})
 
 
+def _program(name: str) -> str:
+    """The lab's own etcd 3.4: Debian's package would start a service on the machine."""
+    found = roots.path_of("bookworm") / "usr/bin" / name
+    assert found.exists(), f"{name} is missing: python -m lab prepare"
+    return str(found)
+
+
 class Member:
     """One etcd process, and what starts it anew on the same ports and directory."""
 
@@ -79,8 +87,7 @@ class Member:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        found = shutil.which("etcd")
-        assert found, "etcd is missing: apt-get install etcd-server etcd-client"
+        found = _program("etcd")
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [found, "--name", self.name, "--data-dir", str(self.data), *self.options], stdout=log, stderr=log
@@ -171,8 +178,7 @@ class Cluster:
 
     def ctl(self, *words: str) -> str:
         """Run etcdctl, for what our client does not do."""
-        found = shutil.which("etcdctl")
-        assert found, "etcdctl is missing: apt-get install etcd-client"
+        found = _program("etcdctl")
         done = subprocess.run(
             [found, "--endpoints", ",".join(self.urls), *words],
             env={"ETCDCTL_API": "3"},
