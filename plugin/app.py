@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
+
 BUILD_WAIT_S = 20.0
 """How long a call waits for the object graph; building takes well under a second unless the disk hangs."""
 
@@ -44,8 +46,7 @@ class App:
         for problem in self._problems:
             log.error("%s", problem)
         threading.Thread(target=self._build, name="build", daemon=True).start()
-        constants = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
-        return http.make_app(self, constants)
+        return http.make_app(self, CONSTANTS)
 
     def stop(self) -> None:
         """End the threads. Network, lease and containers stay as they are."""
@@ -63,7 +64,7 @@ class App:
 
     def observe(self, name: str, seconds: float, status: int) -> None:
         """Implements `http.Core`. Only names that exist become labels."""
-        known = self._graph is not None and name in self._graph.methods
+        known = name in CONSTANTS or (self._graph is not None and name in self._graph.methods)
         self._metrics.observe_call(name if known else "other", seconds, status)
 
     def status(self) -> http.Answer:
