@@ -64,13 +64,18 @@ class StateFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
         except (OSError, sqlite3.Error) as exc:
             raise StateFileError(f"cannot open the state file {path}: {exc}") from exc
-        for schema in schemas:
-            self._migrate(schema)
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                self._connection.execute(f"PRAGMA {pragma}")
+            for schema in schemas:
+                self._migrate(schema)
+        except BaseException as exc:
+            self._connection.close()
+            if isinstance(exc, sqlite3.Error):
+                raise StateFileError(f"cannot open the state file {path}: {exc}") from exc
+            raise
 
     def close(self) -> None:
         """Close the file. A second close is harmless."""
