@@ -31,6 +31,11 @@ system-%: .venv/ready
 unit: .venv/ready ## The tests that need neither root nor a lab
 	$(PYTHON) -m pytest -m 'not system and not contract' -n 2
 
+.PHONY: cover
+cover: .venv/ready ## Branch coverage of the tests that need no lab
+	.venv/bin/coverage run -m pytest -q -m 'not system'
+	.venv/bin/coverage report --skip-covered
+
 .PHONY: check
 check: .venv/ready ## Formatting, lint, types, and the contracts of the house
 	.venv/bin/ruff format --check .
