@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Final
@@ -63,12 +64,12 @@ def ensure(name: str, hierarchies: Sequence[Hierarchy]) -> list[pathlib.Path]:
 
 
 def pids(name: str, hierarchies: Sequence[Hierarchy]) -> set[int]:
-    """List every process below a machine's directories."""
+    """List every process below a machine's directories, which may vanish meanwhile."""
     found: set[int] = set()
     for hierarchy in hierarchies:
-        for procs in (hierarchy.mountpoint / name).glob("**/cgroup.procs"):
+        for directory, _, _ in os.walk(hierarchy.mountpoint / name):  # glob would raise where one has just gone
             with contextlib.suppress(OSError):
-                found |= {int(pid) for pid in procs.read_text().split()}
+                found |= {int(pid) for pid in (pathlib.Path(directory) / "cgroup.procs").read_text().split()}
     return found
 
 

@@ -8,6 +8,7 @@ the cache, so a second build finds its layers. One at a time: the second caller 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import sys
@@ -79,7 +80,9 @@ def opened(*, engine: str = "28.5", shares: Sequence[pathlib.Path] = ()) -> Iter
             shares=[(path.resolve(), str(path.resolve())) for path in shares],
             isolated=False,
         )
-        builder = BuildEngine("build", netns=None, cgroup=f"flannelpy-lab.build.{engine}", spec=spec)
+        # One for each disk, as the lock is: what stops, ends whatever runs in its cgroup.
+        seat = hashlib.sha256(str(disk).encode()).hexdigest()[:8]
+        builder = BuildEngine("build", netns=None, cgroup=f"flannelpy-lab.build.{engine}.{seat}", spec=spec)
         builder.stop()  # what a killed predecessor left; the lock says that nobody uses it
         try:
             builder.start()
