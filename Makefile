@@ -76,6 +76,6 @@ clean: ## End all labs and remove what the targets made, caches included
 .venv/ready: requirements-build.lock requirements-dev.lock
 	python3 -c 'import venv, ensurepip' 2>/dev/null || (apt-get update -qq && apt-get install -y -qq python3 python3-venv)
 	python3 -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-dev.lock
+	.venv/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements-build.lock
+	.venv/bin/pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-dev.lock
 	touch .venv/ready
