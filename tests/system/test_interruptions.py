@@ -128,6 +128,30 @@ def test_a_restarted_dockerd_finds_its_containers_network(pair, run):
     assert "2 packets received" in site.inside(pair.h1, one, f"ping -c 2 -w 10 {peer}")
 
 
+@pytest.mark.parametrize("etcd_is_up", [True, False])
+def test_a_rebooted_host_brings_its_containers_back(pair, solo, run, etcd_is_up):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "mynet")
+    start = ("run", "-d", "--name", "keeper", "--restart", "always", "--network", "mynet")
+    solo.host.docker(*start, "busybox", "sleep", "3600", timeout_s=60)
+    subnet = site.subnet_of(solo.host, "mynet")
+    mac = solo.host.exec(["cat", "/sys/class/net/flannel.1/address"])
+    peer = site.ip_of(pair.h1, run(pair.h1))
+    try:
+        if not etcd_is_up:
+            for member in pair.lab.etcd.values():
+                member.stop_etcd()
+        solo.host.reboot()
+        site.wait_for("the container is back", lambda: solo.host.try_docker("exec", "keeper", "true").ok)
+        assert "2 packets received" in site.inside(solo.host, "keeper", f"ping -c 2 -w 10 {peer}")
+        assert site.subnet_of(solo.host, "mynet") == subnet
+        assert solo.host.exec(["cat", "/sys/class/net/flannel.1/address"]) == mac, "peers would send to the old one"
+        assert "-P FORWARD DROP" in solo.host.exec(["iptables", "-S", "FORWARD"]), "forwarding was let on too early"
+    finally:
+        for member in pair.lab.etcd.values():
+            member.start_etcd()
+
+
 def test_what_is_deleted_by_hand_comes_back(pair, run):
     peer = site.ip_of(pair.h2, run(pair.h2))
     one = run(pair.h1)
