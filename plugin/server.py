@@ -7,6 +7,7 @@ Source: docs.gunicorn.org/en/stable/settings.html; libraries.md §4 has what eac
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import stat
@@ -54,6 +55,8 @@ class Server(base.BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "accesslog": None,
             "errorlog": "-",
             "loglevel": "warning",
+            # A collection writes into each object it looks at, and so copies what worker and master share.
+            "pre_fork": lambda _server, _worker: gc.freeze(),
             "worker_exit": lambda _server, _worker: self._stop(),
         }
         for key, value in settings.items():
