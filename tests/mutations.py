@@ -1,0 +1,911 @@
+"""Break the product on purpose, one way at a time, and see whether the system suite notices. Not a test: run by hand.
+
+    .venv/bin/python tests/mutations.py --list
+    .venv/bin/python tests/mutations.py                      # all of them, an hour on two cores
+    .venv/bin/python tests/mutations.py --only mtu-overhead --only no-masquerade --engine 20.10
+    .venv/bin/python tests/mutations.py --jobs 2 --report docs/mutations.md
+
+Works in worktrees of HEAD that it makes below /tmp and removes again: what is not committed is neither used nor
+touched. Each mutation gets a lab of its own, since a broken plugin leaves anything behind. "caught" means that every
+test named ran and failed; "in setup" that the lab's own fixture failed already, which counts only where the table
+says that no subtler way exists; "NOT CAUGHT" that a test named passed. Exits 1 unless all were caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET  # our own pytest wrote what it reads
+from collections.abc import Iterator, Sequence
+
+CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+LIMIT_S = 900
+"""Of one mutation; pytest is then asked to end, so that it takes its lab down."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Edit:
+    """`old` stands exactly once in `file`."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mutation:
+    """`tests` is a -k expression, and all that it selects must fail. `setup`: the fixture cannot but fail too."""
+
+    name: str
+    requirement: str
+    tests: str
+    edits: tuple[Edit, ...]
+    setup: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one mutation. `reasons` are the first lines of the failures."""
+
+    mutation: Mutation
+    result: str
+    tests: tuple[str, ...]
+    reasons: tuple[str, ...]
+    seconds: float
+
+    @property
+    def caught(self) -> bool:
+        return self.result == "caught" or (self.result == "in setup" and self.mutation.setup)
+
+
+def _one(file: str, old: str, new: str = "") -> tuple[Edit, ...]:
+    return (Edit(file, old, new),)
+
+
+VXLAN = "overlay/backend_vxlan.py"
+FIREWALL = "overlay/firewall.py"
+SERVICE = "driver/service.py"
+ENDPOINT = "driver/endpoint.py"
+GRAPH = "plugin/graph.py"
+NODE = "overlay/node.py"
+RECONCILER = "overlay/reconciler.py"
+IPAM = "ipam/service.py"
+
+PUBLISHED = "docker_shows_the_port or third_host or both_hosts or own_loopback or publishing_container"
+PLAN = "ops = [op for op in diff.plan(desired, observed) if work.may(op)]"
+
+
+def _unrepaired(kind: str) -> tuple[Edit, ...]:
+    """A reconciler whose full passes are blind for one kind of object."""
+    return _one(RECONCILER, PLAN, PLAN[:-1] + f" and not isinstance(diff.target_of(op), netstate.{kind})]")
+
+
+TALK = (
+    Mutation(
+        "no-neighbours",
+        "ping both ways",
+        "they_ping_each_other",
+        _one(VXLAN, "            netstate.Neighbour(link=self.device, ip=peer.gateway, mac=peer.mac),\n"),
+    ),
+    Mutation(
+        "no-fdb-entries",
+        "ping both ways",
+        "they_ping_each_other",
+        _one(VXLAN, "            netstate.FdbEntry(link=self.device, mac=peer.mac, vtep_ip=peer.vtep_ip),\n"),
+    ),
+    Mutation(
+        "route-not-onlink",
+        "ping both ways",
+        "they_ping_each_other",
+        _one(
+            VXLAN,
+            "netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=self.device)",
+            "netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=self.device, onlink=False)",
+        ),
+    ),
+    Mutation(
+        "links-not-permitted",
+        "ping both ways (permission to forward)",
+        "they_ping_each_other",
+        _one(FIREWALL, "        *pairs,\n        *(f", "        *(f"),
+    ),
+    Mutation(
+        "lease-elsewhere",
+        "by lease address: the key that flannel reads",
+        "own_lease",
+        _one("overlay/registry_etcd.py", '_join(self._prefix, "subnets")', '_join(self._prefix, "subnet")'),
+    ),
+    Mutation(
+        "no-device-address",
+        "the host itself reaches the other host's containers",
+        "host_reaches or traceroute",
+        _one(
+            VXLAN,
+            "            netstate.Address(link=self.device, "
+            "interface=ipaddress.IPv4Interface((own.key.v4.network_address, 32))),\n",
+        ),
+    ),
+    Mutation(
+        "masquerade-inside",
+        "the peer sees the container's own address",
+        "containers_own_address",
+        _one(
+            FIREWALL,
+            'outside = f"ip daddr != {_networks({*overlays, MULTICAST})} oifname != {_names(domain.links)}"',
+            'outside = f"ip daddr != {MULTICAST}"',
+        ),
+    ),
+    Mutation("mtu-overhead", "MTU 1450", "full_packet", _one(VXLAN, "OVERHEAD = 50\n", "OVERHEAD = 40\n")),
+    Mutation(
+        "mtu-not-on-container-end",
+        "MTU 1450",
+        "full_packet",
+        _one(
+            "overlay/link_messages.py",
+            '["IFLA_IFNAME", pair.peer], ["IFLA_MTU", pair.mtu]',
+            '["IFLA_IFNAME", pair.peer]',
+        ),
+    ),
+    Mutation(
+        "mtu-of-device-too-small",
+        "a full-size DF packet passes",
+        "full_packet",
+        _one(VXLAN, "mtu=self.overlay_mtu(own.underlay.mtu),", "mtu=self.overlay_mtu(own.underlay.mtu) - 1,"),
+    ),
+    Mutation(
+        "device-address-not-dot-0",
+        "traceroute: the peer host's .0 address",
+        "traceroute",
+        _one(VXLAN, "IPv4Interface((own.key.v4.network_address, 32))", "IPv4Interface((own.key.v4[254], 32))"),
+    ),
+    Mutation(
+        "no-masquerade",
+        "a container without -p reaches a server outside",
+        "one_interface",
+        _one(FIREWALL, "        if subnets:\n", "        if not subnets:\n"),
+    ),
+    Mutation(
+        "no-permission-outside",
+        "a container without -p reaches a server outside",
+        "one_interface",
+        _one(FIREWALL, '        *(f"-A {CHAIN} -i {name} -j ACCEPT" for name in open_bridges),\n'),
+    ),
+    Mutation(
+        "no-permission-for-answers",
+        "a container without -p reaches a server outside",
+        "one_interface",
+        _one(
+            FIREWALL,
+            '        *(f"-A {CHAIN} -o {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" '
+            "for name in open_bridges),\n",
+        ),
+    ),
+    Mutation(
+        "join-never-answers-a-gateway",
+        "a container without -p has exactly one NIC",
+        "one_interface",
+        _one(ENDPOINT, "    if publishes or net.gateway_mode", "    if True or net.gateway_mode"),
+    ),
+    Mutation(
+        "pair-not-in-bridge",
+        "containers of one host reach each other by name",
+        "find_each_other_by_name",
+        (
+            Edit(
+                "overlay/link_messages.py",
+                '["IFLA_MTU", pair.mtu], ["IFLA_MASTER", bridge]]',
+                '["IFLA_MTU", pair.mtu]]',
+            ),
+            Edit(RECONCILER, PLAN, PLAN[:-1] + " and not isinstance(diff.target_of(op), netstate.BridgePort)]"),
+            Edit(
+                RECONCILER,
+                "failures = self._kernel.apply(ops) if ops else []",
+                "ports = netstate.BridgePort\n"
+                "        ops = [op for op in ops if not isinstance(diff.target_of(op), ports)]\n"
+                "        failures = self._kernel.apply(ops) if ops else []",
+            ),
+        ),
+    ),
+    Mutation(
+        "mac-not-told",
+        "the MAC that Docker shows",
+        "mac_that_docker_shows",
+        _one("driver/endpoints.py", '{} if given_mac else {"MacAddress": mac}', "{}"),
+    ),
+    Mutation(
+        "chosen-ip-ignored",
+        "--ip is kept",
+        "chosen_address",
+        _one(IPAM, "ip = request.ip or _propose(entry)", "ip = _propose(entry)"),
+    ),
+    Mutation(
+        "chosen-mac-ignored",
+        "--mac-address is kept",
+        "chosen_address",
+        _one(
+            "driver/endpoints.py",
+            '{"Interface": {} if given_mac else {"MacAddress": mac}}',
+            '{"Interface": {"MacAddress": names.mac_of(address.ip)}}',
+        ),
+    ),
+)
+
+PUBLISH = (
+    Mutation(
+        "publishing-joins-natively",
+        "published ports are shown and answer everywhere",
+        PUBLISHED,
+        _one(ENDPOINT, "    if publishes or net.gateway_mode", "    if net.gateway_mode"),
+    ),
+    Mutation(
+        "publishing-without-docker-gateway",
+        "a container with -p reaches outside",
+        f"{PUBLISHED} or test_it_reaches",
+        _one(
+            ENDPOINT,
+            "        case DockerExit():\n            return answer | {",
+            '        case DockerExit():\n            return answer | {"DisableGatewayService": True, ',
+        ),
+    ),
+    Mutation(
+        "gwbridge-closed",
+        "a published port answers a third host and containers of both hosts",
+        "third_host or both_hosts",
+        _one(FIREWALL, '-j RETURN" for name in (*_DOCKER_PATTERNS', '-j DROP" for name in (*_DOCKER_PATTERNS'),
+    ),
+    Mutation(
+        "no-static-route",
+        "a container with -p keeps its address over the overlay",
+        "over_the_overlay",
+        _one(
+            ENDPOINT,
+            "        case DockerExit():\n"
+            '            return answer | {"StaticRoutes": [_route(way.overlay, way.next_hop)]}',
+            "        case DockerExit():\n            return answer",
+        ),
+    ),
+)
+
+NETWORKS = (
+    Mutation(
+        "bridge-stays",
+        "network rm leaves no device",
+        "network_rm",
+        _one(
+            SERVICE, "for take_away in (bridge, self._write_firewall):", "for take_away in (self._write_firewall,):"
+        ),
+    ),
+    Mutation(
+        "rules-stay",
+        "network rm leaves no rule",
+        "network_rm",
+        _one(SERVICE, "for take_away in (bridge, self._write_firewall):", "for take_away in (bridge,):"),
+    ),
+    Mutation(
+        "network-row-stays",
+        "network rm leaves no row",
+        "network_rm",
+        _one(SERVICE, "            self._store.delete_network(network_id)\n"),
+    ),
+    Mutation(
+        "network-row-stays-hidden",
+        "network rm leaves no row (one that is seen after a restart only)",
+        "network_rm",
+        _one(
+            "driver/store.py",
+            'tx.run("DELETE FROM networks WHERE id = ?", (network_id,))',
+            "tx.run(\"UPDATE networks SET pool = '10.250.' || rowid || '.0/24', bridge = 'fp-x' WHERE id = ?\", (network_id,))",
+        ),
+    ),
+    Mutation(
+        "endpoint-row-stays",
+        "a removed container leaves no row",
+        "kill_9_of_the_worker",
+        _one(
+            SERVICE,
+            "            self._store.delete_endpoint(endpoint_id)\n            known = self._endpoints.pop",
+            "            known = self._endpoints.pop",
+        ),
+    ),
+    Mutation(
+        "pool-stays",
+        "network rm leaves no pool",
+        "network_rm",
+        _one("ipam/endpoints.py", '    ipam.release_pool(fields.text(body, "PoolID"))\n'),
+    ),
+    Mutation(
+        "address-stays",
+        "a removed container leaves no address",
+        "kill_9_of_the_worker",
+        _one(
+            "ipam/endpoints.py",
+            '    ipam.release_address(fields.text(body, "PoolID"), _address(fields.text(body, "Address")))\n',
+        ),
+    ),
+    Mutation(
+        "no-classic-socket",
+        "-d flannelpy, without a tag",
+        "both_names",
+        _one(
+            "plugin/server.py",
+            "return [PLUGIN_SOCKET_DIR / SOCKET_NAME, classic]",
+            "return [PLUGIN_SOCKET_DIR / SOCKET_NAME]",
+        ),
+        setup=True,
+    ),
+    Mutation(
+        "no-default-network",
+        "the default network",
+        "default_network",
+        _one(
+            "plugin/engine_watch.py",
+            "        if not name:\n            return True\n",
+            "        if name:\n            return True\n",
+        ),
+    ),
+    Mutation(
+        "standalone-without-config",
+        "standalone mode without etcd",
+        "standalone_needs",
+        _one(GRAPH, "config = chosen.network_config or STANDALONE_CONFIG", "config = chosen.network_config"),
+    ),
+    Mutation(
+        "standalone-ignores-config",
+        "standalone mode with NETWORK_CONFIG",
+        "standalone_takes",
+        _one(GRAPH, "config = chosen.network_config or STANDALONE_CONFIG", "config = STANDALONE_CONFIG"),
+    ),
+    Mutation(
+        "slice-is-whole-lease",
+        "several networks share one lease",
+        "share_one_lease",
+        _one("ipam/slices.py", "    return wanted\n", "    return lease\n"),
+    ),
+    Mutation(
+        "taken-slices-not-told",
+        "several networks share one lease: the refusal names them",
+        "share_one_lease",
+        _one("ipam/slices.py", "is taken in part by {_pools(taken)};", "is taken in part;"),
+    ),
+    Mutation(
+        "slices-do-not-meet",
+        "networks of one lease reach each other",
+        "share_one_lease",
+        _one(
+            FIREWALL,
+            "        if incoming != domain.device or outgoing != domain.device\n",
+            "        if (incoming == domain.device) != (outgoing == domain.device)\n",
+        ),
+    ),
+    Mutation(
+        "internal-ignored",
+        "--internal reaches nothing outside",
+        "internal_network",
+        _one(
+            "driver/endpoints.py",
+            "internal=fields.flag(options, OPTION_INTERNAL, default=False)",
+            "internal=False",
+        ),
+    ),
+    Mutation(
+        "internal-not-isolated",
+        "--internal: nothing gets in or out whatever else is permitted",
+        "internal_network",
+        _one(
+            FIREWALL, "rules.bridge for rules in domain.bridges if rules.internal]:", "rules.bridge for rules in ()]:"
+        ),
+    ),
+    Mutation(
+        "flannel-networks-meet",
+        "two flannel networks never meet",
+        "never_meet",
+        _one(FIREWALL, "for other in domains if other is not domain for", "for other in () for"),
+    ),
+    Mutation(
+        "unused-flannel-network-stays",
+        "the last network of a prefix takes its device along",
+        "never_meet",
+        _one(IPAM, "            self._claims.leave_if_unused(dropped.prefix)\n", "            pass\n"),
+    ),
+    Mutation(
+        "lease-not-given-back",
+        "the last network of a prefix gives the lease back",
+        "never_meet",
+        _one(
+            NODE,
+            "        self._ports.store.forget(self.prefix)\n        if held is not None:\n",
+            "        self._ports.store.forget(self.prefix)\n        if held is None:\n",
+        ),
+    ),
+)
+
+RESTORE = "    driver.restore()\n    return Graph("
+INTERRUPTIONS = (
+    Mutation(
+        "sockets-stay-at-stop",
+        "disable leaves no socket",
+        "disable_and_enable",
+        _one(
+            "plugin/server.py",
+            '            "worker_exit": lambda',
+            '            "when_ready": lambda server: setattr(server, "systemd", True),\n'
+            '            "worker_exit": lambda',
+        ),
+    ),
+    Mutation(
+        "state-not-restored",
+        "disable/enable and a restart of dockerd lose nothing",
+        "disable_and_enable or restarted_dockerd",
+        _one(GRAPH, RESTORE, "    return Graph("),
+    ),
+    Mutation(
+        "bridge-goes-at-stop",
+        "disable/enable lose no connection",
+        "disable_and_enable",
+        _one(
+            GRAPH,
+            "        self.halt.set()\n",
+            "        self.halt.set()\n        for net in self.driver.networks():\n"
+            '            self.reconciler.remove(f"network:{net.id}")\n',
+        ),
+    ),
+    Mutation(
+        "device-goes-at-stop",
+        "disable/enable lose no connection",
+        "disable_and_enable",
+        _one(
+            GRAPH,
+            "        self.halt.set()\n",
+            "        self.halt.set()\n        for one in self.nodes.all():\n"
+            '            self.reconciler.remove(f"node:{one.prefix}")\n',
+        ),
+    ),
+    Mutation(
+        "lease-given-back-at-stop",
+        "disable/enable lose no connection",
+        "disable_and_enable",
+        _one(
+            NODE,
+            '        """End the threads. Lease, device and routes stay: containers are using them."""\n',
+            "        if (held := self._standing.now()[1]) is not None:\n            self._give_back(held)\n",
+        ),
+    ),
+    Mutation(
+        "endpoints-not-restored",
+        "kill -9 loses no endpoint",
+        "kill_9",
+        _one(SERVICE, "self._endpoints = {end.id: end for end in endpoints}", "self._endpoints = {}"),
+    ),
+    Mutation(
+        "addresses-not-restored",
+        "kill -9 loses no address",
+        "kill_9",
+        _one(
+            "ipam/store.py",
+            "        entries[pool_id].addresses.put(ipaddress.IPv4Address(ip), state_of)\n",
+            "        del state_of\n",
+        ),
+    ),
+    Mutation(
+        "lease-forgotten",
+        "kill -9 keeps the lease",
+        "kill_9",
+        _one("overlay/member.py", "saved = ports.store.load(prefix)\n", "saved = None\n"),
+    ),
+    Mutation(
+        "mac-made-anew",
+        "kill -9 keeps the VTEP's MAC",
+        "kill_9",
+        _one(
+            "overlay/member.py", "mac = saved.mac if saved else ports.kernel.vtep_mac(backend.device)", "mac = None"
+        ),
+    ),
+    Mutation(
+        "restore-publishes-nothing",
+        "works while etcd is down",
+        "etcd_is_down",
+        _one(
+            NODE,
+            "saved.key.v4, len(leases))\n            self._publish()\n",
+            "saved.key.v4, len(leases))\n",
+        ),
+    ),
+    Mutation(
+        "peers-not-remembered",
+        "works while etcd is down",
+        "etcd_is_down",
+        _one(NODE, "leases = self._ports.store.load_peers(self.prefix)", "leases = {}"),
+    ),
+    Mutation("routes-not-repaired", "what is deleted by hand comes back", "deleted_by_hand", _unrepaired("Route")),
+    Mutation(
+        "neighbours-not-repaired", "what is deleted by hand comes back", "deleted_by_hand", _unrepaired("Neighbour")
+    ),
+    Mutation("fdb-not-repaired", "what is deleted by hand comes back", "deleted_by_hand", _unrepaired("FdbEntry")),
+    Mutation(
+        "addresses-not-repaired", "what is deleted by hand comes back", "deleted_by_hand", _unrepaired("Address")
+    ),
+    Mutation("links-not-repaired", "what is deleted by hand comes back", "deleted_by_hand", _unrepaired("VxlanLink")),
+    Mutation(
+        "rules-not-repaired",
+        "what is deleted by hand comes back",
+        "deleted_by_hand",
+        _one(
+            RECONCILER,
+            "            if plan is None and not work.gate_open:\n",
+            "            if plan or not work.gate_open:\n",
+        ),
+    ),
+    Mutation(
+        "jump-not-repaired",
+        "what is deleted by hand comes back",
+        "deleted_by_hand",
+        _one(FIREWALL, "if present and in_place and rules ==", "if present and rules =="),
+    ),
+    Mutation(
+        "repairs-not-counted",
+        "repairs are told",
+        "deleted_by_hand",
+        _one(RECONCILER, "            if repairing:\n", "            if not repairing:\n"),
+    ),
+    Mutation(
+        "engine-never-looked-at",
+        "after a crash nothing stays that Docker does not know",
+        "crash_leaves",
+        _one("plugin/engine_watch.py", "                    self.look()\n", "                    pass\n"),
+    ),
+    Mutation(
+        "stale-addresses-stay",
+        "after a crash no address stays that Docker does not know",
+        "crash_leaves",
+        _one(
+            "plugin/engine_watch.py",
+            "        done += self._ipam.release_unknown(known, seen_at, self._timing.grace_s)\n",
+        ),
+    ),
+    Mutation(
+        "address-not-taken",
+        "containers started at once have addresses of their own",
+        "started_at_once",
+        _one(IPAM, "        change.take(entry, ip, used)\n", "        del used\n"),
+    ),
+)
+
+BAD_REQUEST = """asks for what cannot be; the message says what was expected.\"""\n\n    status = """
+BAD_INPUT = (
+    Mutation(
+        "wrong-ipam-without-command",
+        "no --ipam-driver: the exact command",
+        "without_ipam_driver",
+        _one(
+            "driver/network.py",
+            "create the network with: docker network create -d flannelpy --ipam-driver flannelpy NAME",
+            "create the network with our own IPAM",
+        ),
+    ),
+    Mutation(
+        "foreign-subnet-accepted",
+        "foreign subnet",
+        "foreign_subnet",
+        (
+            Edit("ipam/slices.py", "    if not wanted.subnet_of(lease):\n", "    if False:\n"),
+            Edit(
+                "driver/network.py",
+                "if pool.subnet_of(holding.subnet)), None)",
+                "if pool), None)",
+            ),
+        ),
+    ),
+    Mutation(
+        "foreign-subnet-without-lease",
+        "foreign subnet: the message names the lease",
+        "foreign_subnet",
+        _one("ipam/slices.py", "is not part of this host's lease {lease};", "is not part of this host's lease;"),
+    ),
+    Mutation(
+        "whole-lease-twice",
+        "a second network on the whole lease",
+        "second_network",
+        _one(
+            "ipam/slices.py", "        if taken:\n            raise errors.PoolTaken(_explain_shared(lease, taken))\n"
+        ),
+    ),
+    Mutation(
+        "unknown-option-accepted",
+        "unknown options",
+        "unknown_options",
+        _one("driver/network.py", "    if unknown:\n", "    if not unknown and unknown:\n"),
+    ),
+    Mutation(
+        "ipv6-refused-without-reason",
+        "IPv6",
+        "unknown_options",
+        _one(
+            "ipam/endpoints.py",
+            '"--ipv6: the flannel network has no IPv6; leave --ipv6 and IPv6 --subnet away"',
+            '"no"',
+        ),
+    ),
+    Mutation(
+        "config-missing-without-key",
+        "config missing in etcd: the message names the key",
+        "config_missing",
+        _one(
+            "overlay/registry_etcd.py",
+            'f"etcd has no network config at {self._config_key}; write one with etcdctl put {self._config_key} "',
+            '"etcd has no network config; write one with etcdctl "',
+        ),
+    ),
+    Mutation(
+        "config-read-once",
+        "config missing in etcd: it may come later",
+        "may_come_later",
+        _one(NODE, "            self._kick.wait(pause)\n", "            self._stop.wait()\n"),
+    ),
+    Mutation(
+        "broken-config-is-default",
+        "invalid JSON in etcd",
+        "invalid_json",
+        _one(
+            "overlay/netconfig.py",
+            "    except fields.FieldError as exc:\n"
+            "        raise errors.ConfigInvalid(str(exc)) from exc\n    return draft",
+            "    except fields.FieldError:\n"
+            '        return _read_draft(\'{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan"}}\')\n'
+            "    return draft",
+        ),
+    ),
+    Mutation(
+        "no-backend-is-vxlan",
+        "a config without Backend",
+        "without_backend",
+        (
+            Edit(
+                "overlay/netconfig.py",
+                "    if draft.backend is None:\n",
+                "    if draft.backend is None and not v4:\n",
+            ),
+            Edit(
+                "overlay/netconfig.py",
+                '    backend_type = ""\n    if member is None:',
+                '    backend_type = "vxlan"\n    if member is None:',
+            ),
+        ),
+    ),
+    Mutation(
+        "wrong-setting-not-named",
+        "a wrong setting is said in every answer",
+        "wrong_setting",
+        _one(
+            "plugin/app.py",
+            'errors.SettingsError("; ".join(str(problem) for problem in self._problems))',
+            'errors.SettingsError("wrong")',
+        ),
+    ),
+    Mutation(
+        "wrong-setting-ignored",
+        "a wrong setting is said in every answer",
+        "wrong_setting",
+        _one("plugin/app.py", "        if self._problems:\n", "        if not self._recent:\n"),
+    ),
+    Mutation(
+        "broadcast-handed-out",
+        "full pool: never network or broadcast address",
+        "full_pool",
+        _one(
+            "ipam/pool.py",
+            "int(cidr.broadcast_address))\n        if not usable",
+            "int(cidr.broadcast_address) + 1)\n        if not usable",
+        ),
+    ),
+    Mutation(
+        "full-pool-without-counts",
+        "full pool: the message has used and total",
+        "full_pool",
+        _one(
+            IPAM,
+            'is full: {addresses.used} of "\n            f"{addresses.total} addresses used; remove',
+            'is full; "\n            f"remove',
+        ),
+    ),
+    Mutation(
+        "full-pool-without-lease",
+        "full pool: the message has the lease",
+        "full_pool",
+        _one(IPAM, "of lease {entry.lease} ({entry.prefix}) is full", "({entry.prefix}) is full"),
+    ),
+    Mutation(
+        "malformed-body-is-500",
+        "malformed request bodies: 400",
+        "malformed_body and CreateNetwork",
+        (
+            Edit(
+                "plugin/http.py", "        return _error(str(exc), 400)\n", "        return _error(str(exc), 500)\n"
+            ),
+            Edit("driver/errors.py", BAD_REQUEST + "400", BAD_REQUEST + "500"),
+        ),
+    ),
+    Mutation(
+        "malformed-body-is-200",
+        "malformed request bodies: 400",
+        "malformed_body and (Leave or DeleteEndpoint)",
+        (
+            Edit("plugin/http.py", "        return _error(str(exc), 400)\n", "        return _json({}, 200)\n"),
+            Edit("driver/errors.py", BAD_REQUEST + "400", BAD_REQUEST + "200"),
+        ),
+    ),
+    Mutation(
+        "one-error-key",
+        "malformed request bodies: both error keys",
+        "malformed_body and Join",
+        _one("plugin/http.py", '{"Err": message, "Error": message}', '{"Err": message}'),
+    ),
+    Mutation(
+        "path-as-id",
+        "malformed request bodies: an id is an id",
+        "malformed_body and DeleteNetwork and etc",
+        _one("driver/names.py", 're.compile(r"[0-9a-zA-Z]{12,64}")', 're.compile(r".*")'),
+    ),
+)
+
+MUTATIONS = (*TALK, *PUBLISH, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT)
+
+
+@contextlib.contextmanager
+def worktrees(count: int) -> Iterator[list[pathlib.Path]]:
+    """Scratch copies of HEAD, removed in the end."""
+    base = pathlib.Path(tempfile.mkdtemp(prefix="flannelpy-mutations-"))
+    (base / "logs").mkdir()
+    print(f"pytest's output: {base}/logs", flush=True)
+    paths = [base / str(number) for number in range(count)]
+    try:
+        for path in paths:
+            _git("worktree", "add", "--quiet", "--detach", str(path), "HEAD")
+        yield paths
+    finally:
+        for path in paths:
+            _git("worktree", "remove", "--force", str(path))
+
+
+def _git(*words: str) -> None:
+    subprocess.run(["git", "-C", str(CHECKOUT), *words], check=True)
+
+
+def check_edits() -> list[str]:
+    """What in the table does not fit the sources any more; a line each."""
+    troubles = []
+    for mutation in MUTATIONS:
+        for edit in mutation.edits:
+            found = (CHECKOUT / edit.file).read_text().count(edit.old)
+            if found != 1:
+                troubles.append(f"{mutation.name}: {edit.file} has {found} times {edit.old!r}")
+            elif edit.old == edit.new:
+                troubles.append(f"{mutation.name}: changes nothing")
+    return troubles
+
+
+def try_one(mutation: Mutation, tree: pathlib.Path, engine: str) -> Outcome:
+    """Apply a mutation in `tree`, run its tests, take it back."""
+    started = time.monotonic()
+    before = {edit.file: (tree / edit.file).read_text() for edit in mutation.edits}
+    try:
+        for edit in mutation.edits:
+            path = tree / edit.file
+            path.write_text(path.read_text().replace(edit.old, edit.new, 1))
+        result, tests, reasons = _judge(_run_pytest(mutation, tree, engine), tree / "mutation.xml")
+    finally:
+        for file, text in before.items():
+            (tree / file).write_text(text)
+        (tree / "mutation.xml").unlink(missing_ok=True)
+    return Outcome(mutation, result, tests, reasons, time.monotonic() - started)
+
+
+def _run_pytest(mutation: Mutation, tree: pathlib.Path, engine: str) -> int:
+    argv = [sys.executable, "-m", "pytest", "tests/system", "-q", "-p", "no:cacheprovider", "--timeout", "300"]
+    argv += ["--engine", engine, "-k", mutation.tests, "--junitxml", "mutation.xml"]
+    with (tree.parent / "logs" / f"{mutation.name}-{engine}.log").open("w") as log:
+        running = subprocess.Popen(argv, cwd=tree, stdout=log, stderr=log)
+        try:
+            return running.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGINT)
+            running.wait(120)
+            return -1
+
+
+def _judge(code: int, report: pathlib.Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    if code == -1:
+        return "NOT CAUGHT: took too long", (), ()
+    if not report.exists():
+        return f"NOT CAUGHT: pytest ended with {code}", (), ()
+    failed: list[str] = []
+    broken: list[str] = []
+    passed: list[str] = []
+    reasons: list[str] = []
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - as above
+        name = case.get("name", "")
+        bad = case.find("failure")
+        error = case.find("error")
+        (failed if bad is not None else broken if error is not None else passed).append(name)
+        told = [found.get("message", "") for found in (bad, error) if found is not None]
+        reasons += [f"{name}: {(message.splitlines() or [''])[0][:300]}" for message in told]
+    if passed:
+        return f"NOT CAUGHT by {', '.join(passed)}", tuple(failed), tuple(reasons)
+    if failed and not broken:
+        return "caught", tuple(failed), tuple(reasons)
+    return ("in setup" if broken else "NOT CAUGHT: no tests"), tuple(broken), tuple(reasons)
+
+
+def try_all(chosen: Sequence[Mutation], engine: str, jobs: int) -> list[Outcome]:
+    """All of them, `jobs` at a time; each is printed as soon as it is known."""
+    free: queue.Queue[pathlib.Path] = queue.Queue()
+    with worktrees(jobs) as trees, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for tree in trees:
+            free.put(tree)
+
+        def run(mutation: Mutation) -> Outcome:
+            tree = free.get()
+            try:
+                outcome = try_one(mutation, tree, engine)
+            finally:
+                free.put(tree)
+            print(f"{outcome.mutation.name:32} {outcome.result}  ({outcome.seconds:.0f} s)", flush=True)
+            for reason in outcome.reasons:
+                print(f"    {reason}", flush=True)
+            return outcome
+
+        return list(pool.map(run, chosen))
+
+
+def format_table(outcomes: Sequence[Outcome], engine: str) -> str:
+    """Markdown."""
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    lines = ["| mutation | stands for | tests | result | engine | date | s |", "|---|---|---|---|---|---|---|"]
+    for one in outcomes:
+        tests = ", ".join(dict.fromkeys(name.partition("[")[0].removeprefix("test_") for name in one.tests))
+        lines.append(
+            f"| `{one.mutation.name}` | {one.mutation.requirement} | {tests} | {one.result} | {engine} | {today} "
+            f"| {one.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description="Break the product on purpose and see whether the suite notices.")
+    parser.add_argument("--engine", default="28.5", choices=("20.10", "26.1", "28.5"))
+    parser.add_argument("--only", action="append", metavar="NAME", help="only this mutation; may be repeated")
+    parser.add_argument("--jobs", type=int, default=1, help="how many labs side by side")
+    parser.add_argument("--report", type=pathlib.Path, help="append the table to this file")
+    parser.add_argument("--list", action="store_true", help="only show the names")
+    chosen = parser.parse_args()
+    troubles = check_edits()
+    unknown = sorted(set(chosen.only or ()) - {mutation.name for mutation in MUTATIONS})
+    troubles += [f"no mutation {name}" for name in unknown]
+    if troubles:
+        print("\n".join(troubles), file=sys.stderr)
+        return 2
+    mutations = [one for one in MUTATIONS if not chosen.only or one.name in chosen.only]
+    if chosen.list:
+        print("\n".join(f"{one.name:32} {one.requirement}" for one in mutations))
+        return 0
+    outcomes = try_all(mutations, chosen.engine, chosen.jobs)
+    table = format_table(outcomes, chosen.engine)
+    print(table)
+    if chosen.report:
+        with chosen.report.open("a") as file:
+            file.write(table)
+    return 0 if all(one.caught for one in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
