@@ -72,8 +72,15 @@ class NodeHost:
     claim_room: Callable[[str, ipaddress.IPv4Network, str], None] = lambda *_room: None
     mac: netstate.Mac = MAC
     nodes: list[node.Node] = dataclasses.field(default_factory=list)
+    file: statefile.StateFile | None = None
 
     def __post_init__(self) -> None:
+        self.reopen()
+
+    def reopen(self) -> None:
+        """A new process: state file and reconciler anew, over what kernel and registry are now."""
+        if self.file is not None:
+            self.file.close()
         self.file = statefile.StateFile(self.directory / "state.db", [nodestore.SCHEMA])
         self.store = nodestore.NodeStore(self.file)
         self.reconciler = reconciler.Reconciler(self.kernel, firewall_fake.FirewallFake())
@@ -119,4 +126,5 @@ class NodeHost:
     def close(self) -> None:
         for one in self.nodes:
             one.stop()
-        self.file.close()
+        if self.file is not None:
+            self.file.close()

@@ -158,7 +158,7 @@ def test_everything_works_from_the_state_file_alone(host: node_host.NodeHost) ->
     host.join().stop()
     host.kernel = type(host.kernel)([node_host.ETH0])  # a reboot
     host.registry.go_down()
-    host.__post_init__()
+    host.reopen()
     one = host.make()
     one.restore()
     assert one.held() == HELD
@@ -176,15 +176,14 @@ def test_an_underlay_that_comes_up_late_is_enough_without_the_registry(host: nod
     host.registry.go_down()
     late = type(host.kernel)([dataclasses.replace(node_host.ETH0, addresses=())])
     host.kernel = late
-    host.__post_init__()
+    host.reopen()
     one = host.make()
     one.restore()
     assert one.held() is None
     one.start()
     until(lambda: one.status().trouble is not None)
     late._underlays[:] = [node_host.ETH0]
-    until(lambda: one.held() == HELD)
-    assert host.routes() == {"10.2.2.0/24"}
+    until(lambda: one.held() == HELD and host.routes() == {"10.2.2.0/24"})
 
 
 def test_a_restart_keeps_the_subnet_and_rewrites_the_key(host: node_host.NodeHost) -> None:
@@ -286,7 +285,8 @@ def test_a_lease_in_the_way_under_another_key_is_noticed_when_it_goes(host: node
     one = host.start()
     until(lambda: one.status().conflict)
     host.registry.delete_peer(wide)
-    until(has_own_lease(host))
+    until(lambda: one.status().confirmed)
+    assert has_own_lease(host)()
     assert one.wait(5) == HELD
 
 
@@ -522,6 +522,15 @@ def test_a_lease_that_comes_while_leaving_is_given_back(host: node_host.NodeHost
     assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
 
 
+def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.NodeHost) -> None:
+    """An attempt that was stuck for longer than leaving waits for its thread."""
+    one = host.make()
+    one.leave()
+    with one._deciding:
+        one._settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()))
+    assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
+
+
 def test_stopping_leaves_all_as_it_is_and_does_not_take_long(host: node_host.NodeHost) -> None:
     host.registry.put_peer(PEER, PEERS)
     one = host.join()
@@ -552,11 +561,11 @@ def test_a_kernel_that_refuses_does_not_stop_the_node(host: node_host.NodeHost) 
     host.registry.put_peer(PEER, PEERS)
     until(lambda: one.status().peers == 1)
     host.reconciler.open_gate()
-    host.reconciler.run_pass()
-    assert host.routes() == {"10.2.2.0/24"}
+    until(lambda: host.reconciler.run_pass() and host.routes() == {"10.2.2.0/24"})
 
 
 def test_a_full_disk_is_trouble_and_not_the_end(host: node_host.NodeHost) -> None:
+    assert host.file is not None
     host.file.close()
     one = host.make()
     one.start()
@@ -570,7 +579,7 @@ def test_a_host_that_moved_rewrites_its_key_with_the_new_address(host: node_host
     host.join().stop()
     moved = dataclasses.replace(node_host.ETH0, addresses=(ipaddress.IPv4Interface("192.0.2.100/24"),))
     host.kernel = type(host.kernel)([moved])
-    host.__post_init__()
+    host.reopen()
     one = host.join()
     found = own_lease(host)
     assert found is not None
