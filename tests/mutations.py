@@ -304,7 +304,8 @@ NETWORKS = (
         _one(
             "driver/store.py",
             'tx.run("DELETE FROM networks WHERE id = ?", (network_id,))',
-            "tx.run(\"UPDATE networks SET pool = '10.250.' || rowid || '.0/24', bridge = 'fp-x' WHERE id = ?\", (network_id,))",
+            "tx.run(\"UPDATE networks SET pool = '10.250.' || rowid || '.0/24', bridge = 'fp-x' WHERE id = ?\", "
+            "(network_id,))",
         ),
     ),
     Mutation(
@@ -383,8 +384,8 @@ NETWORKS = (
         "share_one_lease",
         _one(
             FIREWALL,
-            "        if incoming != domain.device or outgoing != domain.device\n",
-            "        if (incoming == domain.device) != (outgoing == domain.device)\n",
+            "by_device.setdefault(rules.device, [])",
+            "by_device.setdefault(rules.bridge, [])",
         ),
     ),
     Mutation(
@@ -400,7 +401,7 @@ NETWORKS = (
     Mutation(
         "internal-not-isolated",
         "--internal: nothing gets in or out whatever else is permitted",
-        "internal_network",
+        "stays_shut",
         _one(
             FIREWALL, "rules.bridge for rules in domain.bridges if rules.internal]:", "rules.bridge for rules in ()]:"
         ),
@@ -476,7 +477,8 @@ INTERRUPTIONS = (
         "disable_and_enable",
         _one(
             NODE,
-            '        """End the threads. Lease, device and routes stay: containers are using them."""\n',
+            "            thread.join(timeout=5)\n",
+            "            thread.join(timeout=5)\n"
             "        if (held := self._standing.now()[1]) is not None:\n            self._give_back(held)\n",
         ),
     ),
@@ -489,7 +491,7 @@ INTERRUPTIONS = (
     Mutation(
         "addresses-not-restored",
         "kill -9 loses no address",
-        "kill_9",
+        "kill_9_of_the_worker",
         _one(
             "ipam/store.py",
             "        entries[pool_id].addresses.put(ipaddress.IPv4Address(ip), state_of)\n",
@@ -500,7 +502,10 @@ INTERRUPTIONS = (
         "lease-forgotten",
         "kill -9 keeps the lease",
         "kill_9",
-        _one("overlay/member.py", "saved = ports.store.load(prefix)\n", "saved = None\n"),
+        (
+            Edit("overlay/member.py", "saved = ports.store.load(prefix)\n", "saved = None\n"),
+            Edit("overlay/subnets.py", "    if fitting:\n", "    if fitting and saved:\n"),
+        ),
     ),
     Mutation(
         "mac-made-anew",

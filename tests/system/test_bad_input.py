@@ -92,7 +92,7 @@ def test_a_full_pool_names_network_lease_used_and_total(solo):
     for _ in range(5):  # of eight: network, broadcast, gateway, five
         solo.host.docker("run", "-d", "--network", "small", "busybox", "sleep", "3600", timeout_s=60)
     error = refused(solo.host, "run", "-d", "--network", "small", "busybox", "sleep", "3600")
-    for part in (str(slice_), str(lease), "6"):
+    for part in (str(slice_), str(lease), "6 of 6 addresses"):
         assert part in error
     assert site.status(solo.host)["addresses"][0]["used"] == 6
 

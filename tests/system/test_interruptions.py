@@ -50,9 +50,13 @@ def talk(pair, run):
     return made
 
 
-def endpoints_and_used(host):
+def state_of(host):
+    """What must be the same afterwards: the endpoints, the lease and the addresses used, the MAC that peers know."""
     told = site.status(host)
-    return sorted(end["address"] for end in told["endpoints"]), [pool["used"] for pool in told["addresses"]]
+    endpoints = sorted(end["address"] for end in told["endpoints"])
+    leases = [net["subnet"] for net in told["flannel_networks"]]
+    used = [(pool["pool"], pool["used"]) for pool in told["addresses"]]
+    return endpoints, leases, used, host.exec(["cat", "/sys/class/net/flannel.1/address"])
 
 
 def plugin_pids(host):
@@ -68,34 +72,35 @@ def worker_of(host):
 
 
 def test_kill_9_of_the_worker_loses_nothing(pair, talk):
-    before = endpoints_and_used(pair.h1)
+    pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)  # is not to come back
+    before = state_of(pair.h1)
     old = worker_of(pair.h1)
     pair.h1.exec(["kill", "-9", old])
     site.wait_for("a new worker", lambda: worker_of(pair.h1) not in (old, None), 10)
     site.wait_ready(pair.h1)
-    assert endpoints_and_used(pair.h1) == before
+    assert state_of(pair.h1) == before
     talk.check()
     pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
-    site.wait_for("addresses as before", lambda: endpoints_and_used(pair.h1) == before)
+    site.wait_for("addresses as before", lambda: state_of(pair.h1) == before)
 
 
 def test_kill_9_of_the_whole_plugin_loses_nothing(pair, talk):
-    before = endpoints_and_used(pair.h1)
+    before = state_of(pair.h1)
     master, _ = plugin_pids(pair.h1)
     pair.h1.exec(["kill", "-9", master])
     time.sleep(0.5)
     site.wait_ready(pair.h1)
-    assert endpoints_and_used(pair.h1) == before
+    assert state_of(pair.h1) == before
     talk.check()
 
 
 def test_disable_and_enable_lose_nothing(pair, talk):
-    before = endpoints_and_used(pair.h1)
+    before = state_of(pair.h1)
     pair.h1.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
     assert not (pair.h1.root / site.SOCKET).exists(), "the classic socket would answer 'connection refused'"
     pair.h1.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
     site.wait_ready(pair.h1)
-    assert endpoints_and_used(pair.h1) == before
+    assert state_of(pair.h1) == before
     talk.check()
     pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
 

@@ -43,6 +43,11 @@ def test_network_rm_leaves_no_device_rule_route_or_row(solo):
     wait_same_kernel(solo.host, before)
     told = site.status(solo.host)
     assert (told["networks"], told["endpoints"], told["addresses"]) == ([], [], [])
+    solo.host.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
+    solo.host.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
+    site.wait_ready(solo.host)
+    told = site.status(solo.host)  # what the file says, not the memory
+    assert (told["networks"], told["endpoints"], told["addresses"]) == ([], [], [])
 
 
 @pytest.mark.parametrize("name", ["flannelpy", "flannelpy:1"])
@@ -108,6 +113,26 @@ def test_an_internal_network_reaches_the_overlay_and_nothing_else(pair, solo, ru
     assert not solo.host.try_docker(
         "exec", "one", "ping", "-c", "1", "-w", "3", solo.lab.client.exec(["hostname", "-I"]).split()[0]
     ).ok
+
+
+def test_an_internal_network_stays_shut_where_all_else_is_open(solo):
+    """The operator lets everything through, the container makes itself a way out, and outside knows the way back."""
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "mynet", "--internal")
+    options = ("--cap-add", "NET_ADMIN", "--network", "mynet")
+    solo.host.docker("run", "-d", "--name", "one", *options, "busybox", "sleep", "3600", timeout_s=60)
+    subnet = ipaddress.IPv4Network(site.subnet_of(solo.host, "mynet"))
+    site.inside(solo.host, "one", f"ip route add default via {subnet[1]}")
+    client = solo.lab.client
+    solo.host.exec(["iptables", "-I", "DOCKER-USER", "-j", "ACCEPT"])
+    client.exec(["ip", "route", "add", str(subnet), "via", solo.host.ip])
+    try:
+        there = client.exec(["hostname", "-I"]).split()[0]
+        assert not solo.host.try_docker("exec", "one", "ping", "-c", "1", "-w", "3", there).ok
+        assert not client.try_exec(["ping", "-c", "1", "-w", "3", site.ip_of(solo.host, "one")]).ok
+    finally:
+        client.exec(["ip", "route", "del", str(subnet)])
+        solo.host.exec(["iptables", "-D", "DOCKER-USER", "-j", "ACCEPT"])
 
 
 def test_two_flannel_networks_on_one_host_never_meet(solo):
