@@ -304,8 +304,8 @@ NETWORKS = (
         _one(
             "driver/store.py",
             'tx.run("DELETE FROM networks WHERE id = ?", (network_id,))',
-            "tx.run(\"UPDATE networks SET pool = '10.250.' || rowid || '.0/24', bridge = 'fp-x' WHERE id = ?\", "
-            "(network_id,))",
+            "tx.run(\"UPDATE networks SET pool = '10.250.' || rowid || '.0/24', bridge = 'fp-' || rowid \"\n"
+            '                "WHERE id = ?", (network_id,))',
         ),
     ),
     Mutation(
