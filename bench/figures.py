@@ -1,0 +1,105 @@
+"""The figures: what was measured becomes one number with its spread, one row of a table, one file. Pure.
+
+Called by everything in `bench`. A figure's name is one of issue 2's table, or an extra one beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+LIMITS: Final[Mapping[str, float]] = {
+    "start_vs_bridge": 1.10,
+    "handlers_start_p50_ms": 15,
+    "handlers_start_p99_ms": 40,
+    "request_address_p99_ms": 5,
+    "converge_1000_s": 2.0,
+    "plugin_pss_mb_1000": 100,
+    "listen_s": 1.0,
+}
+"""What must be reached, at most; every other figure is reported."""
+
+_DIGITS: Final = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured number. `rounds`: how often it was measured; `spread`: see the function that made it."""
+
+    name: str
+    value: float
+    unit: str
+    rounds: int
+    spread: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed`, or nothing where nothing is promised."""
+        limit = LIMITS.get(self.name)
+        if limit is None:
+            return ""
+        return "met" if self.value <= limit else "missed"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of all values does not exceed: always one that was measured."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def median(name: str, unit: str, values: Sequence[float]) -> Figure:
+    """The median; spread: the quartiles."""
+    return Figure(
+        name=name,
+        value=_round(statistics.median(values)),
+        unit=unit,
+        rounds=len(values),
+        spread=(_round(quantile(values, 0.25)), _round(quantile(values, 0.75))),
+    )
+
+
+def tail(name: str, unit: str, values: Sequence[float], share: float = 0.99) -> Figure:
+    """A high quantile; spread: the lowest and highest one of the four quarters, in the order of measuring."""
+    size = math.ceil(len(values) / 4)
+    quarters = [quantile(values[at : at + size], share) for at in range(0, len(values), size)]
+    return Figure(
+        name=name,
+        value=_round(quantile(values, share)),
+        unit=unit,
+        rounds=len(values),
+        spread=(_round(min(quarters)), _round(max(quarters))),
+    )
+
+
+def format_results(machine: str, date: str, figures: Iterable[Figure]) -> str:
+    """The text of bench/results.json."""
+    rows = [dataclasses.asdict(figure) for figure in figures]
+    return json.dumps({"machine": machine, "date": date, "figures": rows}, indent=1, ensure_ascii=False) + "\n"
+
+
+def format_table(figures: Iterable[Figure]) -> str:
+    """Figures with targets and verdicts, one a line."""
+    head = ("figure", "value", "spread", "rounds", "target", "")
+    rows = [head, *(_row(figure) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    limit = LIMITS.get(figure.name)
+    return (
+        figure.name,
+        f"{figure.value:g} {figure.unit}".rstrip(),
+        f"{figure.spread[0]:g} .. {figure.spread[1]:g}",
+        str(figure.rounds),
+        "" if limit is None else f"<= {limit:g}",
+        figure.verdict,
+    )
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
