@@ -77,6 +77,10 @@ def _program(name: str) -> str:
     return str(found)
 
 
+def _state(task: pathlib.Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 class Member:
     """One etcd process, and what starts it anew on the same ports and directory."""
 
@@ -100,6 +104,9 @@ class Member:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number is signal.SIGSTOP:  # takes effect thread by thread: a request could still be answered
+            tasks = pathlib.Path(f"/proc/{self._process.pid}/task")
+            wait_for(lambda: all(_state(task) == "T" for task in tasks.iterdir()), f"{self.name} stopped")
 
     def kill(self) -> None:
         """kill -9; nothing where it does not run."""
