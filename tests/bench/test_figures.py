@@ -37,6 +37,11 @@ def test_a_tail_shows_the_calmest_and_the_wildest_quarter() -> None:
     assert (made.value, made.rounds, made.spread) == (9.0, 200, (1.0, 9.0))
 
 
+def test_the_usual_tail_forgives_one_bad_batch_and_shows_it() -> None:
+    made = figures.usual_tail("request_address_p99_ms", "ms", [[1.0, 2.0], [1.0, 3.0], [1.0, 90.0]])
+    assert (made.value, made.rounds, made.spread) == (3.0, 6, (2.0, 90.0))
+
+
 def test_figures_have_four_digits() -> None:
     assert figures.median("x", "ms", [0.123456]).value == 0.1235
 
