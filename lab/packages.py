@@ -39,13 +39,16 @@ def ensure(packages: Iterable[str] = MACHINE) -> None:
 
 
 def mirror() -> str:
-    """Say where this machine takes Debian from, so that roots come from the same place."""
+    """Say where this machine takes Debian from, so that roots come from the same place.
+
+    Raises: LabError if apt does not know, as before its first update.
+    """
     targets = ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]
     for line in command.run(targets).out.splitlines():
         label, _, uri = line.partition(" ")
         if label == "Debian" and uri.startswith(("http:", "https:")):
             return uri
-    return "http://deb.debian.org/debian"
+    raise errors.LabError("apt knows no Debian mirror yet: `apt-get update`, or add one to its sources")
 
 
 def _is_installed(package: str) -> bool:
