@@ -16,11 +16,17 @@ from overlay import errors, lease, netconfig, netstate, underlay
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """This host as its backend sees it: its lease's subnet, the link below, and the MAC of its tunnel device."""
+    """This host as its backend sees it: its lease's subnet, the link below, and the MACs of its tunnel devices.
+
+    `mac_v6` is that of the IPv6 device; None for a lease of IPv4 alone. `tx_checksum`: whether the tunnel devices may
+    leave the checksums of what containers send to the hardware below.
+    """
 
     key: lease.SubnetKey
     underlay: underlay.Underlay
     mac: netstate.Mac
+    mac_v6: netstate.Mac | None = None
+    tx_checksum: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,12 @@ class Backend(Protocol):
 
     @property
     def device(self) -> netstate.IfName:
-        """The link through which peers are reached: a bridge's packets for the overlay leave there."""
+        """The link that carries nothing but this flannel network's IPv4; "" where there is none (host-gw)."""
+        ...
+
+    @property
+    def device_v6(self) -> netstate.IfName:
+        """The same for IPv6."""
         ...
 
     def overlay_mtu(self, underlay_mtu: int) -> int:

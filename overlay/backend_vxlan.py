@@ -55,6 +55,11 @@ class VxlanBackend:
         """`flannel.<VNI>`, the name that flanneld gives it too."""
         return netstate.IfName(f"flannel.{self.vni}")
 
+    @property
+    def device_v6(self) -> netstate.IfName:
+        """`flannel-v6.<VNI>`, the name that flanneld gives it too."""
+        return netstate.IfName(f"flannel-v6.{self.vni}")
+
     def overlay_mtu(self, underlay_mtu: int) -> int:
         """The MTU less the overhead; never more than the link carries, since the kernel would refuse it."""
         return min(self.mtu or underlay_mtu, underlay_mtu) - OVERHEAD

@@ -19,6 +19,15 @@ from overlay import netstate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeRulesV6:
+    """The IPv6 half of a bridge's rules: `subnet`, `overlay`, `device` as in BridgeRules."""
+
+    subnet: ipaddress.IPv6Network
+    overlay: ipaddress.IPv6Network
+    device: netstate.IfName
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeRules:
     """One Docker network's bridge: what may pass between it, the other links of its flannel network, and the rest.
 
@@ -34,6 +43,9 @@ class BridgeRules:
     device: netstate.IfName
     internal: bool = False
     masquerade: bool = True
+    prefix: str = ""
+    """The flannel network's registry prefix: bridges with one prefix are one domain."""
+    v6: BridgeRulesV6 | None = None
 
 
 FirewallPlan = frozenset[BridgeRules]

@@ -35,6 +35,18 @@ class UnderlayLink:
     addresses: tuple[ipaddress.IPv4Interface, ...]
     """Best first: global before link-local, permanent before dynamic."""
     has_default_route: bool
+    addresses_v6: tuple[ipaddress.IPv6Interface, ...] = ()
+    """As `addresses`; link-local ones are left out: no other host could send to them."""
+    has_default_route_v6: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnderlayRoute:
+    """A route of the main table that is not ours. `gateway` None: the destination is on the link itself."""
+
+    destination: netstate.IPNetwork
+    gateway: netstate.IPAddress | None
+    link: netstate.IfName
 
 
 class Kernel(Protocol):

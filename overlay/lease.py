@@ -57,10 +57,21 @@ class Lease:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HeldSubnetV6:
+    """The IPv6 half of a lease. Shape: `subnet` lies in `network`; `device` as in HeldSubnet."""
+
+    network: ipaddress.IPv6Network
+    subnet: ipaddress.IPv6Network
+    device: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HeldSubnet:
     """What the rooms above need to know of this host's lease in one flannel network.
 
-    Shape: `subnet` lies in `network`; both IPv4. `device` is the VTEP device's name. Units: `overlay_mtu` bytes.
+    Shape: `subnet` lies in `network`; both IPv4. `device` is the link that carries nothing but this flannel network,
+    "" where the backend has none (host-gw: packets cross the underlay as they are). `v6` None: a lease of IPv4 alone.
+    Units: `overlay_mtu` bytes, what fits every family of the lease.
     """
 
     prefix: str
@@ -68,6 +79,7 @@ class HeldSubnet:
     subnet: ipaddress.IPv4Network
     device: str
     overlay_mtu: int
+    v6: HeldSubnetV6 | None = None
 
 
 def parse_subnet_key(text: str) -> SubnetKey:

@@ -50,6 +50,8 @@ class VxlanLink:
     mtu: int
     learning: bool = False
     gbp: bool = False
+    tx_checksum: bool = True
+    """The kernel's feature tx-checksum-ip-generic: on unless somebody switched it off."""
     up: bool = True
 
 
@@ -114,12 +116,13 @@ class FdbEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A route of protocol ROUTE_PROTOCOL in the main table."""
+    """A route in the main table; what is desired has protocol ROUTE_PROTOCOL."""
 
     destination: IPNetwork
     gateway: IPAddress
     link: IfName
     onlink: bool = True
+    protocol: int = ROUTE_PROTOCOL
 
 
 Link = VxlanLink | BridgeLink | VethPair | BridgePort

@@ -15,10 +15,19 @@ from overlay import errors, kernel, netstate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnderlayV6:
+    """The IPv6 side of the chosen link. `ip` is on it; `public_ip` is what peers send to."""
+
+    ip: ipaddress.IPv6Address
+    public_ip: ipaddress.IPv6Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Underlay:
     """The chosen link. `ip` is on it; `public_ip` is what peers send to, which a NAT may own. Units: `mtu` bytes.
 
-    `prefixes` are the networks on the link itself: peers inside them are reached without a router.
+    `prefixes` are the networks on the link itself: peers inside them are reached without a router. A link of IPv6
+    alone has 0.0.0.0 for both addresses, as flannel writes it into a lease. `v6` None: no IPv6 asked for.
     """
 
     name: netstate.IfName
@@ -26,6 +35,7 @@ class Underlay:
     mtu: int
     public_ip: ipaddress.IPv4Address
     prefixes: tuple[ipaddress.IPv4Network, ...] = ()
+    v6: UnderlayV6 | None = None
 
 
 def choose_underlay(
