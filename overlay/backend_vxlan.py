@@ -87,6 +87,7 @@ class VxlanBackend:
                 mtu=self.overlay_mtu(own.underlay.mtu),
                 learning=self.learning,
                 gbp=self.gbp,
+                tx_checksum=own.tx_checksum,
             ),
             netstate.Address(link=self.device, interface=ipaddress.IPv4Interface((own.key.v4.network_address, 32))),
         ]

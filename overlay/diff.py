@@ -168,9 +168,10 @@ def _format_add(obj: netstate.KernelObject) -> str:  # noqa: PLR0911 - one line 
             return f"sysctl -w {key}={value}"
         case netstate.VxlanLink() as link:
             options = ("learning" if link.learning else "nolearning") + (" gbp" if link.gbp else "")
+            features = "" if link.tx_checksum else f" && {_format_tx_checksum(link)}"
             return (
                 f"ip link add {link.name} up address {link.mac} mtu {link.mtu} type vxlan id {link.vni}"
-                f" dev {link.underlay} local {link.local} dstport {link.port} {options}"
+                f" dev {link.underlay} local {link.local} dstport {link.port} {options}{features}"
             )
         case netstate.BridgeLink(name=name, mac=mac, mtu=mtu):
             return f"ip link add {name} up address {mac} mtu {mtu} type bridge"
@@ -199,7 +200,14 @@ def _format_link_change(old: netstate.Link, new: netstate.Link) -> str:
         for field, word in words.items()
         if hasattr(after, field) and getattr(after, field) != getattr(before, field, None)
     ]
-    return " ".join(["ip link set", new.name, *changed])
+    lines = [" ".join(["ip link set", new.name, *changed])] if changed else []
+    if isinstance(old, netstate.VxlanLink) and isinstance(new, netstate.VxlanLink):
+        lines += [_format_tx_checksum(new)] if old.tx_checksum != new.tx_checksum else []
+    return " && ".join(lines)
+
+
+def _format_tx_checksum(link: netstate.VxlanLink) -> str:
+    return f"ethtool -K {link.name} tx-checksum-ip-generic {'on' if link.tx_checksum else 'off'}"
 
 
 def _format_remove(obj: netstate.KernelObject) -> str:

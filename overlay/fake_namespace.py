@@ -22,6 +22,7 @@ class FakeLink:
     mac: netstate.Mac
     mtu: int
     up: bool = True
+    tx_checksum: bool = True
     bridge: netstate.IfName = NO_BRIDGE
     peer: netstate.IfName | None = None
     made_as: netstate.Link | None = None
@@ -110,6 +111,8 @@ class FakeNamespace:
         if link.mac != new.mac:
             self.set_mac(new.name, new.mac)
         link.mtu, link.up, link.made_as = new.mtu, True, new
+        if isinstance(new, netstate.VxlanLink):
+            link.tx_checksum = new.tx_checksum
         return ""
 
     def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> str:
@@ -175,7 +178,7 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
     made = link.made_as
     match link.kind:
         case "vxlan" if isinstance(made, netstate.VxlanLink):
-            return dataclasses.replace(made, mac=link.mac, mtu=link.mtu, up=link.up)
+            return dataclasses.replace(made, mac=link.mac, mtu=link.mtu, up=link.up, tx_checksum=link.tx_checksum)
         case "bridge":
             return netstate.BridgeLink(name=name, mac=link.mac, mtu=link.mtu, up=link.up)
         case "veth":

@@ -140,6 +140,12 @@ class KernelFake:
             link.up = link.up if up is None else up
         self._notify()
 
+    def set_tx_checksum(self, name: netstate.IfName, *, on: bool) -> None:
+        """`ethtool -K NAME tx-checksum-ip-generic on|off`."""
+        with self._lock:
+            self._space.links[name].tx_checksum = on
+        self._notify()
+
     def take_away(self, peer: netstate.IfName) -> None:
         """Move the far end of a pair into a container."""
         with self._lock:

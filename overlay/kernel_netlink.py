@@ -10,6 +10,8 @@ planned anew, and the kernel's replace puts our route in its place.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import ipaddress
 import itertools
@@ -18,7 +20,19 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from overlay import diff, errors, kernel, link_messages, link_writer, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
+from overlay import (
+    diff,
+    errors,
+    ethtool,
+    kernel,
+    link_messages,
+    link_writer,
+    netstate,
+    rtnl,
+    rtnl_links,
+    rtnl_socket,
+    sysctls,
+)
 
 PROC_SYS = pathlib.Path("/proc/sys")
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
@@ -157,7 +171,7 @@ class _Observation:
         names = {row.index: row.name for row in rows}
         named = {obj.name for obj in desired if isinstance(obj, netstate.Link)}
         shown = {
-            row.index: link
+            row.index: _with_features(link)
             for row in rows
             if (row.is_ours or row.name in named) and (link := rtnl_links.show_link(row, names)) is not None
         }
@@ -203,6 +217,14 @@ class _Observation:
                         destination=row.destination, gateway=row.gateway, link=names[row.index], onlink=row.onlink
                     )
                 )
+
+
+def _with_features(link: netstate.Link) -> netstate.Link:
+    """The link with what rtnetlink does not tell of it. Gone since it was listed: whatever it was."""
+    if isinstance(link, netstate.VxlanLink):
+        with contextlib.suppress(OSError):
+            return dataclasses.replace(link, tx_checksum=ethtool.read_tx_checksum(link.name))
+    return link
 
 
 def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:

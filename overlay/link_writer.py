@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from overlay import diff, link_messages, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
+from overlay import diff, ethtool, link_messages, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
 
 ALIAS = ("IFLA_IFALIAS", netstate.LINK_ALIAS)
 
@@ -86,12 +86,14 @@ class LinkWriter:
         if seen.local != new.local:
             self._send([link_messages.move_vxlan(new, row.index, self._socket.next_sequence())])
         self._change(row, mac=new.mac, mtu=new.mtu)
+        _ensure_features(new)
 
     def _make_vxlan(self, new: netstate.VxlanLink, underlay: int) -> None:
         make = link_messages.make_vxlan(new, underlay, self._socket.next_sequence())
         self._send([make, self._change_named(new.name, [ALIAS])])
         with contextlib.suppress(OSError):  # a kernel without IPv6 has none
             self._sysctls.write(f"net.ipv6.conf.{new.name.replace('.', '/')}.accept_ra", "0")
+        _ensure_features(new)  # before it is up: no packet leaves with a checksum that nobody finishes
         self._send([self._change_named(new.name, [], up=True)])
         row = self.find(new.name)
         if row is not None:  # systemd's MACAddressPolicy may have had its own idea
@@ -157,6 +159,11 @@ class LinkWriter:
         """In one system call. Raises the first refusal."""
         for refusal in self._socket.transact(messages).values():
             raise refusal
+
+
+def _ensure_features(new: netstate.VxlanLink) -> None:
+    if ethtool.read_tx_checksum(new.name) != new.tx_checksum:
+        ethtool.write_tx_checksum(new.name, new.tx_checksum)
 
 
 def index_of(name: netstate.IfName) -> int:

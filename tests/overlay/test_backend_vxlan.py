@@ -83,6 +83,11 @@ def test_every_option_shows_on_the_device() -> None:
     ]
 
 
+def test_a_device_without_checksum_offload_is_made_so() -> None:
+    made, _ = lines(backend_vxlan.VxlanBackend(), own=dataclasses.replace(OWN, tx_checksum=False))
+    assert made == [f"{OWN_LINES[0]} && ethtool -K flannel.1 tx-checksum-ip-generic off", OWN_LINES[1]]
+
+
 def test_direct_routing_needs_no_tunnel_on_the_same_network() -> None:
     made = backend_vxlan.parse_backend({"DirectRouting": True})
     far = peer("10.2.22.0-24", "192.0.2.3")

@@ -127,6 +127,12 @@ def test_a_peer_that_moves_is_never_without_a_way_to_it() -> None:
             vxlan(local=ipaddress.ip_address("198.51.100.9")),
             "ip link set flannel.1 type vxlan local 198.51.100.1",
         ),
+        (vxlan(), vxlan(tx_checksum=False), "ethtool -K flannel.1 tx-checksum-ip-generic on"),
+        (
+            vxlan(tx_checksum=False),
+            vxlan(mtu=1400),
+            "ip link set flannel.1 mtu 1450 && ethtool -K flannel.1 tx-checksum-ip-generic off",
+        ),
         (bridge(), bridge(mac=mac(9)), "ip link set br-a address 02:00:00:00:00:02"),
         (port(), port(bridge=netstate.IfName("")), "ip link set v1 master br-a"),
         (pair(), port(up=False), "ip link set v1 up"),
@@ -205,6 +211,7 @@ def states(draw: st.DrawFn) -> netstate.NetState:
             mac=mac(draw(st.integers(1, 3))),
             mtu=draw(st.sampled_from([1400, 1450])),
             local=ipaddress.ip_address(f"198.51.100.{draw(st.integers(1, 2))}"),
+            tx_checksum=draw(st.booleans()),
         )
         objects.append(device)
         objects.append(address(f"10.2.{draw(st.integers(20, 21))}.0/32", device.name))
@@ -268,5 +275,5 @@ def test_equal_states_need_nothing(state: netstate.NetState) -> None:
 def test_every_change_reads_as_one_line(desired: netstate.NetState, observed: netstate.NetState) -> None:
     for op in diff.plan(desired, observed):
         text = diff.format_op(op)
-        assert text.split()[0] in {"ip", "bridge", "sysctl"}
+        assert text.split()[0] in {"ip", "bridge", "sysctl", "ethtool"}
         assert "\n" not in text

@@ -6,12 +6,12 @@ import dataclasses
 import ipaddress
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
 
-from overlay import diff, kernel, kernel_fake, kernel_netlink, netstate
+from overlay import diff, ethtool, kernel, kernel_fake, kernel_netlink, netstate
 
 UNDERLAY = netstate.IfName("ens33")
 DEVICE = netstate.IfName("flannel.1")
@@ -79,6 +79,8 @@ class Hand(Protocol):
 
     def take_away(self, peer: netstate.IfName) -> None: ...
 
+    def set_tx_checksum(self, name: netstate.IfName, *, on: bool) -> None: ...
+
 
 class Shell:
     """The operator's hand on the real kernel."""
@@ -131,6 +133,9 @@ class Shell:
 
     def take_away(self, peer: netstate.IfName) -> None:
         self.run(f"ip link set {peer} netns {self._container.path}")
+
+    def set_tx_checksum(self, name: netstate.IfName, *, on: bool) -> None:
+        ethtool.write_tx_checksum(name, on)  # no machine need have the command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +226,9 @@ def test_what_is_ours_is_known_by_its_marks_alone(host: Host) -> None:
         (VXLAN, dataclasses.replace(VXLAN, mac=mac(9))),
         (VXLAN, dataclasses.replace(VXLAN, local=ipaddress.ip_address("198.51.100.7"))),
         (VXLAN, dataclasses.replace(VXLAN, vni=2)),
+        (VXLAN, dataclasses.replace(VXLAN, tx_checksum=False)),
+        (dataclasses.replace(VXLAN, tx_checksum=False), VXLAN),
+        (VXLAN, dataclasses.replace(VXLAN, vni=2, tx_checksum=False)),
         (VXLAN, dataclasses.replace(VXLAN, port=4789)),
         (VXLAN, dataclasses.replace(VXLAN, gbp=True, learning=True)),
         (BRIDGE, dataclasses.replace(BRIDGE, mtu=1400)),
@@ -423,6 +431,20 @@ def test_a_changed_mtu_is_seen_and_repaired(host: Host, name: netstate.IfName) -
     repair(host)
 
 
+@pytest.mark.parametrize("wanted", [VXLAN, dataclasses.replace(VXLAN, tx_checksum=False)])
+def test_a_checksum_switch_thrown_by_hand_is_seen_and_thrown_back_without_loss(
+    host: Host, wanted: netstate.VxlanLink
+) -> None:
+    state = frozenset({wanted, ADDRESS, *ENTRIES})
+    assert host.kernel.apply(diff.plan(state, netstate.EMPTY)) == []
+    assert host.kernel.observe(state) == state
+    host.hand.set_tx_checksum(DEVICE, on=not wanted.tx_checksum)
+    thrown = dataclasses.replace(wanted, tx_checksum=not wanted.tx_checksum)
+    assert host.kernel.observe(state) == frozenset({thrown, ADDRESS, *ENTRIES})
+    assert host.kernel.apply(diff.plan(state, host.kernel.observe(state))) == []
+    assert host.kernel.observe(state) == state
+
+
 def test_the_last_address_takes_the_routes_along(host: Host) -> None:
     host.build(VXLAN, ADDRESS, *ENTRIES)
     host.hand.delete(ADDRESS)
@@ -475,7 +497,14 @@ def test_the_underlay_is_listed_and_what_is_ours_is_not(host: Host) -> None:
     assert lower.addresses == (ipaddress.IPv4Interface("198.51.100.1/24"),)
 
 
-def test_a_change_by_hand_is_an_event(host: Host) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda hand: hand.delete(ROUTE), id="route"),
+        pytest.param(lambda hand: hand.set_tx_checksum(DEVICE, on=False), id="tx_checksum"),
+    ],
+)
+def test_a_change_by_hand_is_an_event(host: Host, change: Callable[[Hand], None]) -> None:
     host.build(VXLAN, ADDRESS, *ENTRIES)
     host.kernel.observe(WHOLE)
     stop, heard = threading.Event(), threading.Semaphore(0)
@@ -489,7 +518,7 @@ def test_a_change_by_hand_is_an_event(host: Host) -> None:
     assert heard.acquire(timeout=5)  # it listens now
     while heard.acquire(timeout=0.6):
         pass
-    host.hand.delete(ROUTE)
+    change(host.hand)
     assert heard.acquire(timeout=5)
     stop.set()
     thread.join(timeout=5)
