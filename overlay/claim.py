@@ -7,7 +7,6 @@ ours is never written (flannel.md §9.1 M13); one wish per look, so that a lost 
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Callable
 
 from overlay import errors, lease, netconfig, registry, subnets
@@ -66,13 +65,16 @@ def claim_subnet(
     Raises OutOfSubnets, and ConfigInvalid where a changed config has no place for the subnet in use.
     """
     if last is not None and in_use:
-        if not subnets.fits(config, last.key):
+        if not subnets.still_fits(config, last.key):
             raise errors.ConfigInvalid(
-                f"the network config has changed and has no subnet {last.key.v4}, which this host's containers use: "
+                f"the network config has changed and has no subnet {last.key}, which this host's containers use: "
                 "remove this host's flannelpy networks, or put the old config back"
             )
         return reclaim(last, snapshot, attrs)
-    choice = subnets.choose_subnet(config, snapshot, attrs.public_ip, last.key if last else None, pick)
+    before = None if last is None else snapshot.leases.get(last.key)
+    if last is not None and before is not None and before.attrs == last.attrs and subnets.fits(config, last.key):
+        return Rewrite(over=before)  # word for word ours, even if this host has another address by now
+    choice = subnets.choose_subnet(config, snapshot, attrs, last.key if last else None, pick)
     match choice:
         case subnets.Reuse():
             return Rewrite(over=choice.lease)
@@ -85,7 +87,7 @@ def reclaim(last: Published, snapshot: registry.Snapshot, attrs: lease.LeaseAttr
     holder = snapshot.leases.get(last.key)
     if holder is not None:
         return judge(holder, attrs, last)
-    other = next((one for one in snapshot.leases.values() if one.key.v4.overlaps(last.key.v4)), None)
+    other = next((one for one in snapshot.leases.values() if one.key.overlaps(last.key)), None)
     return Taken(by=other) if other is not None else Create(key=last.key)
 
 
@@ -94,14 +96,14 @@ def judge(holder: lease.Lease, attrs: lease.LeaseAttrs, last: Published) -> Keep
 
     Ours is what has our address, and what says word for word what we published before our address changed.
     """
-    if holder.attrs.public_ip != attrs.public_ip and holder.attrs != last.attrs:
+    if not attrs.is_same_host(holder.attrs) and holder.attrs != last.attrs:
         return Taken(by=holder)
     return Keep(lease=holder) if holder.attrs == attrs else Rewrite(over=holder)
 
 
-def explain_taken(key: lease.SubnetKey, by: lease.Lease, our_ip: ipaddress.IPv4Address) -> str:
+def explain_taken(key: lease.SubnetKey, by: lease.Lease, ours: lease.LeaseAttrs) -> str:
     """The status line and error of a host that lost its subnet."""
     return (
-        f"subnet {by.key.v4} is leased by {by.attrs.public_ip}, but containers of this host ({our_ip}) use {key.v4}: "
+        f"subnet {by.key} is leased by {by.attrs.host}, but containers of this host ({ours.host}) use {key}: "
         "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"
     )

@@ -162,6 +162,17 @@ class FakeNamespace:
             if other.bridge == name:
                 other.bridge = NO_BRIDGE
 
+    def lose_underlay(self, name: netstate.IfName) -> None:
+        """A link of the host is gone, and with it every VXLAN device over it and every route through it."""
+        self._delete_link(name)
+        over = [
+            link.made_as.name
+            for link in self.links.values()
+            if isinstance(link.made_as, netstate.VxlanLink) and link.made_as.underlay == name
+        ]
+        for device in over:
+            self._delete_link(device)
+
     def set_mac(self, name: netstate.IfName, mac: netstate.Mac) -> None:
         """Give a link another MAC."""
         self.links[name].mac = mac

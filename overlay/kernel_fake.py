@@ -88,6 +88,18 @@ class KernelFake:
         with self._lock:
             self._observe_error = reason
 
+    def set_underlays(self, underlays: Sequence[kernel.UnderlayLink]) -> None:
+        """The host's own links are these now; one that is gone takes along what hangs on it."""
+        with self._lock:
+            gone = {link.name for link in self._underlays} - {link.name for link in underlays}
+            self._underlays = list(underlays)
+            for name in gone:
+                self._space.lose_underlay(name)
+            for link in underlays:
+                made = fake_namespace.FakeLink(kind="underlay", mac=UNDERLAY_MAC, mtu=link.mtu)
+                self._space.links[link.name] = made
+        self._notify()
+
     def delete(self, obj: netstate.KernelObject) -> None:
         """Take an object away behind everybody's back."""
         with self._lock:

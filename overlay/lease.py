@@ -25,6 +25,15 @@ class SubnetKey:
     v4: ipaddress.IPv4Network
     v6: ipaddress.IPv6Network | None = None
 
+    def __str__(self) -> str:
+        return str(self.v4) if self.v6 is None else f"{self.v4} and {self.v6}"
+
+    def overlaps(self, other: SubnetKey) -> bool:
+        """Whether two nodes with these keys would claim some address both."""
+        if self.v4.overlaps(other.v4):
+            return True
+        return self.v6 is not None and other.v6 is not None and self.v6.overlaps(other.v6)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseAttrs:
@@ -39,6 +48,17 @@ class LeaseAttrs:
     backend_type: str = ""
     backend_data: str | None = None
     backend_v6_data: str | None = None
+
+    def is_same_host(self, other: LeaseAttrs) -> bool:
+        """flannel's identity of a node: its PublicIP. Hosts without IPv4 all have 0.0.0.0: there PublicIPv6 counts."""
+        if self.public_ip.is_unspecified:
+            return other.public_ip.is_unspecified and self.public_ipv6 == other.public_ipv6 is not None
+        return self.public_ip == other.public_ip
+
+    @property
+    def host(self) -> str:
+        """Where the node is, for messages."""
+        return str(self.public_ipv6 if self.public_ip.is_unspecified and self.public_ipv6 else self.public_ip)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import dataclasses
 import ipaddress
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from overlay import backend as backends
 from overlay import claim, errors, kernel, lease, netconfig, netstate, nodestore, registry, underlay
@@ -26,7 +26,9 @@ class Options:
 
     iface: str = ""
     public_ip: ipaddress.IPv4Address | None = None
+    public_ipv6: ipaddress.IPv6Address | None = None
     initial_config: str = ""
+    tx_checksum: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,27 +41,43 @@ class Ports:
     publish: Callable[[str, netstate.NetState], None]
     in_use: Callable[[], bool]
     """Whether addresses were given out of this node's subnet."""
-    claim_room: Callable[[str, ipaddress.IPv4Network, str], None]
-    """Raises ConfigInvalid where (prefix, network, device) cannot stand beside this host's other flannel networks."""
+    claim_room: Callable[[str, Sequence[netstate.IPNetwork], str], None]
+    """Raises ConfigInvalid where (prefix, networks, device) cannot stand beside the host's other flannel networks."""
     pick: Callable[[int], int]
     """A number from 0 to n - 1 by chance."""
     make_mac: Callable[[], netstate.Mac]
+    changed: Callable[[], None] = lambda: None
+    """Called when what the rooms above see of the lease has changed: its MTU, its devices, or all of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """This host as a member of one flannel network, from the state file or from the registry."""
+    """This host as a member of one flannel network, from the state file or from the registry.
+
+    `attrs` is what this host wants to publish; `written`, what it wrote last, differs from it where the underlay or a
+    MAC has changed since. `own.key` decides whether the member has IPv6: the config may have got it later.
+    """
 
     config_text: str
     config: netconfig.NetworkConfig
     backend: backends.Backend
     own: backends.Own
     attrs: lease.LeaseAttrs
+    written: lease.LeaseAttrs | None = None
 
     @property
     def published(self) -> claim.Published:
         """What this host writes, or wrote, under its key."""
-        return claim.Published(key=self.own.key, attrs=self.attrs)
+        return claim.Published(key=self.own.key, attrs=self.written or self.attrs)
+
+    @property
+    def held_v6(self) -> lease.HeldSubnetV6 | None:
+        """The IPv6 half of the lease, for the rooms above."""
+        if self.own.key.v6 is None or self.config.v6 is None:
+            return None
+        return lease.HeldSubnetV6(
+            network=self.config.v6.network, subnet=self.own.key.v6, device=self.backend.device_v6
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +104,10 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
     last = claim.Published(key=saved.key, attrs=saved.attrs) if saved else None
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
-        member = make_membership(prefix, options, ports, text, saved)
         in_use = last is not None and ports.in_use()
-        wish = claim.claim_subnet(
-            config, ports.registry.read_leases(), member.attrs, last, in_use=in_use, pick=ports.pick
-        )
+        member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
+        leases = ports.registry.read_leases()
+        wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
         if isinstance(wish, claim.Taken):
             return Refused(member=member, by=wish.by)
         try:
@@ -103,29 +120,76 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
             if stop.wait(0.05 * (1 + ports.pick(10))):
                 break
         else:
+            _give_back(saved, held, leases, ports.registry)
             own = dataclasses.replace(member.own, key=held.key)
-            return Joined(member=dataclasses.replace(member, own=own), lease=held)
+            return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held)
     raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
 
 
 def make_membership(
-    prefix: str, options: Options, ports: Ports, text: str, saved: nodestore.SavedNode | None
+    prefix: str,
+    options: Options,
+    ports: Ports,
+    text: str,
+    saved: nodestore.SavedNode | None,
+    *,
+    in_use: bool,
 ) -> Membership:
-    """This host with the subnet of `saved`, or with none yet. Raises ConfigInvalid, UnderlayError."""
+    """This host with the subnet of `saved`, or with none yet. Raises ConfigInvalid, UnderlayError.
+
+    A subnet in use keeps the families it has, whatever became of the config.
+    """
     config = netconfig.parse_network_config(text)
     backend = backends.choose_backend(config)
-    network = config.require_v4().network
+    key = lease.SubnetKey(v4=config.require_v4().network, v6=config.v6.network if config.v6 else None)
+    if saved is not None and (in_use or (saved.key.v6 is None) == (config.v6 is None)):
+        key = saved.key
     if config.v6 is not None:
         raise errors.ConfigInvalid("EnableIPv6 is true: flannelpy has no IPv6 yet; use a network config without it")
-    ports.claim_room(prefix, network, backend.device)
-    lower = underlay.choose_underlay(ports.kernel.list_underlays(), options.iface, options.public_ip)
-    mac = saved.mac if saved else ports.kernel.vtep_mac(backend.device)
+    networks = [one.network for one in (config.v4, config.v6) if one is not None]
+    ports.claim_room(prefix, networks, backend.device)
     own = backends.Own(
-        key=saved.key if saved else lease.SubnetKey(v4=network),
-        underlay=lower,
-        mac=mac or ports.make_mac(),
+        key=key,
+        underlay=look_at_underlay(options, ports, want_v6=key.v6 is not None),
+        mac=_mac(backend.device, ports, saved.mac if saved else None),
+        mac_v6=_mac(backend.device_v6, ports, saved.mac_v6 if saved else None) if key.v6 else None,
+        tx_checksum=options.tx_checksum,
     )
     return Membership(config_text=text, config=config, backend=backend, own=own, attrs=backend.attrs(own))
+
+
+def move_membership(known: Membership, options: Options, ports: Ports) -> Membership:
+    """The same member over what the underlay is now; equal to `known` where nothing changed. Raises UnderlayError."""
+    lower = look_at_underlay(options, ports, want_v6=known.own.key.v6 is not None, keep=known.own.underlay)
+    own = dataclasses.replace(known.own, underlay=lower, tx_checksum=options.tx_checksum)
+    return dataclasses.replace(known, own=own, attrs=known.backend.attrs(own))
+
+
+def look_at_underlay(
+    options: Options, ports: Ports, *, want_v6: bool, keep: underlay.Underlay | None = None
+) -> underlay.Underlay:
+    """Which link carries the overlay now. `keep`: the choice so far, whose addresses stay while the link has them."""
+    del want_v6
+    links = ports.kernel.list_underlays()
+    chosen = underlay.choose_underlay(links, options.iface, options.public_ip)
+    return _steady(links, chosen, keep)
+
+
+def _steady(
+    links: Sequence[kernel.UnderlayLink], chosen: underlay.Underlay, keep: underlay.Underlay | None
+) -> underlay.Underlay:
+    """The choice so far where its address is still on the chosen link: a floating one may come, and sort first."""
+    if keep is None or keep.name != chosen.name or keep.ip == chosen.ip:
+        return chosen
+    there = {one.ip for link in links if link.name == chosen.name for one in link.addresses}
+    if keep.ip not in there:
+        return chosen
+    return dataclasses.replace(chosen, ip=keep.ip, public_ip=keep.public_ip)
+
+
+def _mac(device: netstate.IfName, ports: Ports, saved: netstate.Mac | None) -> netstate.Mac:
+    """The MAC the peers know, else that of a device which is there (flanneld's), else a new one."""
+    return saved or (ports.kernel.vtep_mac(device) if device else None) or ports.make_mac()
 
 
 def carry_out(
@@ -139,6 +203,21 @@ def carry_out(
             return agreed.put_lease(wish.over.key, attrs, wish.over)
         case claim.Keep():
             return wish.lease
+
+
+def _give_back(
+    saved: nodestore.SavedNode | None, held: lease.Lease, snapshot: registry.Snapshot, agreed: registry.Registry
+) -> None:
+    """Free the subnet this host had before and nothing uses any more: only a key that is word for word ours."""
+    if saved is None or saved.key == held.key:
+        return
+    before = snapshot.leases.get(saved.key)
+    if before is None or before.attrs != saved.attrs or not before.lease_id:
+        return
+    try:
+        agreed.delete_lease(before)
+    except errors.RegistryError as exc:
+        log.warning("old lease left to expire subnet=%s reason=%s", saved.key, exc)
 
 
 def _read_config(prefix: str, options: Options, ports: Ports) -> str:

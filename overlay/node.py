@@ -98,6 +98,29 @@ class Node:
         self._kick.set()  # what an operator has just put right is looked at now, not after the pause
         return self._standing.wait(seen, timeout_s)
 
+    def look_at_underlay(self) -> None:
+        """Take up what became of the link below: another address, MTU or route. Called after kernel events.
+
+        While the link or its address is missing all stays as it is: it may come back.
+        """
+        known, _, _ = self._standing.now()
+        if known is None:
+            self._kick.set()  # what the first attempt lacked may be there now
+            return
+        try:
+            moved = member.move_membership(known, self._options, self._ports)
+        except errors.OverlayError as exc:
+            self._standing.set_underlay_trouble(exc)
+            return
+        self._standing.set_underlay_trouble(None)
+        if moved != known:
+            self._move(known, moved)
+
+    def set_tx_checksum(self, on: bool) -> None:
+        """Whether the tunnel devices leave checksums to the hardware below."""
+        self._options = dataclasses.replace(self._options, tx_checksum=on)
+        self.look_at_underlay()
+
     def status(self) -> standing.Status:
         """What this node is and lacks."""
         return self._standing.status()
@@ -105,10 +128,10 @@ class Node:
     def _take_up_saved(self) -> None:
         saved = self._ports.store.load(self.prefix)
         if saved is not None:
-            known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved)
+            known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved, in_use=True)
             leases = self._ports.store.load_peers(self.prefix)
-            self._standing.set_saved(dataclasses.replace(known, attrs=saved.attrs), leases)
-            log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.key.v4, len(leases))
+            self._standing.set_saved(dataclasses.replace(known, written=saved.attrs), leases)
+            log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.key, len(leases))
             self._publish()
         self._restored = True
 
@@ -140,6 +163,21 @@ class Node:
                 return
             self._kick.wait(pause)
             pause = min(pause * 2, self._timing.retry_cap_s)
+
+    def _move(self, known: member.Membership, moved: member.Membership) -> None:
+        if not self._standing.set_moved(known, moved):
+            return  # joined anew meanwhile, and so by what the underlay is
+        log.info(
+            "underlay changed prefix=%s link=%s mtu=%d public_ip=%s",
+            self.prefix,
+            moved.own.underlay.name,
+            moved.own.underlay.mtu,
+            moved.attrs.host,
+        )
+        self._publish()
+        self._ports.changed()
+        if moved.attrs != known.attrs:
+            self._claim()
 
     def _start_over(self) -> None:
         """Another host has our subnet and nothing here uses it any more: any other will do."""
@@ -205,7 +243,8 @@ class Node:
             return member.Refused(member=known, by=wish.by)
         if renew and isinstance(wish, claim.Keep):
             wish = claim.Rewrite(over=wish.lease)
-        return member.Joined(member=known, lease=member.carry_out(wish, known.attrs, self._ports.registry))
+        held = member.carry_out(wish, known.attrs, self._ports.registry)
+        return member.Joined(member=dataclasses.replace(known, written=held.attrs), lease=held)
 
     def _settle(self, outcome: member.Joined | member.Refused) -> None:
         """Remember the outcome on disk, then say so. Called under `_deciding`."""
@@ -219,12 +258,18 @@ class Node:
         known, held = outcome.member, outcome.lease
         self._ports.store.save(
             nodestore.SavedNode(
-                prefix=self.prefix, config=known.config_text, key=held.key, attrs=known.attrs, mac=known.own.mac
+                prefix=self.prefix,
+                config=known.config_text,
+                key=held.key,
+                attrs=held.attrs,
+                mac=known.own.mac,
+                mac_v6=known.own.mac_v6,
             )
         )
         self._standing.set_joined(outcome)
-        log.info("lease held prefix=%s subnet=%s public_ip=%s", self.prefix, held.key.v4, held.attrs.public_ip)
+        log.info("lease held prefix=%s subnet=%s public_ip=%s", self.prefix, held.key, held.attrs.host)
         self._publish()
+        self._ports.changed()
 
     def _give_back(self, held: lease.Lease) -> None:
         try:

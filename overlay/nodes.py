@@ -6,11 +6,17 @@ the last. Built by `plugin.app`.
 
 from __future__ import annotations
 
-import ipaddress
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from overlay import errors, lease, node
+from overlay import errors, lease, netstate, node
+
+POLL_S = 0.5
+LOOK_POLLS = 20
+"""So many waits of POLL_S lie between two looks where nothing was noticed: a look may cross an attempt to join."""
+
+SETTLE_S = 0.5
+"""Seconds between the first sign of a change below and the look at it."""
 
 
 class Nodes:
@@ -24,7 +30,8 @@ class Nodes:
         )  # one network joined or left at a time: one that is being left may be joined again
         self._lock = threading.Lock()
         self._nodes: dict[str, node.Node] = {}
-        self._rooms: dict[str, tuple[ipaddress.IPv4Network, str]] = {}
+        self._rooms: dict[str, tuple[tuple[netstate.IPNetwork, ...], str]] = {}
+        self._wake = threading.Event()
         self._started = False
 
     def restore(self, saved_prefixes: Iterable[str]) -> None:
@@ -73,25 +80,41 @@ class Nodes:
             with self._lock:
                 self._rooms.pop(prefix, None)
 
-    def claim_room(self, prefix: str, network: ipaddress.IPv4Network, device: str) -> None:
-        """Keep a range and a device for a flannel network until it is left; again with others replaces them.
+    def claim_room(self, prefix: str, networks: Sequence[netstate.IPNetwork], device: str) -> None:
+        """Keep ranges and a device for a flannel network until it is left; again with others replaces them.
 
-        Raises ConfigInvalid where it collides with another one this host is in, or is joining.
+        Raises ConfigInvalid where it collides with another one this host is in, or is joining. `device` "" has none.
         """
         with self._lock:
             for other, (taken, name) in self._rooms.items():
                 if other == prefix:
                     continue
-                if taken.overlaps(network):
+                if clash := _overlap(networks, taken):
                     raise errors.ConfigInvalid(
-                        f"flannel network {prefix} ({network}) overlaps {other} ({taken}) on this host; "
+                        f"flannel network {prefix} ({clash[0]}) overlaps {other} ({clash[1]}) on this host; "
                         "give one of them another Network"
                     )
-                if name == device:
+                if device and name == device:
                     raise errors.ConfigInvalid(
                         f"flannel network {prefix} has device {device} as {other} has; give one another VNI"
                     )
-            self._rooms[prefix] = (network, device)
+            self._rooms[prefix] = (tuple(networks), device)
+
+    def notice(self) -> None:
+        """Links, addresses or routes of this host may have changed. Never waits."""
+        self._wake.set()
+
+    def follow_underlay(self, stop: threading.Event) -> None:
+        """Let every node look at its underlay after each `notice`, and now and then without one, until `stop`.
+
+        A pause first, so that an address which goes and comes back (DHCP, a restarted network service) is no news.
+        """
+        while not stop.is_set():
+            noticed = any(self._wake.wait(POLL_S) for _ in range(LOOK_POLLS) if not stop.is_set())
+            stop.wait(SETTLE_S if noticed else 0)
+            self._wake.clear()
+            for one in self.all():
+                one.look_at_underlay()
 
     def _join(self, prefix: str) -> node.Node:
         with self._lock:
@@ -111,3 +134,10 @@ class Nodes:
             if started:
                 fresh.start()
         return fresh
+
+
+def _overlap(
+    some: Sequence[netstate.IPNetwork], others: Sequence[netstate.IPNetwork]
+) -> tuple[netstate.IPNetwork, netstate.IPNetwork] | None:
+    pairs = ((one, other) for one in some for other in others if one.version == other.version)
+    return next(((one, other) for one, other in pairs if one.overlaps(other)), None)

@@ -30,6 +30,7 @@ SCHEMA = statefile.Schema(
             PRIMARY KEY (prefix, subnet)
         ) WITHOUT ROWID
         """,
+        "ALTER TABLE nodes ADD COLUMN mac_v6 TEXT",
     ),
 )
 
@@ -43,6 +44,7 @@ class SavedNode:
     key: lease.SubnetKey
     attrs: lease.LeaseAttrs
     mac: netstate.Mac
+    mac_v6: netstate.Mac | None = None
 
 
 class NodeStore:
@@ -59,16 +61,17 @@ class NodeStore:
     def load(self, prefix: str) -> SavedNode | None:
         """What was known; None for a new prefix."""
         with self._state.read() as tx:
-            rows = tx.rows("SELECT config, subnet, attrs, mac FROM nodes WHERE prefix = ?", (prefix,))
+            rows = tx.rows("SELECT config, subnet, attrs, mac, mac_v6 FROM nodes WHERE prefix = ?", (prefix,))
         if not rows:
             return None
-        config, subnet, attrs, mac = rows[0]
+        config, subnet, attrs, mac, mac_v6 = rows[0]
         return SavedNode(
             prefix=prefix,
             config=config,
             key=lease.parse_subnet_key(subnet),
             attrs=lease.parse_attrs(attrs),
             mac=netstate.Mac(mac),
+            mac_v6=None if mac_v6 is None else netstate.Mac(mac_v6),
         )
 
     def save(self, node: SavedNode) -> None:
@@ -78,16 +81,17 @@ class NodeStore:
             lease.format_subnet_key(node.key),
             lease.format_attrs(node.attrs),
             node.mac,
+            node.mac_v6,
             node.prefix,
         )
         with self._state.write() as tx:
             changed = tx.run(
-                "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ? WHERE prefix = ?",
+                "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ?, mac_v6 = ? WHERE prefix = ?",
                 values,
             )
             if not changed:
                 tx.run(
-                    "INSERT INTO nodes (config, subnet, attrs, mac, prefix) VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO nodes (config, subnet, attrs, mac, mac_v6, prefix) VALUES (?, ?, ?, ?, ?, ?)",
                     values,
                 )
 

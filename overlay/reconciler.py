@@ -65,6 +65,7 @@ class Reconciler:
         self._firewall_touched = False
         self._pass_lock = threading.Lock()
         self._wake = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
 
     # -- owners -----------------------------------------------------------------------------------------------------
 
@@ -105,6 +106,10 @@ class Reconciler:
             self._gate_open = True
             self._settled = False
         self._wake.set()
+
+    def on_events(self, tell: Callable[[], None]) -> None:
+        """Call `tell` whenever the kernel reports a change. Before `run`; must return at once."""
+        self._listeners.append(tell)
 
     # -- what it has seen -------------------------------------------------------------------------------------------
 
@@ -273,6 +278,8 @@ class Reconciler:
             try:
                 for _ in self._kernel.events(stop):
                     self._wake.set()
+                    for tell in self._listeners:
+                        tell()
             except errors.KernelError as exc:
                 log.warning("kernel events lost, listening again: %s", exc)
                 self._wake.set()

@@ -21,13 +21,19 @@ class Status:
 
     prefix: str
     subnet: str | None
+    subnet_v6: str | None
     device: str | None
     public_ip: str | None
+    public_ipv6: str | None
+    underlay: str | None
+    mtu: int | None
+    """What containers may send, in bytes."""
     confirmed: bool
     """The registry agreed to the lease in this run; False while it is only known from the state file."""
     conflict: str | None
     trouble: str | None
     outage: str | None
+    underlay_trouble: str | None
     followed: bool
     """The peers were read from the registry in this run."""
     peers: int
@@ -53,6 +59,7 @@ class Standing:
         self._followed = False
         self._skipped: tuple[str, ...] = ()
         self._expires_at: float | None = None
+        self._underlay_trouble: str | None = None
 
     def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
         """Who we are, the lease the registry agreed to, and the peers."""
@@ -74,10 +81,30 @@ class Standing:
             self._changed.notify_all()
         self.set_ttl(joined.lease, registry.SUBNET_TTL_S)
 
+    def set_moved(self, known: member.Membership, moved: member.Membership) -> bool:
+        """The underlay has changed under `known`; False where we are another member by now."""
+        with self._changed:
+            if self._member != known:
+                return False
+            self._member = moved
+            self._changed.notify_all()
+            return True
+
+    def set_underlay_trouble(self, exc: errors.OverlayError | None) -> None:
+        """The link below is not what it was, and cannot be used as it is now; None: it can."""
+        text = None if exc is None else str(exc)
+        with self._changed:
+            fresh = text != self._underlay_trouble
+            self._underlay_trouble = text
+        if fresh and text is not None:
+            log.warning("underlay lost, waiting for it prefix=%s reason=%s", self._prefix, text)
+        elif fresh:
+            log.info("underlay back prefix=%s", self._prefix)
+
     def set_refused(self, refused: member.Refused) -> None:
         """Another host has our subnet."""
         known = refused.member
-        conflict = claim.explain_taken(known.own.key, refused.by, known.attrs.public_ip)
+        conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
         with self._changed:
             if self._conflict != conflict:
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
@@ -184,16 +211,22 @@ class Standing:
         """All of it."""
         with self._changed:
             known = self._member
+            held = self._held()
             unreadable = tuple(f"{key}: {reason}" for key, reason in sorted(self._book.unreadable.items()))
             return Status(
                 prefix=self._prefix,
                 subnet=str(known.own.key.v4) if known else None,
+                subnet_v6=str(held.v6.subnet) if held and held.v6 else None,
                 device=known.backend.device if known else None,
                 public_ip=str(known.attrs.public_ip) if known else None,
+                public_ipv6=str(known.attrs.public_ipv6) if known and known.attrs.public_ipv6 else None,
+                underlay=known.own.underlay.name if known else None,
+                mtu=held.overlay_mtu if held else None,
                 confirmed=self._lease is not None,
                 conflict=self._conflict,
                 trouble=str(self._trouble) if self._trouble else None,
                 outage=self._outage,
+                underlay_trouble=self._underlay_trouble,
                 followed=self._followed,
                 peers=len(self._book.leases),
                 skipped=self._skipped + unreadable,
@@ -220,4 +253,5 @@ class Standing:
             subnet=known.own.key.v4,
             device=known.backend.device,
             overlay_mtu=known.backend.overlay_mtu(known.own.underlay.mtu),
+            v6=known.held_v6,
         )

@@ -7,7 +7,6 @@ Source: flannel pkg/subnet/etcd/local_manager.go, tryAcquireLease and allocateSu
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 
 from overlay import errors, lease, netconfig, registry
@@ -41,7 +40,7 @@ Choice = Reuse | Fresh
 def choose_subnet(
     config: netconfig.NetworkConfig,
     snapshot: registry.Snapshot,
-    public_ip: ipaddress.IPv4Address,
+    attrs: lease.LeaseAttrs,
     saved: lease.SubnetKey | None,
     pick: Pick,
 ) -> Choice:
@@ -57,7 +56,7 @@ def choose_subnet(
     Raises OutOfSubnets, and ConfigInvalid for a network without IPv4.
     """
     v4 = config.require_v4()
-    fitting = [held for held in _own(snapshot, public_ip) if fits(config, held.key)]
+    fitting = [held for held in _own(snapshot, attrs) if fits(config, held.key)]
     if fitting:
         return Reuse(lease=next((held for held in fitting if held.key == saved), fitting[0]))
     taken = list(snapshot.leases.values())
@@ -82,19 +81,24 @@ def fits(config: netconfig.NetworkConfig, key: lease.SubnetKey) -> bool:
     return config.v6.holds(key.v6)
 
 
+def still_fits(config: netconfig.NetworkConfig, key: lease.SubnetKey) -> bool:
+    """Whether a subnet in use may stay: as `fits`, but one of IPv4 alone stays where IPv6 was switched on since."""
+    return fits(config, key) or (key.v6 is None and config.require_v4().holds(key.v4))
+
+
 def list_outgrown(
-    config: netconfig.NetworkConfig, snapshot: registry.Snapshot, public_ip: ipaddress.IPv4Address
+    config: netconfig.NetworkConfig, snapshot: registry.Snapshot, attrs: lease.LeaseAttrs
 ) -> list[lease.Lease]:
     """Leases with our PublicIP that the config no longer allows.
 
     The node may give them back once nothing uses them; otherwise they lapse by themselves, for nobody renews them.
     Reservations are not among them: an operator made those.
     """
-    return [held for held in _own(snapshot, public_ip) if held.lease_id and not fits(config, held.key)]
+    return [held for held in _own(snapshot, attrs) if held.lease_id and not fits(config, held.key)]
 
 
-def _own(snapshot: registry.Snapshot, public_ip: ipaddress.IPv4Address) -> list[lease.Lease]:
-    own = [held for held in snapshot.leases.values() if held.attrs.public_ip == public_ip]
+def _own(snapshot: registry.Snapshot, attrs: lease.LeaseAttrs) -> list[lease.Lease]:
+    own = [held for held in snapshot.leases.values() if attrs.is_same_host(held.attrs)]
     return sorted(own, key=lambda held: lease.format_subnet_key(held.key))
 
 

@@ -58,7 +58,12 @@ class Graph:
     def start(self) -> None:
         """Everything saved is declared by now: let the background begin."""
         self.reconciler.open_gate()
-        for run, name in ((self.reconciler.run, "reconciler"), (self.watch.run, "engine")):
+        background = (
+            (self.reconciler.run, "reconciler"),
+            (self.watch.run, "engine"),
+            (self.nodes.follow_underlay, "underlay"),
+        )
+        for run, name in background:
             thread = threading.Thread(target=run, args=(self.halt,), name=name, daemon=True)
             self.threads.append(thread)
             thread.start()
@@ -99,6 +104,7 @@ def build(chosen: settings.Settings) -> Graph:
         return node.Node(prefix, options, ports)
 
     holdings = nodes.Nodes(chosen.etcd_prefix, make_node)
+    plumbing.on_events(holdings.notice)
     ipam = ipam_service.Ipam(holdings, state)
     driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing)
     holdings.restore(store.prefixes())

@@ -34,6 +34,8 @@ def _missing_of(seen: standing.Status) -> Iterator[str]:
         yield f"{seen.prefix}: lease {seen.subnet} not confirmed yet: {seen.trouble or 'starting'}"
     elif not seen.followed:
         yield f"{seen.prefix}: peers not read from the registry yet: {seen.outage or 'starting'}"
+    if seen.underlay_trouble:
+        yield f"{seen.prefix}: underlay: {seen.underlay_trouble}"
 
 
 def status(built: graph.Graph) -> dict[str, Any]:

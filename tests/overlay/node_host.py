@@ -7,7 +7,7 @@ import ipaddress
 import pathlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from overlay import (
     firewall_fake,
@@ -69,8 +69,9 @@ class NodeHost:
     in_use: bool = False
     options: member.Options = dataclasses.field(default_factory=member.Options)
     timing: node.Timing = FAST
-    claim_room: Callable[[str, ipaddress.IPv4Network, str], None] = lambda *_room: None
+    claim_room: Callable[[str, Sequence[netstate.IPNetwork], str], None] = lambda *_room: None
     mac: netstate.Mac = MAC
+    changed: Callable[[], None] = lambda: None
     nodes: list[node.Node] = dataclasses.field(default_factory=list)
     file: statefile.StateFile | None = None
 
@@ -95,6 +96,7 @@ class NodeHost:
             claim_room=self.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: self.mac,
+            changed=lambda: self.changed(),  # noqa: PLW0108 - a test sets another one later
         )
 
     def make(self, prefix: str = PREFIX) -> node.Node:

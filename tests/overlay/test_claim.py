@@ -91,7 +91,7 @@ def test_a_config_without_room_for_the_subnet_in_use_is_refused_with_the_way_out
 
 def test_an_operator_reads_who_has_the_subnet_and_what_to_do() -> None:
     by = lease.Lease(key=LAST.key, attrs=attrs(THEM))
-    assert claim.explain_taken(LAST.key, by, US) == (
+    assert claim.explain_taken(LAST.key, by, OURS) == (
         "subnet 10.2.20.0/24 is leased by 192.0.2.2, but containers of this host (192.0.2.1) use 10.2.20.0/24: "
         "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"
     )

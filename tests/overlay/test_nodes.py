@@ -168,7 +168,7 @@ def test_two_networks_that_collide_and_are_joined_at_once_are_not_both_joined(wo
 def test_room_is_free_again_when_a_network_is_left(world: World) -> None:
     world.start()
     world.nodes.wait(BLUE, 5)
-    room = (ipaddress.IPv4Network("10.9.0.0/16"), "flannel.9")
+    room = ([ipaddress.IPv4Network("10.9.0.0/16")], "flannel.9")
     with pytest.raises(errors.ConfigInvalid, match="overlaps /blue/network"):
         world.nodes.claim_room("/red", *room)
     world.nodes.claim_room(BLUE, *room)

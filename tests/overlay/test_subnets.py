@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from overlay import errors, lease, netconfig, registry, subnets
 
 MINE = ipaddress.IPv4Address("192.0.2.1")
+OURS = lease.LeaseAttrs(public_ip=MINE)
 THEIRS = ipaddress.IPv4Address("192.0.2.2")
 
 
@@ -42,7 +43,7 @@ def first(_count: int) -> int:
 
 def test_own_lease_is_taken_again() -> None:
     mine = held("10.3.9.0-24", MINE)
-    assert subnets.choose_subnet(config(), snapshot(held("10.3.8.0-24"), mine), MINE, None, first) == subnets.Reuse(
+    assert subnets.choose_subnet(config(), snapshot(held("10.3.8.0-24"), mine), OURS, None, first) == subnets.Reuse(
         lease=mine
     )
 
@@ -50,44 +51,44 @@ def test_own_lease_is_taken_again() -> None:
 def test_of_two_own_leases_the_saved_one_is_taken_then_the_first_in_key_order() -> None:
     low, high = held("10.3.10.0-24", MINE), held("10.3.9.0-24", MINE)
     both = snapshot(high, low)
-    assert subnets.choose_subnet(config(), both, MINE, None, first) == subnets.Reuse(lease=low)
-    assert subnets.choose_subnet(config(), both, MINE, high.key, first) == subnets.Reuse(lease=high)
+    assert subnets.choose_subnet(config(), both, OURS, None, first) == subnets.Reuse(lease=low)
+    assert subnets.choose_subnet(config(), both, OURS, high.key, first) == subnets.Reuse(lease=high)
 
 
 @pytest.mark.parametrize("outgrown", ["10.4.9.0-24", "10.3.9.0-25", "10.3.0.0-24", "10.3.9.0-24&fc00:0:0:1::-64"])
 def test_an_own_lease_that_the_config_outgrew_is_left_alone(outgrown: str) -> None:
     mine = held(outgrown, MINE)
-    choice = subnets.choose_subnet(config(), snapshot(mine), MINE, mine.key, first)
+    choice = subnets.choose_subnet(config(), snapshot(mine), OURS, mine.key, first)
     assert isinstance(choice, subnets.Fresh)
     assert not choice.key.v4.overlaps(mine.key.v4)
-    assert subnets.list_outgrown(config(), snapshot(mine), MINE) == [mine]
+    assert subnets.list_outgrown(config(), snapshot(mine), OURS) == [mine]
 
 
 def test_a_later_own_lease_that_fits_beats_an_earlier_one_that_does_not() -> None:
     fitting = held("10.3.9.0-24", MINE)
     both = snapshot(held("10.2.9.0-24", MINE), fitting)
-    assert subnets.choose_subnet(config(), both, MINE, None, first) == subnets.Reuse(lease=fitting)
+    assert subnets.choose_subnet(config(), both, OURS, None, first) == subnets.Reuse(lease=fitting)
 
 
 def test_reservations_and_other_hosts_leases_are_never_outgrown() -> None:
-    assert subnets.list_outgrown(config(), snapshot(held("10.4.9.0-24", MINE, 0), held("10.4.8.0-24")), MINE) == []
+    assert subnets.list_outgrown(config(), snapshot(held("10.4.9.0-24", MINE, 0), held("10.4.8.0-24")), OURS) == []
 
 
 def test_the_saved_subnet_is_taken_when_free() -> None:
-    choice = subnets.choose_subnet(config(), snapshot(held("10.3.1.0-24")), MINE, key("10.3.6.0-24"), first)
+    choice = subnets.choose_subnet(config(), snapshot(held("10.3.1.0-24")), OURS, key("10.3.6.0-24"), first)
     assert choice == subnets.Fresh(key=key("10.3.6.0-24"))
 
 
 @pytest.mark.parametrize("other", ["10.3.6.0-24", "10.3.6.128-25", "10.3.0.0-20", "10.3.6.0-24&fc00:0:0:1::-64"])
 def test_a_saved_subnet_that_overlaps_a_lease_is_not_taken(other: str) -> None:
-    choice = subnets.choose_subnet(config(), snapshot(held(other)), MINE, key("10.3.6.0-24"), first)
+    choice = subnets.choose_subnet(config(), snapshot(held(other)), OURS, key("10.3.6.0-24"), first)
     assert isinstance(choice, subnets.Fresh)
     assert not choice.key.v4.overlaps(key(other).v4)
 
 
 @pytest.mark.parametrize("saved", ["10.4.1.0-24", "10.3.6.0-25", "10.3.0.0-24"])
 def test_a_saved_subnet_outside_the_config_is_not_taken(saved: str) -> None:
-    assert subnets.choose_subnet(config(), snapshot(), MINE, key(saved), first) == subnets.Fresh(
+    assert subnets.choose_subnet(config(), snapshot(), OURS, key(saved), first) == subnets.Fresh(
         key=key("10.3.1.0-24")
     )
 
@@ -99,26 +100,26 @@ def test_one_of_the_first_hundred_free_is_picked() -> None:
         asked.append(count)
         return count - 1
 
-    choice = subnets.choose_subnet(config(), snapshot(held("10.3.50.0-24")), MINE, None, last)
+    choice = subnets.choose_subnet(config(), snapshot(held("10.3.50.0-24")), OURS, None, last)
     assert (asked, choice) == ([100], subnets.Fresh(key=key("10.3.101.0-24")))
 
 
 def test_dual_stack_chooses_each_family_for_itself_beside_plain_leases() -> None:
     taken = snapshot(held("10.3.1.0-24"), held("10.3.2.0-24&fc00:0:0:1::-64"))
-    assert subnets.choose_subnet(config(**DUAL), taken, MINE, None, first) == subnets.Fresh(
+    assert subnets.choose_subnet(config(**DUAL), taken, OURS, None, first) == subnets.Fresh(
         key=key("10.3.3.0-24&fc00:0:0:2::-64")
     )
 
 
 def test_the_saved_ipv4_subnet_is_kept_when_ipv6_comes_in() -> None:
-    choice = subnets.choose_subnet(config(**DUAL), snapshot(), MINE, key("10.3.6.0-24"), first)
+    choice = subnets.choose_subnet(config(**DUAL), snapshot(), OURS, key("10.3.6.0-24"), first)
     assert choice == subnets.Fresh(key=key("10.3.6.0-24&fc00:0:0:1::-64"))
 
 
 def test_a_full_network_names_who_holds_what() -> None:
     full = snapshot(held("10.3.64.0-18"), held("10.3.128.0-18", lease_id=0), held("10.3.192.0-18"))
     with pytest.raises(errors.OutOfSubnets) as caught:
-        subnets.choose_subnet(config(SubnetLen=18), full, MINE, None, first)
+        subnets.choose_subnet(config(SubnetLen=18), full, OURS, None, first)
     assert str(caught.value).startswith(
         "out of subnets in 10.3.0.0/16: none of the 3 subnets of /18 from 10.3.64.0/18 to 10.3.192.0/18 is free: "
         "3 leases: 10.3.64.0/18 by 192.0.2.2, 10.3.128.0/18 reserved for 192.0.2.2, 10.3.192.0/18 by 192.0.2.2"
@@ -128,17 +129,17 @@ def test_a_full_network_names_who_holds_what() -> None:
 def test_a_long_list_of_holders_is_cut() -> None:
     full = snapshot(*(held(f"10.3.{number}.0-24") for number in range(256)))
     with pytest.raises(errors.OutOfSubnets, match=r"256 leases: .* and 251 more"):
-        subnets.choose_subnet(config(), full, MINE, None, first)
+        subnets.choose_subnet(config(), full, OURS, None, first)
 
 
 def test_a_range_without_subnets_says_so() -> None:
     with pytest.raises(errors.OutOfSubnets, match="SubnetMax lies before SubnetMin"):
-        subnets.choose_subnet(config(SubnetMin="10.3.9.0", SubnetMax="10.3.8.0"), snapshot(), MINE, None, first)
+        subnets.choose_subnet(config(SubnetMin="10.3.9.0", SubnetMax="10.3.8.0"), snapshot(), OURS, None, first)
 
 
 def test_the_top_of_the_address_space_is_no_special_place() -> None:
     taken = [held(f"255.255.{number}.0-24") for number in range(1, 255)]
-    choice = subnets.choose_subnet(config(Network="255.255.0.0/16"), snapshot(*taken), MINE, None, first)
+    choice = subnets.choose_subnet(config(Network="255.255.0.0/16"), snapshot(*taken), OURS, None, first)
     assert choice == subnets.Fresh(key=key("255.255.255.0-24"))
 
 
@@ -153,7 +154,7 @@ def test_ten_thousand_leases_in_a_slash_8_take_no_time() -> None:
         )
     )
     began = time.process_time()
-    choice = subnets.choose_subnet(wide, taken, MINE, None, first)
+    choice = subnets.choose_subnet(wide, taken, OURS, None, first)
     assert time.process_time() - began < 1.0
     assert choice == subnets.Fresh(key=lease.SubnetKey(v4=wide.require_v4().at(10_000)))
 
@@ -182,7 +183,7 @@ def test_the_choice_is_in_range_and_overlaps_no_lease(
     before = lease.SubnetKey(v4=saved) if saved else None
     wanted = asked.require_v4()
     try:
-        choice = subnets.choose_subnet(asked, snapshot(*leases), MINE, before, chance.randrange)
+        choice = subnets.choose_subnet(asked, snapshot(*leases), OURS, before, chance.randrange)
     except errors.OutOfSubnets:
         assert all(any(subnet.overlaps(net) for net in taken) for subnet in wanted.iter_subnets())
         return
