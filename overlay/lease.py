@@ -50,7 +50,7 @@ class LeaseAttrs:
     backend_v6_data: str | None = None
 
     def is_same_host(self, other: LeaseAttrs) -> bool:
-        """flannel's identity of a node: its PublicIP. Hosts without IPv4 all have 0.0.0.0: there PublicIPv6 counts."""
+        """flannel's identity of a node: its PublicIP; PublicIPv6 where there is no IPv4, and all have 0.0.0.0."""
         if self.public_ip.is_unspecified:
             return other.public_ip.is_unspecified and self.public_ipv6 == other.public_ipv6 is not None
         return self.public_ip == other.public_ip

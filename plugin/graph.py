@@ -100,7 +100,12 @@ def build(chosen: settings.Settings) -> Graph:
             make_mac=_make_mac,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
-        options = member.Options(iface=chosen.iface, public_ip=chosen.public_ip, initial_config=initial)
+        options = member.Options(
+            iface=chosen.iface,
+            public_ip=chosen.public_ip,
+            public_ipv6=chosen.public_ipv6,
+            initial_config=initial,
+        )
         return node.Node(prefix, options, ports)
 
     holdings = nodes.Nodes(chosen.etcd_prefix, make_node)

@@ -39,6 +39,7 @@ class Settings:
     etcd_password: str = dataclasses.field(default="", repr=False)
     iface: str = ""
     public_ip: ipaddress.IPv4Address | None = None
+    public_ipv6: ipaddress.IPv6Address | None = None
     network_config: str = ""
     default_network: str = ""
     log_level: str = "info"
@@ -156,6 +157,17 @@ def _public_ip(text: str) -> ipaddress.IPv4Address:
     return address
 
 
+def _public_ipv6(text: str) -> ipaddress.IPv6Address:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError as exc:
+        raise ValueError(f"expected an IPv6 address, got {text!r}") from exc
+    unfit = address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local
+    if unfit or address.ipv4_mapped is not None or address.scope_id is not None:
+        raise ValueError(f"expected an address other hosts can reach, got {text!r}")
+    return address
+
+
 def _network_config(text: str) -> str:
     try:
         netconfig.parse_network_config(text)
@@ -239,6 +251,12 @@ KNOWN: tuple[Known, ...] = (
         field="public_ip",
         parse=_public_ip,
         description="IPv4 address at which other hosts reach this one; empty: the interface's",
+    ),
+    Known(
+        name="PUBLIC_IPV6",
+        field="public_ipv6",
+        parse=_public_ipv6,
+        description="IPv6 address at which other hosts reach this one; empty: the interface's",
     ),
     Known(
         name="NETWORK_CONFIG",
