@@ -1,9 +1,10 @@
 """The firewall port on nft and iptables: the only module that runs programs.
 
-Thin: `firewall` knows what the rules are; here they are compared with what is there and handed to the tools, which
-run in the network namespace of the calling thread. Called by `reconciler` on its timer and after every change of a
-network. Two iptables flavours can be in use at once (an engine on one, an older tool on the other), and a packet must
-pass both. A flavour that nobody uses is left alone: asking iptables-legacy loads its modules and makes its tables.
+Thin: `firewall_table` and `firewall_chain` know what the rules are; here they are compared with what is there and
+handed to the tools, which run in the network namespace of the calling thread. Called by `reconciler` on its timer and
+after every change of a network. Two iptables flavours can be in use at once (an engine on one, an older tool on the
+other), and a packet must pass both. A flavour that nobody uses is left alone: asking iptables-legacy loads its
+modules and makes its tables.
 Source: nft(8), xtables-nft(8), iptables-restore(8).
 """
 
@@ -16,14 +17,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from overlay import errors, firewall
+from overlay import errors, firewall, firewall_chain, firewall_table
 
 log = logging.getLogger(__name__)
 
 PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 LOCKFILE = "/run/xtables.lock"
 LOCK_WAIT_S = 5
-LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
+LEGACY_TABLES = Path("/proc/thread-self/net")
+"""Where the kernel tells which tables of the legacy kind there are: in ip_tables_names, and in ip6_tables_names."""
 
 _PACKAGES = {"nft": "nftables"}
 _ABSENT = "No such file or directory"
@@ -42,94 +44,107 @@ class FirewallExec:
         self._path = path
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._written: tuple[firewall.FirewallPlan, str] | None = None
+        self._written: dict[str, tuple[str, str]] = {}  # by nft family: what we wrote, and what nft lists of it
 
     def ensure(self, plan: firewall.FirewallPlan) -> tuple[str, ...]:
         """Make the host's rules be those of `plan`; names each place that had to be written.
 
-        Drops are written before permissions, and with an empty plan they go after them: nothing is let through
-        unguarded, and permissions are not written when the drops were refused. Idempotent. Raises KernelError after
-        all other places were tried.
+        In each family drops are written before permissions, and where there is nothing to permit they go after them:
+        nothing is let through unguarded, and permissions are not written when the drops were refused. Idempotent.
+        Raises KernelError after all other places were tried.
         """
-        places: list[tuple[str, Callable[[firewall.FirewallPlan], bool]]] = [
-            ("nft", self._ensure_table),
-            ("iptables-nft", lambda plan: self._ensure_chain("iptables-nft", self._list_nft_filter(plan), plan)),
-            ("iptables-legacy", lambda plan: self._ensure_chain("iptables-legacy", self._list_legacy_filter(), plan)),
-        ]
         written: list[str] = []
         failures: list[str] = []
         with self._lock:
-            for name, ensure_place in places if plan else reversed(places):
-                try:
-                    if ensure_place(plan):
-                        written.append(name)
-                except errors.KernelError as exc:
-                    failures.extend(exc.failures)
-                    if name == "nft":
-                        break
+            for family in firewall.FAMILIES:
+                self._ensure_family(plan, family, written, failures)
         if written:
             log.info("firewall written places=%s bridges=%d", ",".join(written), len(plan))
         if failures:
-            raise errors.KernelError(failures)
+            raise errors.KernelError(list(dict.fromkeys(failures)))
         return tuple(written)
 
-    def _ensure_table(self, plan: firewall.FirewallPlan) -> bool:
-        listing = self._list_nft("table", "ip", firewall.TABLE)
-        if listing is None and not plan:
+    def _ensure_family(
+        self, plan: firewall.FirewallPlan, family: firewall.Family, written: list[str], failures: list[str]
+    ) -> None:
+        wanted = bool(firewall.domains(plan, family))
+        table = "nft" if family is firewall.IPV4 else f"nft-{family.table}"
+        places: list[tuple[str, Callable[[], bool]]] = [
+            (table, lambda: self._ensure_table(plan, family)),
+            (f"{family.iptables}-nft", lambda: self._ensure_nft_chain(plan, family, wanted=wanted)),
+            (f"{family.iptables}-legacy", lambda: self._ensure_legacy_chain(plan, family)),
+        ]
+        for name, ensure_place in places if wanted else reversed(places):
+            try:
+                if ensure_place():
+                    written.append(name)
+            except errors.KernelError as exc:
+                failures.extend(exc.failures)
+                if name == table:
+                    return
+
+    def _ensure_table(self, plan: firewall.FirewallPlan, family: firewall.Family) -> bool:
+        wanted = bool(firewall.domains(plan, family))
+        listing = self._list_nft("table", family.table, firewall.TABLE)
+        if listing is None and not wanted:
             return False
-        if listing is not None and (plan, listing) == self._written:
+        script = firewall_table.nft_script(plan, family)
+        if listing is not None and self._written.get(family.table) == (script, listing):
             return False
-        script = firewall.nft_script(plan)
+        self._written.pop(family.table, None)
         self._run("nft", "-f", "-", script=script)
-        self._written = None
-        if plan:
-            self._remember(plan, script)
+        if wanted:
+            self._remember(family, script)
         return True
 
-    def _remember(self, plan: firewall.FirewallPlan, script: str) -> None:
+    def _remember(self, family: firewall.Family, script: str) -> None:
         """Keep nft's own text of what was written; a later text that differs means somebody changed the table.
 
         Not kept if somebody was quicker and took rules away in between: then the next round writes again.
         """
-        listing = self._list_nft("table", "ip", firewall.TABLE)
-        if listing is not None and firewall.nft_shape(listing) == firewall.nft_shape(script):
-            self._written = (plan, listing)
+        listing = self._list_nft("table", family.table, firewall.TABLE)
+        if listing is not None and firewall_table.nft_shape(listing) == firewall_table.nft_shape(script):
+            self._written[family.table] = (script, listing)
 
-    def _ensure_chain(self, flavour: str, listing: str | None, plan: firewall.FirewallPlan) -> bool:
+    def _ensure_nft_chain(self, plan: firewall.FirewallPlan, family: firewall.Family, *, wanted: bool) -> bool:
+        flavour = f"{family.iptables}-nft"
+        return self._ensure_chain(flavour, self._list_nft_filter(family, wanted=wanted), plan, family)
+
+    def _ensure_legacy_chain(self, plan: firewall.FirewallPlan, family: firewall.Family) -> bool:
+        flavour = f"{family.iptables}-legacy"
+        if "filter" not in _legacy_tables(family):
+            return False
+        return self._ensure_chain(flavour, self._run(f"{flavour}-save", "-t", "filter"), plan, family)
+
+    def _ensure_chain(
+        self, flavour: str, listing: str | None, plan: firewall.FirewallPlan, family: firewall.Family
+    ) -> bool:
         if listing is None:
             return False
         if _UNREADABLE in listing:
             raise errors.KernelError([f"{flavour}-save -t filter: {_UNREADABLE}; rename the table that nft made"])
-        script = firewall.forward_script(plan, listing)
+        script = firewall_chain.forward_script(plan, family, listing)
         if script:
             self._run(f"{flavour}-restore", "--noflush", "-w", str(LOCK_WAIT_S), script=script)
         return bool(script)
 
-    def _list_nft_filter(self, plan: firewall.FirewallPlan) -> str | None:
-        """iptables-nft's filter table, None if nothing is to be done there.
+    def _list_nft_filter(self, family: firewall.Family, *, wanted: bool) -> str | None:
+        """The filter table of iptables-nft or ip6tables-nft, None if nothing is to be done there.
 
-        iptables-nft-save shows an empty table where there is none, and may fail on one that nft made: unless our
-        chain is in what it shows, nft is asked (the slower of the two, hence second).
+        The tool shows an empty table where there is none, and may fail on one that nft made: unless our chain is in
+        what it shows, nft is asked. Where nothing is wanted nft alone is: most hosts have no IPv6 here.
         """
-        tool = "iptables-nft-save"
+        if not wanted and self._list_nft("chain", family.table, "filter", firewall.CHAIN) is None:
+            return None
+        tool = f"{family.iptables}-nft-save"
         saved = self._spawn(tool, "-t", "filter") if shutil.which(tool, path=self._path) else None
         if saved is not None and f":{firewall.CHAIN} " in saved.stdout:
             return _output(saved)
-        if self._list_nft("chain", "ip", "filter", "FORWARD" if plan else firewall.CHAIN) is None:
+        if self._list_nft("chain", family.table, "filter", "FORWARD") is None:
             return None
         if saved is None:
             raise _missing(tool)
         return _output(saved)
-
-    def _list_legacy_filter(self) -> str | None:
-        """iptables-legacy's filter table, None if nobody uses it in this network namespace."""
-        try:
-            tables = LEGACY_TABLES.read_text(encoding="ascii").split()
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise errors.KernelError([f"cat {LEGACY_TABLES}: {exc.strerror}"]) from exc
-        return self._run("iptables-legacy-save", "-t", "filter") if "filter" in tables else None
 
     def _list_nft(self, *what: str) -> str | None:
         """What `nft list` prints, None if there is no such table or chain."""
@@ -163,6 +178,17 @@ class FirewallExec:
             raise errors.KernelError([f"{' '.join(argv)}: {exc.strerror}"]) from exc
         except subprocess.TimeoutExpired as exc:
             raise errors.KernelError([f"{' '.join(argv)}: no answer within {self._timeout_s:g} s"]) from exc
+
+
+def _legacy_tables(family: firewall.Family) -> list[str]:
+    """The tables of the legacy kind that somebody uses in this network namespace. Raises KernelError."""
+    names = LEGACY_TABLES / f"{family.table}_tables_names"
+    try:
+        return names.read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise errors.KernelError([f"cat {names}: {exc.strerror}"]) from exc
 
 
 def _output(done: subprocess.CompletedProcess[str]) -> str:

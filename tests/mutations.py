@@ -74,6 +74,8 @@ def _one(file: str, old: str, new: str = "") -> tuple[Edit, ...]:
 
 VXLAN = "overlay/backend_vxlan.py"
 FIREWALL = "overlay/firewall.py"
+TABLE = "overlay/firewall_table.py"
+CHAIN = "overlay/firewall_chain.py"
 SERVICE = "driver/service.py"
 ENDPOINT = "driver/endpoint.py"
 GRAPH = "plugin/graph.py"
@@ -117,7 +119,7 @@ TALK = (
         "links-not-permitted",
         "ping both ways (permission to forward)",
         "they_ping_each_other",
-        _one(FIREWALL, "        *pairs,\n        *(f", "        *(f"),
+        _one(CHAIN, "        *inside,\n        *(f", "        *(f"),
     ),
     Mutation(
         "lease-elsewhere",
@@ -140,9 +142,9 @@ TALK = (
         "the peer sees the container's own address",
         "containers_own_address",
         _one(
-            FIREWALL,
-            'outside = f"ip daddr != {_networks({*overlays, MULTICAST})} oifname != {_names(domain.links)}"',
-            'outside = f"ip daddr != {MULTICAST}"',
+            TABLE,
+            "{outside} {elsewhere} masquerade",
+            "{target} != {family.multicast} masquerade",
         ),
     ),
     Mutation("mtu-overhead", "MTU 1450", "full_packet", _one(VXLAN, "OVERHEAD = 50\n", "OVERHEAD = 40\n")),
@@ -172,21 +174,21 @@ TALK = (
         "no-masquerade",
         "a container without -p reaches a server outside",
         "one_interface",
-        _one(FIREWALL, "        if subnets:\n", "        if not subnets:\n"),
+        _one(TABLE, "        if subnets:\n", "        if not subnets:\n"),
     ),
     Mutation(
         "no-permission-outside",
         "a container without -p reaches a server outside",
         "one_interface",
-        _one(FIREWALL, '        *(f"-A {CHAIN} -i {name} -j ACCEPT" for name in open_bridges),\n'),
+        _one(CHAIN, '        *(f"-A {chain} -i {name} -j ACCEPT" for name in open_bridges),\n'),
     ),
     Mutation(
         "no-permission-for-answers",
         "a container without -p reaches a server outside",
         "one_interface",
         _one(
-            FIREWALL,
-            '        *(f"-A {CHAIN} -o {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" '
+            CHAIN,
+            '        *(f"-A {chain} -o {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" '
             "for name in open_bridges),\n",
         ),
     ),
@@ -261,7 +263,7 @@ PUBLISH = (
         "gwbridge-closed",
         "a published port answers a third host and containers of both hosts",
         "third_host or both_hosts",
-        _one(FIREWALL, '-j RETURN" for name in (*_DOCKER_PATTERNS', '-j DROP" for name in (*_DOCKER_PATTERNS'),
+        _one(CHAIN, '-j RETURN" for name in (*_DOCKER_PATTERNS', '-j DROP" for name in (*_DOCKER_PATTERNS'),
     ),
     Mutation(
         "no-static-route",
@@ -384,8 +386,8 @@ NETWORKS = (
         "share_one_lease",
         _one(
             FIREWALL,
-            "by_device.setdefault(rules.device, [])",
-            "by_device.setdefault(rules.bridge, [])",
+            "found.setdefault(_domain_key(rules), [])",
+            "found.setdefault(rules.bridge, [])",
         ),
     ),
     Mutation(
@@ -402,15 +404,13 @@ NETWORKS = (
         "internal-not-isolated",
         "--internal: nothing gets in or out whatever else is permitted",
         "stays_shut",
-        _one(
-            FIREWALL, "rules.bridge for rules in domain.bridges if rules.internal]:", "rules.bridge for rules in ()]:"
-        ),
+        _one(FIREWALL, "rules.bridge for rules in bridges if rules.internal)", "rules.bridge for rules in ())"),
     ),
     Mutation(
         "flannel-networks-meet",
         "two flannel networks never meet",
         "never_meet",
-        _one(FIREWALL, "for other in domains if other is not domain for", "for other in () for"),
+        _one(TABLE, "[other for other in domains if other is not domain]", "[]"),
     ),
     Mutation(
         "unused-flannel-network-stays",
@@ -554,7 +554,7 @@ INTERRUPTIONS = (
         "jump-not-repaired",
         "what is deleted by hand comes back",
         "deleted_by_hand",
-        _one(FIREWALL, "if present and in_place and rules ==", "if present and rules =="),
+        _one(CHAIN, "if present and in_place and rules ==", "if present and rules =="),
     ),
     Mutation(
         "repairs-not-counted",

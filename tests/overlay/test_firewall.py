@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import pathlib
 
@@ -9,7 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from overlay import firewall, netstate
+from overlay import firewall, firewall_chain, firewall_table, netstate
 
 LISTINGS = pathlib.Path(__file__).parent / "firewall"
 JUMP = "-A FORWARD -j FLANNELPY-FORWARD"
@@ -28,6 +29,22 @@ def rules(
     )
 
 
+def dual(one: firewall.BridgeRules, subnet: str) -> firewall.BridgeRules:
+    """The same bridge with IPv6, from a network of 48 bits."""
+    network = ipaddress.IPv6Network(subnet)
+    device = one.device.replace("flannel.", "flannel-v6.")
+    half = firewall.BridgeRulesV6(
+        subnet=network, overlay=network.supernet(new_prefix=48), device=netstate.IfName(device)
+    )
+    return dataclasses.replace(one, v6=half)
+
+
+def hosted(one: firewall.BridgeRules) -> firewall.BridgeRules:
+    """The same bridge in a flannel network of host-gw, known by its prefix alone."""
+    return dataclasses.replace(one, device=netstate.IfName(""), prefix=f"/{one.device}")
+
+
+V4, V6 = firewall.IPV4, firewall.IPV6
 OPEN = rules("fp-open", "10.2.20.0/25")
 INTERNAL = rules("fp-int", "10.2.20.128/25", internal=True)
 BLUE = rules("fp-blue", "10.9.20.0/24", device="flannel.9")
@@ -66,56 +83,57 @@ def docker(version: str) -> str:
     return (LISTINGS / f"docker-{version}.rules").read_text().split("*nat")[0]
 
 
-def test_the_table_of_one_network_keeps_sources_inside_the_overlay_and_rewrites_them_at_its_edge() -> None:
-    assert firewall.nft_script(frozenset({OPEN})) == (
-        "table ip flannelpy\n"
-        "delete table ip flannelpy\n"
-        "table ip flannelpy {\n"
-        "\tchain postrouting {\n"
-        "\t\ttype nat hook postrouting priority srcnat; policy accept;\n"
-        "\t\tip saddr 10.2.20.0/25 ip daddr != { 10.2.0.0/16, 224.0.0.0/4 }"
-        ' oifname != { "flannel.1", "fp-open" } masquerade fully-random\n'
-        '\t\toifname "flannel.1" ip saddr != 10.2.0.0/16 masquerade fully-random\n'
-        "\t}\n"
-        "}\n"
-    )
+PLANS = {
+    "v4": frozenset({OPEN}),
+    "no-masquerade": frozenset({rules("fp-open", "10.2.20.0/24", masquerade=False)}),
+    "internal": frozenset({INTERNAL}),
+    "two-networks": frozenset({OPEN, INTERNAL, BLUE}),
+    "dual": frozenset({dual(OPEN, "2001:db8:2:20::/64"), INTERNAL}),
+    "dual-and-v4": frozenset({dual(OPEN, "2001:db8:2:20::/64"), dual(INTERNAL, "2001:db8:2:21::/64"), BLUE}),
+    "host-gw": frozenset({hosted(OPEN), hosted(INTERNAL)}),
+    "host-gw-dual": frozenset({dual(hosted(OPEN), "2001:db8:2:20::/64")}),
+    "direct-routing": frozenset({dataclasses.replace(OPEN, direct=True)}),
+    "vxlan-and-host-gw": frozenset({OPEN, hosted(BLUE)}),
+    "two-host-gw": frozenset(
+        {dual(hosted(OPEN), "2001:db8:2:20::/64"), dual(hosted(BLUE), "2001:db8:9:20::/64"), hosted(INTERNAL)}
+    ),
+}
 
 
-def test_the_table_keeps_internal_bridges_and_flannel_networks_apart() -> None:
-    assert firewall.nft_script(frozenset({OPEN, INTERNAL, BLUE})) == (
-        "table ip flannelpy\n"
-        "delete table ip flannelpy\n"
-        "table ip flannelpy {\n"
-        "\tchain postrouting {\n"
-        "\t\ttype nat hook postrouting priority srcnat; policy accept;\n"
-        "\t\tip saddr 10.2.20.0/25 ip daddr != { 10.2.0.0/16, 224.0.0.0/4 }"
-        ' oifname != { "flannel.1", "fp-int", "fp-open" } masquerade fully-random\n'
-        '\t\toifname "flannel.1" ip saddr != 10.2.0.0/16 masquerade fully-random\n'
-        "\t\tip saddr 10.9.20.0/24 ip daddr != { 10.9.0.0/16, 224.0.0.0/4 }"
-        ' oifname != { "flannel.9", "fp-blue" } masquerade fully-random\n'
-        '\t\toifname "flannel.9" ip saddr != 10.9.0.0/16 masquerade fully-random\n'
-        "\t}\n"
-        "\n"
-        "\tchain forward {\n"
-        "\t\ttype filter hook forward priority filter; policy accept;\n"
-        '\t\tiifname "fp-int" oifname != { "flannel.1", "fp-int", "fp-open" } drop\n'
-        '\t\toifname "fp-int" iifname != { "flannel.1", "fp-int", "fp-open" } drop\n'
-        '\t\tiifname { "flannel.1", "fp-int", "fp-open" } oifname { "flannel.9", "fp-blue" } drop\n'
-        '\t\tiifname { "flannel.9", "fp-blue" } oifname { "flannel.1", "fp-int", "fp-open" } drop\n'
-        "\t}\n"
-        "}\n"
-    )
+def texts(plan: firewall.FirewallPlan) -> dict[str, str]:
+    """All that is written for a plan, by the ending of its golden file; what is empty has none."""
+    written = {"nft": "".join(firewall_table.nft_script(plan, family) for family in written_families(plan))}
+    for family in firewall.FAMILIES:
+        written[family.iptables] = "".join(f"{rule}\n" for rule in firewall_chain.forward_rules(plan, family, ()))
+    return {ending: text for ending, text in written.items() if text}
+
+
+def written_families(plan: firewall.FirewallPlan) -> list[firewall.Family]:
+    return [family for family in firewall.FAMILIES if firewall.domains(plan, family)]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_rules_of_a_plan_are_those_of_its_golden_files(name: str) -> None:
+    """The texts in the folder beside this file: what an operator reads in `nft list` and `iptables -S`."""
+    golden = {path.suffix[1:]: path.read_text() for path in (LISTINGS / "plans").glob(f"{name}.*")}
+    assert texts(PLANS[name]) == golden
+
+
+def test_every_golden_file_has_its_plan() -> None:
+    assert {path.stem for path in (LISTINGS / "plans").iterdir()} == set(PLANS)
+
+
+def test_nothing_of_ipv6_is_written_where_no_bridge_has_it() -> None:
+    for name in ("v4", "two-networks", "host-gw"):
+        assert written_families(PLANS[name]) == [V4]
+        assert firewall_chain.forward_rules(PLANS[name], V6, ()) == []
 
 
 def test_an_empty_plan_deletes_the_table() -> None:
-    assert firewall.nft_script(frozenset()) == "table ip flannelpy\ndelete table ip flannelpy\n"
-
-
-def test_without_masquerade_only_foreign_sources_are_rewritten() -> None:
-    script = firewall.nft_script(frozenset({rules("fp-open", "10.2.20.0/24", masquerade=False)}))
-    assert [line.strip() for line in script.splitlines() if "masquerade" in line] == [
-        'oifname "flannel.1" ip saddr != 10.2.0.0/16 masquerade fully-random'
-    ]
+    for family in firewall.FAMILIES:
+        name = f"table {family.table} flannelpy"
+        assert firewall_table.nft_script(frozenset(), family) == f"{name}\ndelete {name}\n"
+        assert firewall_table.nft_script(PLANS["v4"], V6) == "table ip6 flannelpy\ndelete table ip6 flannelpy\n"
 
 
 def test_overlapping_overlays_of_one_device_become_one() -> None:
@@ -126,58 +144,40 @@ def test_overlapping_overlays_of_one_device_become_one() -> None:
         overlay=ipaddress.IPv4Network("10.2.0.0/15"),
         device=OPEN.device,
     )
-    assert "ip daddr != { 10.2.0.0/15, 224.0.0.0/4 }" in firewall.nft_script(frozenset({OPEN, wider}))
-
-
-def test_the_chain_opens_one_network_and_its_way_out_but_not_the_way_in() -> None:
-    assert firewall.forward_rules(frozenset({OPEN}), ()) == [
-        "-A FLANNELPY-FORWARD -i flannel.1 -o fp-open -j ACCEPT",
-        "-A FLANNELPY-FORWARD -i fp-open -o flannel.1 -j ACCEPT",
-        "-A FLANNELPY-FORWARD -i fp-open -o fp-open -j ACCEPT",
-        "-A FLANNELPY-FORWARD -o fp-open -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        "-A FLANNELPY-FORWARD -o docker+ -j RETURN",
-        "-A FLANNELPY-FORWARD -o br-+ -j RETURN",
-        "-A FLANNELPY-FORWARD -i fp-open -j ACCEPT",
-    ]
-
-
-def test_an_internal_bridge_gets_no_way_out() -> None:
-    assert firewall.forward_rules(frozenset({INTERNAL}), ()) == [
-        "-A FLANNELPY-FORWARD -i flannel.1 -o fp-int -j ACCEPT",
-        "-A FLANNELPY-FORWARD -i fp-int -o flannel.1 -j ACCEPT",
-        "-A FLANNELPY-FORWARD -i fp-int -o fp-int -j ACCEPT",
-    ]
+    assert "ip daddr != { 10.2.0.0/15, 224.0.0.0/4 }" in firewall_table.nft_script(frozenset({OPEN, wider}), V4)
 
 
 def test_nothing_opens_a_way_between_two_flannel_networks() -> None:
-    written = "\n".join(firewall.forward_rules(frozenset({OPEN, INTERNAL, BLUE}), ()))
+    written = "\n".join(firewall_chain.forward_rules(frozenset({OPEN, INTERNAL, BLUE}), V4, ()))
     assert "-i flannel.1 -o fp-blue" not in written
     assert "-i fp-open -o fp-int -j ACCEPT" in written
 
 
 @pytest.mark.parametrize("version", ["20.10", "28"])
 def test_bridges_that_the_engine_guards_are_left_to_it_whatever_their_name(version: str) -> None:
-    assert firewall.docker_bridges(docker(version)) == {"docker0", "shop"}
-    returns = [rule for rule in firewall.forward_rules(frozenset({OPEN}), {"docker0", "shop"}) if "RETURN" in rule]
+    assert firewall_chain.docker_bridges(docker(version)) == {"docker0", "shop"}
+    returns = [
+        rule for rule in firewall_chain.forward_rules(frozenset({OPEN}), V4, {"docker0", "shop"}) if "RETURN" in rule
+    ]
     assert returns == [f"-A FLANNELPY-FORWARD -o {name} -j RETURN" for name in ("docker+", "br-+", "shop")]
 
 
 def test_an_operators_rule_in_docker_user_does_not_make_a_bridge_dockers() -> None:
-    assert firewall.docker_bridges("-A DOCKER-USER -o eth0 -j DROP\n-A FORWARD -o eth1 -j ACCEPT\n") == set()
+    assert firewall_chain.docker_bridges("-A DOCKER-USER -o eth0 -j DROP\n-A FORWARD -o eth1 -j ACCEPT\n") == set()
 
 
 @pytest.mark.parametrize("version", ["20.10", "28"])
 def test_the_jump_stands_directly_after_docker_user(version: str) -> None:
     before = docker(version)
-    after = apply(firewall.forward_script(frozenset({OPEN}), before), before)
+    after = apply(firewall_chain.forward_script(frozenset({OPEN}), V4, before), before)
     forward = [line for line in after.splitlines() if line.startswith("-A FORWARD ")]
     assert forward[:2] == ["-A FORWARD -j DOCKER-USER", JUMP]
-    assert firewall.forward_script(frozenset({OPEN}), after) == ""
+    assert firewall_chain.forward_script(frozenset({OPEN}), V4, after) == ""
 
 
 def test_the_jump_stands_first_without_docker_user() -> None:
     before = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n"
-    script = firewall.forward_script(frozenset({INTERNAL}), before)
+    script = firewall_chain.forward_script(frozenset({INTERNAL}), V4, before)
     assert script.splitlines()[:3] == [
         "*filter",
         ":FLANNELPY-FORWARD - [0:0]",
@@ -187,9 +187,11 @@ def test_the_jump_stands_first_without_docker_user() -> None:
 
 def test_an_empty_plan_takes_chain_and_jumps_away_and_nothing_else() -> None:
     before = docker("28")
-    doubled = apply(firewall.forward_script(frozenset({OPEN, BLUE}), before), before).replace(JUMP, f"{JUMP}\n{JUMP}")
-    assert apply(firewall.forward_script(frozenset(), doubled), doubled) == before
-    assert firewall.forward_script(frozenset(), before) == ""
+    doubled = apply(firewall_chain.forward_script(frozenset({OPEN, BLUE}), V4, before), before).replace(
+        JUMP, f"{JUMP}\n{JUMP}"
+    )
+    assert apply(firewall_chain.forward_script(frozenset(), V4, doubled), doubled) == before
+    assert firewall_chain.forward_script(frozenset(), V4, before) == ""
 
 
 OTHERS = ("-A FORWARD -j DOCKER-USER", "-A FORWARD -j DOCKER-FORWARD", "-A FORWARD -j REJECT", JUMP, JUMP)
@@ -206,8 +208,8 @@ def test_from_whatever_is_there_one_script_reaches_the_plan(
 ) -> None:
     ours = [":FLANNELPY-FORWARD - [0:0]"] if chain or JUMP in forward else []
     before = "\n".join(["*filter", ":FORWARD DROP [0:0]", *ours, *forward, *chain, "COMMIT"])
-    after = apply(firewall.forward_script(plan, before), before)
-    assert firewall.forward_script(plan, after) == ""
+    after = apply(firewall_chain.forward_script(plan, V4, before), before)
+    assert firewall_chain.forward_script(plan, V4, after) == ""
     assert [line for line in after.splitlines() if line in OTHERS and line != JUMP] == [
         line for line in forward if line != JUMP
     ]
@@ -215,7 +217,7 @@ def test_from_whatever_is_there_one_script_reaches_the_plan(
 
 
 def test_the_shape_of_a_table_does_not_depend_on_how_sets_are_printed() -> None:
-    script = firewall.nft_script(frozenset({OPEN, INTERNAL, BLUE}))
-    assert firewall.nft_shape(script) == (2, 4, 4)
-    assert firewall.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (2, 4, 4)
-    assert firewall.nft_shape("") == (0, 0, 0)
+    script = firewall_table.nft_script(frozenset({OPEN, INTERNAL, BLUE}), V4)
+    assert firewall_table.nft_shape(script) == (2, 4, 4)
+    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (2, 4, 4)
+    assert firewall_table.nft_shape("") == (0, 0, 0)

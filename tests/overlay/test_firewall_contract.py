@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import ipaddress
 import pathlib
 import re
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from overlay import errors, firewall, firewall_exec, firewall_fake, netstate
+from overlay import errors, firewall, firewall_chain, firewall_exec, firewall_fake, netstate
 
 LISTINGS = pathlib.Path(__file__).parent / "firewall"
 FLAVOURS = ("iptables-nft", "iptables-legacy")
+FLAVOURS_V6 = ("ip6tables-nft", "ip6tables-legacy")
 Netns = Any  # the class in conftest.py, which cannot be imported
 
 
@@ -34,6 +36,29 @@ OPEN = rules("fp-0123456789ab", "10.2.20.0/25")
 INTERNAL = rules("fp-int", "10.2.20.128/25", internal=True)
 BLUE = rules("fp-blue", "10.9.20.0/24", device="flannel.9")
 PLAN = frozenset({OPEN, INTERNAL, BLUE})
+DUAL = frozenset(
+    {
+        dataclasses.replace(
+            OPEN,
+            v6=firewall.BridgeRulesV6(
+                subnet=ipaddress.IPv6Network("2001:db8:2:20::/64"),
+                overlay=ipaddress.IPv6Network("2001:db8:2::/48"),
+                device=netstate.IfName("flannel-v6.1"),
+            ),
+        ),
+        dataclasses.replace(
+            BLUE,
+            device=netstate.IfName(""),
+            prefix="/blue",
+            v6=firewall.BridgeRulesV6(
+                subnet=ipaddress.IPv6Network("2001:db8:0:9::/64"),
+                overlay=ipaddress.IPv6Network("2001:db8::/48"),
+                device=netstate.IfName(""),
+            ),
+        ),
+        INTERNAL,
+    }
+)
 NOTHING: firewall.FirewallPlan = frozenset()
 
 Case = tuple[firewall.Firewall, Callable[[], object]]
@@ -125,6 +150,47 @@ def test_both_flavours_are_written_where_both_are_in_use(netns: Netns, wall: fir
 
 
 @pytest.mark.contract
+def test_a_family_that_no_bridge_has_is_not_touched(netns: Netns, wall: firewall_exec.FirewallExec) -> None:
+    for name in FLAVOURS_V6:
+        require(netns, name)
+        netns.run(f"{name} -P FORWARD DROP")
+    before = [filter_of(netns, name) for name in FLAVOURS_V6]
+    assert wall.ensure(PLAN) == ("nft",)
+    assert "table ip6 flannelpy" not in netns.run("nft list tables")
+    assert [filter_of(netns, name) for name in FLAVOURS_V6] == before
+
+
+@pytest.mark.contract
+def test_what_was_written_for_ipv6_goes_with_the_last_bridge_that_has_it(
+    netns: Netns, wall: firewall_exec.FirewallExec
+) -> None:
+    for name in FLAVOURS_V6:
+        require(netns, name)
+        netns.run(f"{name} -P FORWARD DROP")
+    before = [filter_of(netns, name) for name in FLAVOURS_V6]
+    assert wall.ensure(DUAL) == ("nft", "nft-ip6", *FLAVOURS_V6)
+    assert wall.ensure(DUAL) == ()
+    for name in FLAVOURS_V6:
+        written = [line for line in filter_of(netns, name).splitlines() if line.startswith("-A FLANNELPY-FORWARD ")]
+        assert written == firewall_chain.forward_rules(DUAL, firewall.IPV6, ())
+    assert set(wall.ensure(PLAN)) == {"nft", "nft-ip6", *FLAVOURS_V6}
+    assert netns.run("nft list tables").count("flannelpy") == 1
+    assert [filter_of(netns, name) for name in FLAVOURS_V6] == before
+
+
+@pytest.mark.contract
+def test_what_an_earlier_process_left_for_ipv6_goes_too(netns: Netns, tmp_path: pathlib.Path) -> None:
+    for name in FLAVOURS_V6:
+        require(netns, name)
+        netns.run(f"{name} -P FORWARD DROP")
+    with netns.inside():
+        firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock")).ensure(DUAL)
+        later = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"))
+        assert later.ensure(NOTHING) == ("nft", "ip6tables-legacy", "ip6tables-nft", "nft-ip6")
+    assert "flannelpy" not in netns.run("nft list tables").lower()
+
+
+@pytest.mark.contract
 def test_removal_leaves_nothing(netns: Netns, flavour: str, wall: firewall_exec.FirewallExec) -> None:
     before = netns.run("nft list ruleset"), filter_of(netns, flavour)
     assert wall.ensure(PLAN) == ("nft", flavour)
@@ -157,7 +223,7 @@ def test_what_others_do_to_the_chain_is_undone(netns: Netns, flavour: str, wall:
     netns.run(f"{flavour} -F")
     assert wall.ensure(PLAN) == (flavour,)
     left = [line for line in filter_of(netns, flavour).splitlines() if line.startswith("-A ")]
-    assert left == ["-A FORWARD -j FLANNELPY-FORWARD", *firewall.forward_rules(PLAN, ())]
+    assert left == ["-A FORWARD -j FLANNELPY-FORWARD", *firewall_chain.forward_rules(PLAN, firewall.IPV4, ())]
 
 
 @pytest.mark.contract

@@ -1,0 +1,103 @@
+"""The text of our nft table in one family: masquerade at the edge of the overlay, and isolation.
+
+Pure. Used by `firewall_exec`; see `firewall` for why this table only drops. A flannel network is known by its links,
+and by its addresses where its packets cross the underlay as they are (Domain.direct_overlays): never by the
+underlay's interface, which the host and all flannel networks share. Source: nft(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from overlay import firewall, netstate
+
+
+def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
+    """What `nft -f -` reads to make our table that of `plan`, in one transaction, whatever is there now."""
+    name = f"table {family.table} {firewall.TABLE}"
+    fresh = f"{name}\ndelete {name}\n"
+    domains = firewall.domains(plan, family)
+    if not domains:
+        return fresh
+    chains = [_chain("postrouting", "type nat hook postrouting priority srcnat", _rewrites(domains, family))]
+    if drops := [*_internal_drops(domains, family), *_drops(domains, family)]:
+        chains.append(_chain("forward", "type filter hook forward priority filter", drops))
+    return f"{fresh}{name} {{\n" + "\n".join(chains) + "}\n"
+
+
+def nft_shape(text: str) -> tuple[int, ...]:
+    """How many chains and verdicts a table's text has: equal in what we write and in what nft lists of it.
+
+    The texts themselves differ: nft sorts and merges set elements, each version in its own way.
+    """
+    return tuple(text.count(word) for word in ("\tchain ", " masquerade", " drop\n"))
+
+
+def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Sources are kept inside the overlay and rewritten at its edge, in both directions.
+
+    Remote containers answer only to overlay addresses, and to hosts: who reaches in with another address gets the
+    device's, or the underlay's where there is no device. fully-random as in flannel: two clients of one port do not
+    race for the same translation.
+    """
+    source, target = f"{family.table} saddr", f"{family.table} daddr"
+    for domain in domains:
+        subnets = [half.subnet for half in domain.halves if half.masquerade and not half.internal]
+        if subnets:
+            outside = f"{target} != {_networks([*domain.overlays, family.multicast])}"
+            elsewhere = f"oifname != {_names(domain.links)}"
+            yield f"{source} {_networks(subnets)} {outside} {elsewhere} masquerade fully-random"
+        foreign = f"{source} != {_networks([*domain.overlays, *family.own])}"
+        for device in domain.devices:
+            yield f'oifname "{device}" {foreign} masquerade fully-random'
+        if direct := domain.direct_overlays:
+            elsewhere = f"oifname != {_names(['lo', *domain.links])}"
+            yield f"{target} {_networks(direct)} {foreign} {elsewhere} masquerade fully-random"
+
+
+def _internal_drops(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """An internal bridge meets only its flannel network."""
+    for domain in domains:
+        if domain.internal:
+            internal, links = _names(domain.internal), _names(domain.links)
+            beyond_target, beyond_source = "", ""
+            if direct := domain.direct_overlays:
+                beyond_target = f"{family.table} daddr != {_networks(direct)} "
+                beyond_source = f"{family.table} saddr != {_networks(direct)} "
+            yield f"iifname {internal} oifname != {links} {beyond_target}drop"
+            yield f"oifname {internal} iifname != {links} {beyond_source}drop"
+
+
+def _drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Two flannel networks never meet: whatever tells that a packet is from one, and that it is for another."""
+    source, target = f"{family.table} saddr", f"{family.table} daddr"
+    for domain in domains:
+        others = [other for other in domains if other is not domain]
+        links = [link for other in others for link in other.links]
+        overlays = [overlay for other in others for overlay in other.direct_overlays]
+        origins = [f"iifname {_names(domain.links)}"]
+        if direct := domain.direct_overlays:
+            origins.append(f"{source} {_networks(direct)}")
+        for origin in origins:
+            if links:
+                yield f"{origin} oifname {_names(links)} drop"
+            if overlays:
+                yield f"{origin} {target} {_networks(overlays)} drop"
+
+
+def _chain(name: str, hook: str, rules: Iterable[str]) -> str:
+    body = "".join(f"\t\t{rule}\n" for rule in rules)
+    return f"\tchain {name} {{\n\t\t{hook}; policy accept;\n{body}\t}}\n"
+
+
+def _names(links: Iterable[str]) -> str:
+    return _set([f'"{link}"' for link in links])
+
+
+def _networks(networks: Iterable[netstate.IPNetwork]) -> str:
+    """Collapsed, since nft refuses a set whose intervals overlap."""
+    return _set([str(network) for network in firewall.collapse(networks)])
+
+
+def _set(elements: list[str]) -> str:
+    return elements[0] if len(elements) == 1 else "{ " + ", ".join(elements) + " }"
