@@ -53,6 +53,11 @@ class Backend(Protocol):
         """The same for IPv6."""
         ...
 
+    @property
+    def needs_routes(self) -> bool:
+        """Whether what peers come to depends on `Underlay.routes`."""
+        ...
+
     def overlay_mtu(self, underlay_mtu: int) -> int:
         """What is left for packets of the overlay. Units: bytes."""
         ...

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from overlay import backend, errors, fields, lease, netstate
+from overlay import backend, errors, fields, lease, netstate, underlay
 
 TYPE = "vxlan"
 OVERHEAD = 50
@@ -60,6 +60,11 @@ class VxlanBackend:
         """`flannel-v6.<VNI>`, the name that flanneld gives it too."""
         return netstate.IfName(f"flannel-v6.{self.vni}")
 
+    @property
+    def needs_routes(self) -> bool:
+        """DirectRouting asks which peers no router is before."""
+        return self.direct_routing
+
     def overlay_mtu(self, underlay_mtu: int) -> int:
         """The MTU less the overhead; never more than the link carries, since the kernel would refuse it."""
         return min(self.mtu or underlay_mtu, underlay_mtu) - OVERHEAD
@@ -92,8 +97,9 @@ class VxlanBackend:
             netstate.Address(link=self.device, interface=ipaddress.IPv4Interface((own.key.v4.network_address, 32))),
         ]
         usable, skipped = self._sift(own, peers)
+        ways = underlay.RouteTable(own.underlay.routes)
         for peer in usable:
-            objects.extend(self._entries(own, peer))
+            objects.extend(self._entries(ways, peer))
         return frozenset(objects), tuple(skipped)
 
     def _sift(
@@ -128,11 +134,10 @@ class VxlanBackend:
             raise errors.CodecError(f"VNI is {data.vni}, ours is {self.vni}")
         return _Peer(subnet=subnet, mac=data.mac, vtep_ip=attrs.public_ip)
 
-    def _entries(self, own: backend.Own, peer: _Peer) -> Iterable[netstate.KernelObject]:
-        if self.direct_routing and any(peer.vtep_ip in prefix for prefix in own.underlay.prefixes):
-            return (
-                netstate.Route(destination=peer.subnet, gateway=peer.vtep_ip, link=own.underlay.name, onlink=False),
-            )
+    def _entries(self, ways: underlay.RouteTable, peer: _Peer) -> Iterable[netstate.KernelObject]:
+        direct = ways.find_direct(peer.vtep_ip) if self.direct_routing else None
+        if direct is not None:
+            return (netstate.Route(destination=peer.subnet, gateway=peer.vtep_ip, link=direct.link, onlink=False),)
         return (
             netstate.Neighbour(link=self.device, ip=peer.gateway, mac=peer.mac),
             netstate.FdbEntry(link=self.device, mac=peer.mac, vtep_ip=peer.vtep_ip),

@@ -97,7 +97,7 @@ class FakeNamespace:
         if old is not None and old.kind != "vxlan":
             return f"{new.name} is a {old.kind} that is not ours"
         if old is not None and isinstance(old.made_as, netstate.VxlanLink) and diff.must_recreate(old.made_as, new):
-            self._delete_link(new.name)
+            self.delete_link(new.name)
         return self._make_or_change(new, "vxlan")
 
     def _ensure_bridge(self, new: netstate.BridgeLink) -> str:
@@ -135,7 +135,7 @@ class FakeNamespace:
         """Take the object away, and what hangs on it; returns ""."""
         match obj:
             case netstate.VxlanLink() | netstate.BridgeLink() | netstate.VethPair() | netstate.BridgePort():
-                self._delete_link(obj.name)
+                self.delete_link(obj.name)
             case netstate.Sysctl():
                 pass
             case netstate.Address(link=link):
@@ -151,27 +151,19 @@ class FakeNamespace:
                 assert_never(obj)
         return ""
 
-    def _delete_link(self, name: netstate.IfName) -> None:
+    def delete_link(self, name: netstate.IfName) -> None:
+        """Take a link away with what hangs on it, and the tunnel devices above it."""
         link = self.links.pop(name, None)
         if link is None:
             return
         if link.peer is not None:
             self.links.pop(link.peer, None)
         self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route)
-        for other in self.links.values():
+        for above, other in list(self.links.items()):
             if other.bridge == name:
                 other.bridge = NO_BRIDGE
-
-    def lose_underlay(self, name: netstate.IfName) -> None:
-        """A link of the host is gone, and with it every VXLAN device over it and every route through it."""
-        self._delete_link(name)
-        over = [
-            link.made_as.name
-            for link in self.links.values()
-            if isinstance(link.made_as, netstate.VxlanLink) and link.made_as.underlay == name
-        ]
-        for device in over:
-            self._delete_link(device)
+            if isinstance(other.made_as, netstate.VxlanLink) and other.made_as.underlay == name:
+                self.delete_link(above)
 
     def set_mac(self, name: netstate.IfName, mac: netstate.Mac) -> None:
         """Give a link another MAC."""

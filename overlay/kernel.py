@@ -33,11 +33,16 @@ class UnderlayLink:
     mtu: int
     up: bool
     addresses: tuple[ipaddress.IPv4Interface, ...]
-    """Best first: global before link-local, permanent before dynamic."""
+    """Best first: global before link-local, permanent before dynamic, lasting before temporary."""
     has_default_route: bool
     addresses_v6: tuple[ipaddress.IPv6Interface, ...] = ()
     """As `addresses`; link-local ones are left out: no other host could send to them."""
     has_default_route_v6: bool = False
+
+    @property
+    def all_addresses(self) -> tuple[netstate.IPInterface, ...]:
+        """Those of both families, IPv4 first."""
+        return (*self.addresses, *self.addresses_v6)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,13 @@ class Kernel(Protocol):
 
     def list_underlays(self) -> list[UnderlayLink]:
         """The host's links that could carry the overlay, in the kernel's order; ours and loopback left out."""
+        ...
+
+    def list_routes(self) -> list[UnderlayRoute]:
+        """The unicast routes of the main table, both families, over the links of `list_underlays`; none of ours.
+
+        Of a route over several links the first is listed. Raises KernelError.
+        """
         ...
 
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:

@@ -6,6 +6,7 @@ Methods after `events` are the operator's hand, which the reconciler must notice
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -18,14 +19,16 @@ FOREIGN_MAC = netstate.Mac("02:00:00:00:00:02")
 class KernelFake:
     """One network namespace in memory. `refuse` and `break_observe` make it fail."""
 
-    def __init__(self, underlays: Sequence[kernel.UnderlayLink] = ()) -> None:
+    def __init__(
+        self, underlays: Sequence[kernel.UnderlayLink] = (), routes: Sequence[kernel.UnderlayRoute] = ()
+    ) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._version = 0
-        self._underlays = list(underlays)
         self._space = fake_namespace.FakeNamespace()
-        for link in underlays:
-            self._space.links[link.name] = fake_namespace.FakeLink(kind="underlay", mac=UNDERLAY_MAC, mtu=link.mtu)
+        self._underlays: list[kernel.UnderlayLink] = []
+        self._routes = list(routes)
+        self.set_underlays(underlays)
         self._refusals: dict[netstate.Key, str] = {}
         self._observe_error: str | None = None
 
@@ -51,9 +54,23 @@ class KernelFake:
         return failures
 
     def list_underlays(self) -> list[kernel.UnderlayLink]:
-        """The links given at construction that are still there."""
+        """The links given last that are still there, with the MTU they have now."""
         with self._lock:
-            return [link for link in self._underlays if link.name in self._space.links]
+            return [
+                dataclasses.replace(link, mtu=found.mtu, up=found.up)
+                for link in self._underlays
+                if (found := self._space.links.get(link.name)) is not None
+            ]
+
+    def list_routes(self) -> list[kernel.UnderlayRoute]:
+        """Those given last, and foreign ones made by hand, over links that `list_underlays` lists."""
+        with self._lock:
+            names = {link.name for link in self.list_underlays()}
+            by_hand = (
+                kernel.UnderlayRoute(destination=route.destination, gateway=route.gateway, link=route.link)
+                for route in self._space.foreign_routes.values()
+            )
+            return [route for route in (*self._routes, *by_hand) if route.link in names]
 
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
         """See `kernel.Kernel.vtep_mac`."""
@@ -76,6 +93,23 @@ class KernelFake:
 
     # -- the operator's hand ----------------------------------------------------------------------------------------
 
+    def set_underlays(
+        self, underlays: Sequence[kernel.UnderlayLink], routes: Sequence[kernel.UnderlayRoute] | None = None
+    ) -> None:
+        """Give the host other links below the overlay, or the same ones other addresses; routes stay unless given."""
+        with self._lock:
+            for link in self._underlays:
+                if link.name not in {new.name for new in underlays}:
+                    self._space.delete_link(link.name)
+            for link in underlays:
+                known = self._space.links.setdefault(
+                    link.name, fake_namespace.FakeLink(kind="underlay", mac=UNDERLAY_MAC, mtu=link.mtu, up=link.up)
+                )
+                known.mtu, known.up = link.mtu, link.up
+            self._underlays = list(underlays)
+            self._routes = self._routes if routes is None else list(routes)
+        self._notify()
+
     def refuse(self, obj: netstate.KernelObject, reason: str | None = "operation not permitted") -> None:
         """Refuse changes of whatever has this object's key; None lets them through again."""
         with self._lock:
@@ -87,18 +121,6 @@ class KernelFake:
         """Fail every observation with `reason`; None mends it."""
         with self._lock:
             self._observe_error = reason
-
-    def set_underlays(self, underlays: Sequence[kernel.UnderlayLink]) -> None:
-        """The host's own links are these now; one that is gone takes along what hangs on it."""
-        with self._lock:
-            gone = {link.name for link in self._underlays} - {link.name for link in underlays}
-            self._underlays = list(underlays)
-            for name in gone:
-                self._space.lose_underlay(name)
-            for link in underlays:
-                made = fake_namespace.FakeLink(kind="underlay", mac=UNDERLAY_MAC, mtu=link.mtu)
-                self._space.links[link.name] = made
-        self._notify()
 
     def delete(self, obj: netstate.KernelObject) -> None:
         """Take an object away behind everybody's back."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import ipaddress
 import itertools
 import pathlib
 import threading
@@ -31,6 +30,7 @@ from overlay import (
     rtnl,
     rtnl_links,
     rtnl_socket,
+    rtnl_underlay,
     sysctls,
 )
 
@@ -86,9 +86,17 @@ class KernelNetlink:
         """See `kernel.Kernel.list_underlays`."""
         try:
             with rtnl_socket.open_socket() as sock:
-                return _list_underlays(sock)
+                return rtnl_underlay.list_links(sock)
         except OSError as exc:
             raise errors.KernelError([f"cannot list this host's links: {exc.strerror or exc}"]) from exc
+
+    def list_routes(self) -> list[kernel.UnderlayRoute]:
+        """See `kernel.Kernel.list_routes`."""
+        try:
+            with rtnl_socket.open_socket() as sock:
+                return rtnl_underlay.list_routes(sock)
+        except OSError as exc:
+            raise errors.KernelError([f"cannot list this host's routes: {exc.strerror or exc}"]) from exc
 
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
         """See `kernel.Kernel.vtep_mac`."""
@@ -256,35 +264,6 @@ def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> lis
         if not (isinstance(op, netstate.Remove) and refusal.errno in GONE):
             failures.append(_failure(op, refusal))
     return failures
-
-
-def _list_underlays(sock: rtnl_socket.RtnlSocket) -> list[kernel.UnderlayLink]:
-    rows = [rtnl_links.parse_link(*message) for message in sock.dump(rtnl.RTM_GETLINK, rtnl.link_request())]
-    addresses: dict[int, list[rtnl.LinkAddress]] = {}
-    for message in sock.dump(rtnl.RTM_GETADDR, rtnl.address_request(rtnl.AF_INET)):
-        address = rtnl.parse_address(*message)
-        if address is not None and rtnl_links.is_underlay_address(address):
-            addresses.setdefault(address.index, []).append(address)
-    routes = (
-        rtnl.parse_route(*message) for message in sock.dump(rtnl.RTM_GETROUTE, rtnl.route_request(rtnl.AF_INET, 0))
-    )
-    default = next((route.index for route in routes if route.destination.prefixlen == 0), 0)
-    return [
-        kernel.UnderlayLink(
-            name=row.name,
-            index=row.index,
-            mtu=row.mtu,
-            up=row.up,
-            addresses=tuple(
-                one.interface
-                for one in sorted(addresses.get(row.index, ()), key=rtnl_links.rank_address)
-                if isinstance(one.interface, ipaddress.IPv4Interface)
-            ),
-            has_default_route=row.index == default,
-        )
-        for row in rows
-        if not row.is_ours and not row.flags & rtnl.IFF_LOOPBACK and not (row.master and row.index not in addresses)
-    ]
 
 
 def _entry_of(op: netstate.Op) -> Entry | None:

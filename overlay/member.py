@@ -150,7 +150,7 @@ def make_membership(
     ports.claim_room(prefix, networks, backend.device)
     own = backends.Own(
         key=key,
-        underlay=look_at_underlay(options, ports, want_v6=key.v6 is not None),
+        underlay=look_at_underlay(options, ports, backend, want_v6=key.v6 is not None),
         mac=_mac(backend.device, ports, saved.mac if saved else None),
         mac_v6=_mac(backend.device_v6, ports, saved.mac_v6 if saved else None) if key.v6 else None,
         tx_checksum=options.tx_checksum,
@@ -160,31 +160,41 @@ def make_membership(
 
 def move_membership(known: Membership, options: Options, ports: Ports) -> Membership:
     """The same member over what the underlay is now; equal to `known` where nothing changed. Raises UnderlayError."""
-    lower = look_at_underlay(options, ports, want_v6=known.own.key.v6 is not None, keep=known.own.underlay)
+    want_v6 = known.own.key.v6 is not None
+    lower = look_at_underlay(options, ports, known.backend, want_v6=want_v6, keep=known.own.underlay)
     own = dataclasses.replace(known.own, underlay=lower, tx_checksum=options.tx_checksum)
     return dataclasses.replace(known, own=own, attrs=known.backend.attrs(own))
 
 
 def look_at_underlay(
-    options: Options, ports: Ports, *, want_v6: bool, keep: underlay.Underlay | None = None
+    options: Options,
+    ports: Ports,
+    backend: backends.Backend,
+    *,
+    want_v6: bool,
+    keep: underlay.Underlay | None = None,
 ) -> underlay.Underlay:
     """Which link carries the overlay now. `keep`: the choice so far, whose addresses stay while the link has them."""
-    del want_v6
     links = ports.kernel.list_underlays()
-    chosen = underlay.choose_underlay(links, options.iface, options.public_ip)
-    return _steady(links, chosen, keep)
+    routes = ports.kernel.list_routes() if backend.needs_routes else ()
+    wish = underlay.Wish(
+        iface=options.iface, public_ip=options.public_ip, public_ipv6=options.public_ipv6, want_v6=want_v6
+    )
+    return _steady(links, underlay.choose_underlay(links, wish, routes), keep)
 
 
 def _steady(
     links: Sequence[kernel.UnderlayLink], chosen: underlay.Underlay, keep: underlay.Underlay | None
 ) -> underlay.Underlay:
     """The choice so far where its address is still on the chosen link: a floating one may come, and sort first."""
-    if keep is None or keep.name != chosen.name or keep.ip == chosen.ip:
+    if keep is None or keep.name != chosen.name:
         return chosen
-    there = {one.ip for link in links if link.name == chosen.name for one in link.addresses}
-    if keep.ip not in there:
-        return chosen
-    return dataclasses.replace(chosen, ip=keep.ip, public_ip=keep.public_ip)
+    there = {one.ip for link in links if link.name == chosen.name for one in link.all_addresses}
+    if keep.ip in there:
+        chosen = dataclasses.replace(chosen, ip=keep.ip, public_ip=keep.public_ip)
+    if chosen.v6 is not None and keep.v6 is not None and keep.v6.ip in there:
+        chosen = dataclasses.replace(chosen, v6=keep.v6)
+    return chosen
 
 
 def _mac(device: netstate.IfName, ports: Ports, saved: netstate.Mac | None) -> netstate.Mac:

@@ -27,11 +27,11 @@ AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 NUD_PERMANENT, NTF_SELF = 0x80, 0x02
 RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK, RTPROT_KERNEL = 254, 1, 4, 2
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
-IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x20, 0x80
+IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x01, 0x08, 0x20, 0x80
 SCOPE_LINK = 253
 
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 6, 9, 18
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 IFLA_IFNAME, _IFLA_EXT_MASK, _SKIP_STATISTICS = 3, 29, 8
 
@@ -41,6 +41,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
+_RTNEXTHOP = struct.Struct("=HBBi")
 _U32 = struct.Struct("=I")
 
 Entry = netstate.Neighbour | netstate.FdbEntry | netstate.Route
@@ -123,9 +124,13 @@ def fdb_request(index: int) -> bytes:
     return _NDMSG.pack(AF_BRIDGE, index, 0, 0, 0)
 
 
-def route_request(family: int, protocol: int) -> bytes:
-    """The body of a RTM_GETROUTE dump of unicast routes in the main table; protocol 0 for all."""
-    return _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, protocol, 0, RTN_UNICAST, 0)
+def route_request(family: int, protocol: int, index: int = 0) -> bytes:
+    """The body of a RTM_GETROUTE dump of unicast routes in the main table.
+
+    `protocol` 0 for all, `index` 0 for those over any link.
+    """
+    body = _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, protocol, 0, RTN_UNICAST, 0)
+    return body + pack_attribute(_RTA_OIF, _U32.pack(index)) if index else body
 
 
 def parse_messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
@@ -177,29 +182,42 @@ def parse_fdb_entry(data: bytes, at: int, end: int, link: netstate.IfName) -> ne
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRow:
-    """A route as the kernel lists it. `index` is that of its link, 0 where it has several."""
+    """A route as the kernel lists it.
+
+    `index` is that of its link, the first where it has several. Of two to one destination the lower metric counts.
+    """
 
     destination: netstate.IPNetwork
     gateway: netstate.IPAddress | None
     index: int
     onlink: bool
     protocol: int
+    metric: int = 0
 
 
 def parse_route(data: bytes, at: int, end: int) -> RouteRow:
-    """A route of either family."""
+    """A route of either family. A gateway of the other family (RTA_VIA) counts too."""
     family, length, _, _, _, protocol, _, _, flags = _RTMSG.unpack_from(data, at)
     found = parse_attributes(data, at + _RTMSG.size, end)
-    gateway = found.get(_RTA_GATEWAY)
+    if _RTA_MULTIPATH in found and _RTA_OIF not in found:
+        found |= _parse_first_hop(found[_RTA_MULTIPATH])
+    gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
     wide = family == AF_INET6
     start = int.from_bytes(found.get(_RTA_DST, b""), "big")
     return RouteRow(
         destination=ipaddress.IPv6Network((start, length)) if wide else ipaddress.IPv4Network((start, length)),
-        gateway=None if gateway is None else parse_ip(gateway),
+        gateway=parse_ip(gateway) if gateway else None,
         index=_U32.unpack(found[_RTA_OIF])[0] if _RTA_OIF in found else 0,
         onlink=bool(flags & RTNH_F_ONLINK),
         protocol=protocol,
+        metric=_U32.unpack(found[_RTA_PRIORITY])[0] if _RTA_PRIORITY in found else 0,
     )
+
+
+def _parse_first_hop(hops: bytes) -> dict[int, bytes]:
+    """The attributes of the first way of several, its link among them."""
+    length, _, _, index = _RTNEXTHOP.unpack_from(hops)
+    return parse_attributes(hops, _RTNEXTHOP.size, length) | {_RTA_OIF: _U32.pack(index)}
 
 
 def parse_address(data: bytes, at: int, end: int) -> LinkAddress | None:
@@ -227,6 +245,11 @@ def parse_mac(raw: bytes) -> netstate.Mac:
 def event_index(data: bytes, at: int) -> int:
     """The link's index in a neighbour event."""
     return int(_NDMSG.unpack_from(data, at)[1])
+
+
+def is_our_route(data: bytes, at: int) -> bool:
+    """Whether a route is of our protocol: told without a look at the rest, of which there may be ten thousand."""
+    return data[at + 5] == netstate.ROUTE_PROTOCOL
 
 
 def is_kernel_route(data: bytes, at: int) -> bool:

@@ -6,7 +6,6 @@ Pure. Used by `kernel_netlink`. Source: linux/if_link.h, drivers/net/vxlan/vxlan
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import struct
 from collections.abc import Mapping
 
@@ -89,18 +88,6 @@ def show_link(row: LinkRow, names: Mapping[int, netstate.IfName]) -> netstate.Li
             return netstate.BridgePort(name=row.name, bridge=bridge, mtu=row.mtu, up=row.up)
         case _:
             return None
-
-
-def rank_address(address: rtnl.LinkAddress) -> tuple[bool, bool]:
-    """Sorts addresses best first, as flannel does: global before link-local, permanent before dynamic."""
-    return (address.interface.is_link_local, not address.flags & rtnl.IFA_F_PERMANENT)
-
-
-def is_underlay_address(address: rtnl.LinkAddress) -> bool:
-    """Whether peers could send to it."""
-    ip = address.interface.ip
-    unfit = ip.is_loopback or ip.is_multicast or bool(address.flags & rtnl.IFA_F_DEPRECATED)
-    return isinstance(ip, ipaddress.IPv4Address) and not unfit
 
 
 def _text(raw: bytes | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import backend, backend_vxlan, diff, errors, lease, netconfig, netstate, underlay
+from overlay import backend, backend_vxlan, diff, errors, kernel, lease, netconfig, netstate, underlay
 
 OWN_MAC = netstate.Mac("02:00:00:00:00:01")
 UNDERLAY = underlay.Underlay(
@@ -16,7 +16,11 @@ UNDERLAY = underlay.Underlay(
     ip=ipaddress.IPv4Address("198.51.100.1"),
     mtu=1500,
     public_ip=ipaddress.IPv4Address("203.0.113.1"),
-    prefixes=(ipaddress.IPv4Network("198.51.100.0/24"),),
+    routes=(
+        kernel.UnderlayRoute(
+            destination=ipaddress.IPv4Network("198.51.100.0/24"), gateway=None, link=netstate.IfName("ens33")
+        ),
+    ),
 )
 
 

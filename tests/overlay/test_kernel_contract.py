@@ -52,6 +52,19 @@ ENTRIES = (NEIGHBOUR, FDB, ROUTE)
 WHOLE: netstate.NetState = frozenset({FORWARDING, VXLAN, BRIDGE, PAIR, ADDRESS, GATEWAY, *ENTRIES, DIRECT})
 SHOWN: netstate.NetState = frozenset({FORWARDING, VXLAN, BRIDGE, PORT, ADDRESS, GATEWAY, *ENTRIES, DIRECT})
 
+
+def way(destination: str, gateway: str | None, link: netstate.IfName = UNDERLAY) -> kernel.UnderlayRoute:
+    hop = None if gateway is None else ipaddress.ip_address(gateway)
+    return kernel.UnderlayRoute(destination=ipaddress.ip_network(destination), gateway=hop, link=link)
+
+
+OWN_WAYS = [
+    way("198.51.100.0/24", None),
+    way("0.0.0.0/0", "198.51.100.254"),
+    way("2001:db8::/64", None),
+    way("::/0", "2001:db8::ff"),
+]
+
 Foreign = netstate.Address | netstate.Neighbour | netstate.Route
 
 
@@ -164,9 +177,11 @@ def _fake() -> Host:
             up=True,
             addresses=(ipaddress.IPv4Interface("198.51.100.1/24"),),
             has_default_route=True,
+            addresses_v6=(ipaddress.IPv6Interface("2001:db8::1/64"),),
+            has_default_route_v6=True,
         )
     ]
-    fake = kernel_fake.KernelFake(underlays)
+    fake = kernel_fake.KernelFake(underlays, OWN_WAYS)
     return Host(kernel=fake, hand=fake)
 
 
@@ -181,6 +196,8 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
         "ip link set wire up",
         f"ip addr add 198.51.100.1/24 dev {UNDERLAY}",
         f"ip route add default via 198.51.100.254 dev {UNDERLAY}",
+        f"ip addr add 2001:db8::1/64 dev {UNDERLAY} nodad",
+        f"ip -6 route add default via 2001:db8::ff dev {UNDERLAY}",
     )
     shell = Shell(request.getfixturevalue("make_netns"))
     with netns.inside():
@@ -473,8 +490,6 @@ def test_an_address_moves_in_one_go_and_costs_nothing_else(
 def test_the_underlay_going_takes_the_device_along(host: Host) -> None:
     host.build(VXLAN, ADDRESS, *ENTRIES)
     host.hand.delete(dataclasses.replace(PORT, name=UNDERLAY))
-    if isinstance(host.hand, kernel_fake.KernelFake):
-        host.hand.delete(VXLAN)
     assert host.shows()
 
 
@@ -492,9 +507,31 @@ def test_the_underlay_is_listed_and_what_is_ours_is_not(host: Host) -> None:
     host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
     listed = {link.name: link for link in host.kernel.list_underlays()}
     assert not {DEVICE, BRIDGE.name, PORT.name, "lo"} & listed.keys()
-    lower = listed[UNDERLAY]
-    assert (lower.mtu, lower.up, lower.has_default_route) == (1500, True, True)
-    assert lower.addresses == (ipaddress.IPv4Interface("198.51.100.1/24"),)
+    assert listed[UNDERLAY] == kernel.UnderlayLink(
+        name=UNDERLAY,
+        index=listed[UNDERLAY].index,
+        mtu=1500,
+        up=True,
+        addresses=(ipaddress.IPv4Interface("198.51.100.1/24"),),
+        has_default_route=True,
+        addresses_v6=(ipaddress.IPv6Interface("2001:db8::1/64"),),
+        has_default_route_v6=True,
+    )
+
+
+def test_the_hosts_own_routes_are_listed_and_neither_ours_nor_those_over_our_links(host: Host) -> None:
+    host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
+    assert sorted(host.kernel.list_routes(), key=str) == sorted(OWN_WAYS, key=str)
+    host.hand.add_foreign(dataclasses.replace(DIRECT, destination=ipaddress.ip_network("192.0.2.0/25")))
+    host.hand.add_foreign(dataclasses.replace(ROUTE, destination=ipaddress.ip_network("10.9.0.0/16")))
+    expected = [*OWN_WAYS, way("192.0.2.0/25", "198.51.100.3")]
+    assert sorted(host.kernel.list_routes(), key=str) == sorted(expected, key=str)
+
+
+def test_an_underlay_set_down_is_listed_as_down(host: Host) -> None:
+    host.hand.set_link(UNDERLAY, up=False, mtu=1400)
+    listed = {link.name: link for link in host.kernel.list_underlays()}
+    assert (listed[UNDERLAY].up, listed[UNDERLAY].mtu) == (False, 1400)
 
 
 @pytest.mark.parametrize(

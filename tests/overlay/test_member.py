@@ -63,7 +63,6 @@ def test_a_new_host_publishes_its_underlay_address_and_vtep_mac(host: node_host.
         ip=ipaddress.IPv4Address("192.0.2.1"),
         mtu=1500,
         public_ip=ipaddress.IPv4Address("192.0.2.1"),
-        prefixes=(ipaddress.IPv4Network("192.0.2.0/24"),),
     )
     assert host.registry.read_leases().leases[joined.lease.key].attrs == OURS
 
