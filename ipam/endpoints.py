@@ -8,12 +8,11 @@ forgets it whatever we say. Source: moby daemon/libnetwork/ipams/remote/api/api.
 from __future__ import annotations
 
 import functools
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ipam import errors, requests, service
-from overlay import fields
+from overlay import fields, netstate
 
 Answer = dict[str, Any]
 Method = Callable[[fields.JsonObject], Answer]
@@ -94,13 +93,14 @@ def _request_pool(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
     if space not in ("", ADDRESS_SPACE):
         raise errors.BadRequest(f"AddressSpace: expected {ADDRESS_SPACE!r}, got {space!r}")
     cidr, subpool = fields.text(body, "Pool", ""), fields.text(body, "SubPool", "")
-    if fields.flag(body, "V6", default=False) or ":" in cidr:
-        raise errors.BadRequest("--ipv6: the flannel network has no IPv6; leave --ipv6 and IPv6 --subnet away")
+    is_v6 = fields.flag(body, "V6", default=False)
+    parse = fields.ipv6_network if is_v6 else fields.ipv4_network
     granted = ipam.request_pool(
         requests.PoolRequest(
             prefix=parse_prefix(_options(body)),
-            cidr=fields.ipv4_network(cidr, "Pool (--subnet)") if cidr else None,
-            subpool=fields.ipv4_network(subpool, "SubPool (--ip-range)") if subpool else None,
+            version=6 if is_v6 else 4,
+            cidr=parse(cidr, "Pool (--subnet)") if cidr else None,
+            subpool=parse(subpool, "SubPool (--ip-range)") if subpool else None,
         )
     )
     return {"PoolID": granted.id, "Pool": str(granted.cidr), "Data": {}}
@@ -128,8 +128,8 @@ def _release_address(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
     return {}
 
 
-def _address(text: str) -> ipaddress.IPv4Address:
-    return fields.ipv4(text, "Address")
+def _address(text: str) -> netstate.IPAddress:
+    return fields.address(text, "Address")
 
 
 def _options(body: fields.JsonObject) -> dict[str, str]:

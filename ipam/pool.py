@@ -1,8 +1,10 @@
 """The addresses of one pool: which are in use, which rest, and which comes next.
 
 Pure. Owned by `ipam.store`, which writes each change to the state file and takes it back here when that fails.
-Addresses never used come first, in order; then those released, the longest rested first: a peer's ARP entry or a
-client's open connection may still mean the container that had the address a moment ago.
+Addresses never used come first, in order; then those released, the longest rested first: a peer's ARP or ND entry or
+a client's open connection may still mean the container that had the address a moment ago. Of an IPv6 pool no end
+would be reached, and each start of a container would leave a row: so from REST_LIMIT on those released come first.
+Nothing here goes through a pool's addresses one by one: a /64 has more than a `len` can count.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ import heapq
 import ipaddress
 from collections.abc import Iterator
 
-from ipam import errors
+from ipam import errors, slices
+from overlay import netstate
+
+REST_LIMIT = 4096
+"""How many addresses rest before the one that rested longest is handed out instead of one never used."""
 
 
 class Kind(enum.StrEnum):
@@ -53,27 +59,24 @@ class Pool:
     Raises PoolUnusable where nothing could be handed out.
     """
 
-    def __init__(self, cidr: ipaddress.IPv4Network, subpool: ipaddress.IPv4Network | None = None) -> None:
+    def __init__(self, cidr: netstate.IPNetwork, subpool: netstate.IPNetwork | None = None) -> None:
         self.cidr = cidr
         self.subpool = subpool
-        usable = range(int(cidr.network_address) + 1, int(cidr.broadcast_address))
-        if not usable:
-            raise errors.PoolUnusable(
-                f"pool {cidr} has no addresses besides its network and broadcast address; the smallest is a /30"
-            )
-        self._usable = usable
-        self._range = _narrow(usable, cidr, subpool) if subpool else usable
+        self._address = ipaddress.IPv4Address if cidr.version == 4 else ipaddress.IPv6Address
+        self._usable = _usable(cidr)
+        self._range = _narrow(self._usable, cidr, subpool) if subpool else self._usable
         self._used: dict[int, Used] = {}
         self._rested: dict[int, int] = {}
         self._queue: list[tuple[int, int]] = []  # heap of (order, address); one that _rested contradicts is void
         self._fresh = self._range.start  # no address of the range below this one was never used
         self._next_order = 1
+        self._resting = 0  # of the range, as `used`
         self.used = 0
 
     @property
     def total(self) -> int:
         """How many addresses can be handed out; `used` counts the same range."""
-        return len(self._range)
+        return self._range.stop - self._range.start
 
     @property
     def next_order(self) -> int:
@@ -81,25 +84,27 @@ class Pool:
         return self._next_order
 
     @property
-    def first(self) -> ipaddress.IPv4Address:
+    def first(self) -> netstate.IPAddress:
         """The gateway's address where nobody asks for another: the first of the whole pool, whatever the range."""
-        return ipaddress.IPv4Address(self._usable.start)
+        return self._address(self._usable.start)
 
-    def state(self, ip: ipaddress.IPv4Address) -> State:
+    def state(self, ip: netstate.IPAddress) -> State:
         """What is known of an address."""
+        if ip.version != self.cidr.version:
+            return None
         number = int(ip)
         if number in self._rested:
             return Rested(order=self._rested[number])
         return self._used.get(number)
 
-    def in_use(self) -> Iterator[tuple[ipaddress.IPv4Address, Used]]:
+    def in_use(self) -> Iterator[tuple[netstate.IPAddress, Used]]:
         """The addresses in use, in no order."""
-        return ((ipaddress.IPv4Address(number), used) for number, used in self._used.items())
+        return ((self._address(number), used) for number, used in self._used.items())
 
-    def require(self, ip: ipaddress.IPv4Address) -> None:
+    def require(self, ip: netstate.IPAddress) -> None:
         """Raise AddressOutsidePool or AddressTaken unless `ip` can be granted now."""
-        if int(ip) not in self._usable:
-            why = "is its network or broadcast address" if ip in self.cidr else "is not in it"
+        if ip.version != self.cidr.version or int(ip) not in self._usable:
+            why = f"is its {_spared(self.cidr)}" if ip in self.cidr else "is not in it"
             raise errors.AddressOutsidePool(
                 f"address {ip} cannot be used in pool {self.cidr}: it {why}; take one of {self._span()}"
             )
@@ -110,20 +115,21 @@ class Pool:
                 "container that has it, it is freed within minutes"
             )
 
-    def propose(self) -> ipaddress.IPv4Address | None:
+    def propose(self) -> netstate.IPAddress | None:
         """The address to hand out next, or None if all are in use. Changes nothing that can be seen."""
         while self._fresh in self._range and (self._fresh in self._used or self._fresh in self._rested):
             self._fresh += 1
-        if self._fresh in self._range:
-            return ipaddress.IPv4Address(self._fresh)
+        if self._fresh in self._range and self._resting < REST_LIMIT:
+            return self._address(self._fresh)
         self._drop_void()
-        return ipaddress.IPv4Address(self._queue[0][1]) if self._queue else None
+        return self._address(self._queue[0][1]) if self._queue else None
 
-    def put(self, ip: ipaddress.IPv4Address, state: State) -> State:
+    def put(self, ip: netstate.IPAddress, state: State) -> State:
         """Set what is known of an address; what was known before, so that `put(ip, before)` takes it back."""
         before, number = self.state(ip), int(ip)
         here = number in self._range
         self.used += here * (isinstance(state, Used) - isinstance(before, Used))
+        self._resting += here * (isinstance(state, Rested) - isinstance(before, Rested))
         self._used.pop(number, None)
         self._rested.pop(number, None)
         match state:
@@ -150,17 +156,35 @@ class Pool:
             heapq.heappop(self._queue)
 
     def _span(self) -> str:
-        return f"{ipaddress.IPv4Address(self._usable[0])}-{ipaddress.IPv4Address(self._usable[-1])}"
+        return f"{self._address(self._usable[0])}-{self._address(self._usable[-1])}"
 
 
-def _narrow(usable: range, cidr: ipaddress.IPv4Network, subpool: ipaddress.IPv4Network) -> range:
-    if not subpool.subnet_of(cidr):
+def _usable(cidr: netstate.IPNetwork) -> range:
+    """What containers and the gateway may have: not the network address, nor IPv4's broadcast address.
+
+    An IPv6 subnet has no broadcast address; its first one means any router of it (RFC 4291 §2.6.1).
+    """
+    usable = range(int(cidr.network_address) + 1, int(cidr.broadcast_address) + (cidr.version == 6))
+    if usable.stop - usable.start < 2:
+        raise errors.PoolUnusable(
+            f"pool {cidr} has no addresses for a gateway and a container besides its {_spared(cidr)}; the smallest "
+            f"is a /{cidr.max_prefixlen - 2}"
+        )
+    return usable
+
+
+def _spared(cidr: netstate.IPNetwork) -> str:
+    return "network or broadcast address" if cidr.version == 4 else "network address"
+
+
+def _narrow(usable: range, cidr: netstate.IPNetwork, subpool: netstate.IPNetwork) -> range:
+    if not slices.is_part(subpool, cidr):
         raise errors.PoolUnusable(f"--ip-range {subpool} is not part of the pool {cidr}")
     narrow = range(
         max(usable.start, int(subpool.network_address)), min(usable.stop, int(subpool.broadcast_address) + 1)
     )
     if not narrow:
         raise errors.PoolUnusable(
-            f"--ip-range {subpool} holds only the network or broadcast address of the pool {cidr}; take a larger one"
+            f"--ip-range {subpool} holds only the {_spared(cidr)} of the pool {cidr}; take a larger one"
         )
     return narrow

@@ -8,14 +8,14 @@ left alone until the next look: an address is ours before it is Docker's, and Do
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ipam import errors, pool, requests, store
+from overlay import netstate
 
 ID_PREFIX = "flannelpy/"
 
-Freed = Mapping[tuple[str, ipaddress.IPv4Address | None], float]
+Freed = Mapping[tuple[str, netstate.IPAddress | None], float]
 """When an address, or with None its whole pool, was last released, by the monotonic clock."""
 
 
@@ -27,7 +27,7 @@ class Look:
     settled: float
 
 
-def pool_id(cidr: ipaddress.IPv4Network) -> str:
+def pool_id(cidr: netstate.IPNetwork) -> str:
     """A pool's id. The same after a restart, since the engine keeps it; readable, since it shows in errors."""
     return f"{ID_PREFIX}{cidr}"
 
@@ -86,7 +86,7 @@ def _adopt_addresses(
     change: store.Change, entry: store.PoolEntry, item: requests.KnownPool, look: Look, freed: Freed
 ) -> list[str]:
     lines = []
-    for ip, kind in sorted(_kinds(item).items()):
+    for ip, kind in sorted(_kinds(item).items(), key=lambda row: int(row[0])):
         if ip not in item.cidr:
             lines.append(f"address {ip} of Docker cannot be adopted: it is not in pool {entry.id}")
             continue
@@ -100,7 +100,7 @@ def _adopt_addresses(
     return lines
 
 
-def _kinds(item: requests.KnownPool) -> dict[ipaddress.IPv4Address, pool.Kind]:
+def _kinds(item: requests.KnownPool) -> dict[netstate.IPAddress, pool.Kind]:
     kinds = dict.fromkeys(item.endpoints or (), pool.Kind.ENDPOINT)
     kinds |= dict.fromkeys(item.aux, pool.Kind.AUX)
     if item.gateway is not None:
@@ -108,20 +108,21 @@ def _kinds(item: requests.KnownPool) -> dict[ipaddress.IPv4Address, pool.Kind]:
     return kinds
 
 
-def _stale(entry: store.PoolEntry, item: requests.KnownPool, settled: float) -> list[ipaddress.IPv4Address]:
+def _stale(entry: store.PoolEntry, item: requests.KnownPool, settled: float) -> list[netstate.IPAddress]:
     if item.endpoints is None:
         return []
     known = _kinds(item)
-    return sorted(
+    stale = (
         ip
         for ip, used in entry.addresses.in_use()
         if ip not in known and used.kind is not pool.Kind.GATEWAY and used.stamp <= settled
     )
+    return sorted(stale, key=int)
 
 
 def _newest(entry: store.PoolEntry) -> float:
     return max(_stamps(entry.addresses.in_use()), default=entry.stamp)
 
 
-def _stamps(in_use: Iterable[tuple[ipaddress.IPv4Address, pool.Used]]) -> Iterator[float]:
+def _stamps(in_use: Iterable[tuple[netstate.IPAddress, pool.Used]]) -> Iterator[float]:
     return (used.stamp for _ip, used in in_use)

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import ipaddress
 
 from ipam import pool
+from overlay import netstate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PoolRequest:
-    """A network is being created. None: the default flannel network, the whole lease, the whole pool."""
+    """A network is being created. None: the default flannel network, the whole lease, the whole pool.
+
+    Shape: `version` 4 or 6, the family of the pool asked for, and of `cidr` and `subpool` where they are given.
+    """
 
     prefix: str | None = None
-    cidr: ipaddress.IPv4Network | None = None
-    subpool: ipaddress.IPv4Network | None = None
+    version: int = 4
+    cidr: netstate.IPNetwork | None = None
+    subpool: netstate.IPNetwork | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +30,7 @@ class GrantedPool:
     """The answer to a PoolRequest. `id` follows from `cidr`: engines keep it for the network's life."""
 
     id: str
-    cidr: ipaddress.IPv4Network
+    cidr: netstate.IPNetwork
 
 
 class Purpose(enum.Enum):
@@ -42,7 +46,7 @@ class AddressRequest:
     """An address of a pool; `ip` None: whichever comes next, or the first of the pool for a gateway."""
 
     pool_id: str
-    ip: ipaddress.IPv4Address | None = None
+    ip: netstate.IPAddress | None = None
     purpose: Purpose = Purpose.UNSAID
 
 
@@ -52,10 +56,10 @@ class PoolUsage:
 
     id: str
     prefix: str
-    lease: ipaddress.IPv4Network
-    cidr: ipaddress.IPv4Network
-    subpool: ipaddress.IPv4Network | None
-    gateway: ipaddress.IPv4Address | None
+    lease: netstate.IPNetwork
+    cidr: netstate.IPNetwork
+    subpool: netstate.IPNetwork | None
+    gateway: netstate.IPAddress | None
     used: int
     total: int
 
@@ -65,7 +69,7 @@ class AddressInUse:
     """One address, for status. Units: `age_s` seconds since it was granted or adopted."""
 
     pool_id: str
-    ip: ipaddress.IPv4Address
+    ip: netstate.IPAddress
     kind: pool.Kind
     age_s: float
 
@@ -80,8 +84,8 @@ class KnownPool:
     """
 
     prefix: str
-    cidr: ipaddress.IPv4Network
-    subpool: ipaddress.IPv4Network | None
-    gateway: ipaddress.IPv4Address | None
-    aux: frozenset[ipaddress.IPv4Address]
-    endpoints: frozenset[ipaddress.IPv4Address] | None
+    cidr: netstate.IPNetwork
+    subpool: netstate.IPNetwork | None
+    gateway: netstate.IPAddress | None
+    aux: frozenset[netstate.IPAddress]
+    endpoints: frozenset[netstate.IPAddress] | None

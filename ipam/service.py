@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import ipaddress
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
 
 from ipam import claims, errors, pool, reconcile, requests, slices, store
 from overlay import errors as overlay_errors
-from overlay import holdings, lease, statefile
+from overlay import holdings, lease, netstate, statefile
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +51,15 @@ class Ipam:
         self._clock = clock or Clock()
         self._lease_wait_s = lease_wait_s
         self._store = store.Store(state, stamp=self._clock.monotonic())
-        self._freed: dict[tuple[str, ipaddress.IPv4Address | None], float] = {}  # under the store's lock
+        self._freed: dict[tuple[str, netstate.IPAddress | None], float] = {}  # under the store's lock
         self._claims = claims.Claims(holdings_, self._prefixes)
 
     def request_pool(self, request: requests.PoolRequest) -> requests.GrantedPool:
         """Grant the lease or a slice of it; joins the flannel network `request.prefix` first where need be.
 
         Not idempotent: a second grant of the same pool must fail, or engines before 27 ask for ever.
-        Raises NotReady and SettingsError (overlay), LeasesOverlap, PoolOutsideLease, PoolTaken, PoolUnusable.
+        Raises NotReady and SettingsError (overlay), LeasesOverlap, BadRequest where the flannel network has no IPv6,
+        PoolOutsideLease, PoolTaken, PoolUnusable.
         """
         with self._claims.hold(request.prefix):
             held = self._holdings.wait(request.prefix, self._lease_wait_s)
@@ -75,28 +77,28 @@ class Ipam:
             log.info("pool released pool=%s prefix=%s", pool_id, dropped.prefix)
             self._claims.leave_if_unused(dropped.prefix)
 
-    def request_address(self, request: requests.AddressRequest) -> ipaddress.IPv4Interface:
+    def request_address(self, request: requests.AddressRequest) -> netstate.IPInterface:
         """Grant an address; it is on disk when this returns. The answer has the pool's prefix length.
 
         The gateway alone may be asked for twice. Raises UnknownPool, AddressOutsidePool, AddressTaken, PoolFull.
         """
         return self._store.change(functools.partial(self._take, request))
 
-    def release_address(self, pool_id: str, ip: ipaddress.IPv4Address) -> None:
+    def release_address(self, pool_id: str, ip: netstate.IPAddress) -> None:
         """Free an address; it is handed out again after all others that are free. Unknown ones are free already."""
         self._store.change(functools.partial(self._release, pool_id, ip))
 
     def usage(self) -> list[requests.PoolUsage]:
         """Every pool, in order of address."""
         with self._store.read() as pools:
-            return sorted(map(_usage, pools.values()), key=lambda usage: usage.cidr)
+            return sorted(map(_usage, pools.values()), key=lambda usage: slices.order_of(usage.cidr))
 
     def addresses(self) -> list[requests.AddressInUse]:
         """Every address in use, in order of pool and address."""
         now = self._clock.now()
         with self._store.read() as pools:
             rows = [(entry, ip, used) for entry in pools.values() for ip, used in entry.addresses.in_use()]
-        rows.sort(key=lambda row: (row[0].addresses.cidr, row[1]))
+        rows.sort(key=lambda row: (slices.order_of(row[0].addresses.cidr), int(row[1])))
         return [
             requests.AddressInUse(pool_id=entry.id, ip=ip, kind=used.kind, age_s=max(0.0, now - used.since))
             for entry, ip, used in rows
@@ -138,8 +140,9 @@ class Ipam:
         self, request: requests.PoolRequest, held: lease.HeldSubnet, change: store.Change
     ) -> requests.GrantedPool:
         taken = [entry.addresses.cidr for entry in change.pools.values()]
-        cidr = slices.plan(held.subnet, taken, request.cidr)
-        entry = self._entry(cidr, request.subpool, held.prefix, held.subnet)
+        leased = _leased(held, request.version)
+        cidr = slices.plan(leased, taken, request.cidr)
+        entry = self._entry(cidr, request.subpool, held.prefix, leased)
         change.add_pool(entry)
         return requests.GrantedPool(id=entry.id, cidr=cidr)
 
@@ -150,7 +153,7 @@ class Ipam:
             self._freed[pool_id, None] = self._clock.monotonic()
         return entry
 
-    def _take(self, request: requests.AddressRequest, change: store.Change) -> ipaddress.IPv4Interface:
+    def _take(self, request: requests.AddressRequest, change: store.Change) -> netstate.IPInterface:
         entry = _find(change.pools, request.pool_id)
         if request.purpose is requests.Purpose.GATEWAY:
             ip = request.ip or entry.addresses.first
@@ -163,7 +166,7 @@ class Ipam:
         change.take(entry, ip, used)
         return _interface(entry, ip)
 
-    def _release(self, pool_id: str, ip: ipaddress.IPv4Address, change: store.Change) -> None:
+    def _release(self, pool_id: str, ip: netstate.IPAddress, change: store.Change) -> None:
         entry = change.pools.get(pool_id)
         if entry is not None and isinstance(entry.addresses.state(ip), pool.Used):
             change.release(entry, ip, self._clock.now())
@@ -175,10 +178,10 @@ class Ipam:
 
     def _entry(
         self,
-        cidr: ipaddress.IPv4Network,
-        subpool: ipaddress.IPv4Network | None,
+        cidr: netstate.IPNetwork,
+        subpool: netstate.IPNetwork | None,
         prefix: str,
-        lease_: ipaddress.IPv4Network,
+        lease_: netstate.IPNetwork,
     ) -> store.PoolEntry:
         return store.PoolEntry(
             id=reconcile.pool_id(cidr),
@@ -190,7 +193,7 @@ class Ipam:
         )
 
     def _entry_of_known(self, held: list[lease.HeldSubnet], item: requests.KnownPool) -> store.PoolEntry:
-        around = [subnet.subnet for subnet in held if item.cidr.subnet_of(subnet.subnet)]
+        around = [leased for one in held for leased in one.subnets if slices.is_part(item.cidr, leased)]
         return self._entry(item.cidr, item.subpool, item.prefix, around[0] if around else item.cidr)
 
     def _prefixes(self) -> set[str]:
@@ -204,24 +207,41 @@ class Ipam:
             log.warning("no lease yet for pools in use prefix=%s reason=%s", prefix, exc)
 
 
+def _leased(held: lease.HeldSubnet, version: int) -> netstate.IPNetwork:
+    """The subnet of one family. Raises BadRequest where the lease has none of it."""
+    for leased in held.subnets:
+        if leased.version == version:
+            return leased
+    raise errors.BadRequest(
+        f"--ipv6: the flannel network {held.prefix} has no IPv6; leave --ipv6 and IPv6 --subnet away, or add "
+        "EnableIPv6 and IPv6Network to its network config (docs/operations.md, Dual stack)"
+    )
+
+
 def _refuse_overlap(held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]) -> None:
     for other in others:
-        if other.subnet.overlaps(held.subnet):
-            raise errors.LeasesOverlap(
-                f"lease {held.subnet} of {held.prefix} overlaps lease {other.subnet} of {other.prefix}: this host "
-                "can be in only one of the two; give one of them another Network in its config"
-            )
+        for leased, theirs in itertools.product(held.subnets, other.subnets):
+            if leased.overlaps(theirs):
+                raise errors.LeasesOverlap(
+                    f"lease {leased} of {held.prefix} overlaps lease {theirs} of {other.prefix}: this host can be in "
+                    "only one of the two; give one of them another Network in its config"
+                )
 
 
 def _hint_other_prefix(
     request: requests.PoolRequest, held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]
 ) -> None:
+    wanted = request.cidr
+    if wanted is None or any(slices.is_part(wanted, leased) for leased in held.subnets):
+        return
     for other in others:
-        if request.cidr and not request.cidr.subnet_of(held.subnet) and request.cidr.subnet_of(other.subnet):
-            raise errors.PoolOutsideLease(
-                f"subnet {request.cidr} is part of this host's lease {other.subnet} of {other.prefix}, not of "
-                f"{held.subnet} of {held.prefix}; add --ipam-opt flannelpy.prefix={other.prefix}"
-            )
+        for theirs in other.subnets:
+            if slices.is_part(wanted, theirs):
+                raise errors.PoolOutsideLease(
+                    f"subnet {wanted} is part of this host's lease {theirs} of {other.prefix}, not of "
+                    f"{' and '.join(map(str, held.subnets))} of {held.prefix}; add --ipam-opt "
+                    f"flannelpy.prefix={other.prefix}"
+                )
 
 
 def _find(pools: store.Pools, pool_id: str) -> store.PoolEntry:
@@ -234,7 +254,7 @@ def _find(pools: store.Pools, pool_id: str) -> store.PoolEntry:
     return entry
 
 
-def _propose(entry: store.PoolEntry) -> ipaddress.IPv4Address:
+def _propose(entry: store.PoolEntry) -> netstate.IPAddress:
     ip = entry.addresses.propose()
     if ip is None:
         addresses = entry.addresses
@@ -256,13 +276,13 @@ def _kind(request: requests.AddressRequest) -> pool.Kind:
             return pool.Kind.EXPLICIT if request.ip else pool.Kind.ENDPOINT
 
 
-def _is_gateway(entry: store.PoolEntry, ip: ipaddress.IPv4Address) -> bool:
+def _is_gateway(entry: store.PoolEntry, ip: netstate.IPAddress) -> bool:
     state = entry.addresses.state(ip)
     return isinstance(state, pool.Used) and state.kind is pool.Kind.GATEWAY
 
 
-def _interface(entry: store.PoolEntry, ip: ipaddress.IPv4Address) -> ipaddress.IPv4Interface:
-    return ipaddress.IPv4Interface((ip, entry.addresses.cidr.prefixlen))
+def _interface(entry: store.PoolEntry, ip: netstate.IPAddress) -> netstate.IPInterface:
+    return ipaddress.ip_interface((ip, entry.addresses.cidr.prefixlen))
 
 
 def _usage(entry: store.PoolEntry) -> requests.PoolUsage:

@@ -6,27 +6,27 @@ takes a slice that no other has.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 
 from ipam import errors
+from overlay import netstate
 
 SHOWN = 6
 """How many slices a message lists before it counts the rest."""
 
 
 def plan(
-    lease: ipaddress.IPv4Network,
-    taken: Iterable[ipaddress.IPv4Network],
-    wanted: ipaddress.IPv4Network | None,
-) -> ipaddress.IPv4Network:
+    lease: netstate.IPNetwork,
+    taken: Iterable[netstate.IPNetwork],
+    wanted: netstate.IPNetwork | None,
+) -> netstate.IPNetwork:
     """The part of `lease` to grant: `wanted`, or all of it. Raises PoolOutsideLease and PoolTaken."""
-    taken = sorted(pool for pool in taken if pool.overlaps(lease))
+    taken = sorted((pool for pool in taken if pool.overlaps(lease)), key=order_of)
     if wanted is None:
         if taken:
             raise errors.PoolTaken(_explain_shared(lease, taken))
         return lease
-    if not wanted.subnet_of(lease):
+    if not is_part(wanted, lease):
         raise errors.PoolOutsideLease(
             f"subnet {wanted} is not part of this host's lease {lease}; leave --subnet away or take a slice of the "
             "lease"
@@ -37,56 +37,66 @@ def plan(
     return wanted
 
 
-def free(lease: ipaddress.IPv4Network, taken: Iterable[ipaddress.IPv4Network]) -> list[ipaddress.IPv4Network]:
+def free(lease: netstate.IPNetwork, taken: Iterable[netstate.IPNetwork]) -> list[netstate.IPNetwork]:
     """What of `lease` nobody has, as the largest slices possible, in order of address."""
     rest = [lease]
     for pool in taken:
         rest = [part for whole in rest for part in _without(whole, pool)]
-    return sorted(rest)
+    return sorted(rest, key=order_of)
 
 
-def _without(whole: ipaddress.IPv4Network, pool: ipaddress.IPv4Network) -> list[ipaddress.IPv4Network]:
-    if whole.subnet_of(pool):
+def is_part(part: netstate.IPNetwork, whole: netstate.IPNetwork) -> bool:
+    """Whether `part` lies in `whole`; never where they are of two families, for which `subnet_of` raises."""
+    return part.prefixlen >= whole.prefixlen and part.network_address in whole
+
+
+def order_of(pool: netstate.IPNetwork) -> tuple[int, int, int]:
+    """Sorts pools by family, address and size: those of two families do not compare by themselves."""
+    return pool.version, int(pool.network_address), pool.prefixlen
+
+
+def _without(whole: netstate.IPNetwork, pool: netstate.IPNetwork) -> list[netstate.IPNetwork]:
+    if is_part(whole, pool):
         return []
-    if pool.subnet_of(whole):
-        return list(whole.address_exclude(pool))
-    return [whole]
+    if not is_part(pool, whole):
+        return [whole]
+    return [part for half in whole.subnets() for part in _without(half, pool)]
 
 
-def _explain_shared(lease: ipaddress.IPv4Network, taken: Sequence[ipaddress.IPv4Network]) -> str:
-    if any(lease.subnet_of(pool) for pool in taken):
+def _explain_shared(lease: netstate.IPNetwork, taken: Sequence[netstate.IPNetwork]) -> str:
+    if any(is_part(lease, pool) for pool in taken):
         return f"lease {lease} of this host is taken whole by {_pools(taken)}; {_advise_split(lease)}"
     return f"lease {lease} of this host is taken in part by {_pools(taken)}; {_advise_free(lease, taken)}"
 
 
 def _explain_overlap(
-    lease: ipaddress.IPv4Network,
-    taken: Sequence[ipaddress.IPv4Network],
-    wanted: ipaddress.IPv4Network,
-    overlapping: Sequence[ipaddress.IPv4Network],
+    lease: netstate.IPNetwork,
+    taken: Sequence[netstate.IPNetwork],
+    wanted: netstate.IPNetwork,
+    overlapping: Sequence[netstate.IPNetwork],
 ) -> str:
-    if any(lease.subnet_of(pool) for pool in overlapping):
+    if any(is_part(lease, pool) for pool in overlapping):
         return f"subnet {wanted}: {_explain_shared(lease, overlapping)}"
     return (
         f"subnet {wanted} overlaps {_pools(overlapping)} of this host's lease {lease}; {_advise_free(lease, taken)}"
     )
 
 
-def _advise_split(lease: ipaddress.IPv4Network) -> str:
-    if lease.prefixlen > 29:
+def _advise_split(lease: netstate.IPNetwork) -> str:
+    if lease.max_prefixlen - lease.prefixlen < 3:
         return "remove that network first"
     slices = " and ".join(str(half) for half in lease.subnets())
     return f"remove that network, or re-create both with --subnet, for example {slices}"
 
 
-def _advise_free(lease: ipaddress.IPv4Network, taken: Iterable[ipaddress.IPv4Network]) -> str:
+def _advise_free(lease: netstate.IPNetwork, taken: Iterable[netstate.IPNetwork]) -> str:
     slices = [str(part) for part in free(lease, taken)]
     if not slices:
         return "no slice is free: remove a network first"
     return f"take a free slice with --subnet: {_shorten(slices)}"
 
 
-def _pools(pools: Sequence[ipaddress.IPv4Network]) -> str:
+def _pools(pools: Sequence[netstate.IPNetwork]) -> str:
     return ("pool " if len(pools) == 1 else "pools ") + _shorten([str(pool) for pool in pools])
 
 

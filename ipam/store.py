@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from ipam import errors, pool
-from overlay import statefile
+from overlay import netstate, statefile
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class PoolEntry:
 
     id: str
     prefix: str
-    lease: ipaddress.IPv4Network
+    lease: netstate.IPNetwork
     since: float
     stamp: float
     addresses: pool.Pool
@@ -111,25 +111,25 @@ class Change:
         entry = self._pools.pop(pool_id)
         self._undo.append(functools.partial(self._pools.__setitem__, pool_id, entry))
 
-    def take(self, entry: PoolEntry, ip: ipaddress.IPv4Address, used: pool.Used) -> None:
+    def take(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used) -> None:
         """Put an address that is not in use into use."""
         changed = self._tx.run(_TAKE, (entry.id, str(ip), used.kind.value, used.since))
         self._expect_one(changed, f"{entry.id} {ip}")
         self._put(entry, ip, used)
 
-    def rename(self, entry: PoolEntry, ip: ipaddress.IPv4Address, used: pool.Used) -> None:
+    def rename(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used) -> None:
         """Change what an address in use is in use for."""
         self._expect_one(self._tx.run(_RENAME, (used.kind.value, entry.id, str(ip))), f"{entry.id} {ip}")
         self._put(entry, ip, used)
 
-    def release(self, entry: PoolEntry, ip: ipaddress.IPv4Address, now: float) -> None:
+    def release(self, entry: PoolEntry, ip: netstate.IPAddress, now: float) -> None:
         """Let an address in use rest."""
         rested = pool.Rested(order=entry.addresses.next_order)
         changed = self._tx.run(_RELEASE, (rested.order, now, entry.id, str(ip)))
         self._expect_one(changed, f"{entry.id} {ip}")
         self._put(entry, ip, rested)
 
-    def _put(self, entry: PoolEntry, ip: ipaddress.IPv4Address, state: pool.State) -> None:
+    def _put(self, entry: PoolEntry, ip: netstate.IPAddress, state: pool.State) -> None:
         before = entry.addresses.put(ip, state)
         self._undo.append(functools.partial(entry.addresses.put, ip, before))
 
@@ -257,11 +257,11 @@ def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:
         pool_id: PoolEntry(
             id=pool_id,
             prefix=prefix,
-            lease=ipaddress.IPv4Network(lease),
+            lease=ipaddress.ip_network(lease),
             since=since,
             stamp=stamp,
             addresses=pool.Pool(
-                ipaddress.IPv4Network(cidr), ipaddress.IPv4Network(subpool) if subpool is not None else None
+                ipaddress.ip_network(cidr), ipaddress.ip_network(subpool) if subpool is not None else None
             ),
         )
         for pool_id, prefix, lease, cidr, subpool, since in pools
@@ -270,5 +270,5 @@ def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:
         state_of = (
             pool.Rested(order=order) if kind is None else pool.Used(kind=pool.Kind(kind), since=since, stamp=stamp)
         )
-        entries[pool_id].addresses.put(ipaddress.IPv4Address(ip), state_of)
+        entries[pool_id].addresses.put(ipaddress.ip_address(ip), state_of)
     return entries

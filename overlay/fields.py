@@ -71,12 +71,12 @@ def objects(obj: JsonObject, name: str) -> list[JsonObject]:
     return value
 
 
-def ipv4(value: str, name: str) -> ipaddress.IPv4Address:
-    """An IPv4 address without a mask."""
+def address(value: str, name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address of either family without a mask."""
     try:
-        return ipaddress.IPv4Address(value)
+        return ipaddress.ip_address(value)
     except ValueError as exc:
-        raise FieldError(f"{name}: expected an IPv4 address, got {value!r}") from exc
+        raise FieldError(f"{name}: expected an IP address, got {value!r}") from exc
 
 
 def ipv4_network(value: str, name: str) -> ipaddress.IPv4Network:
@@ -93,6 +93,22 @@ def ipv4_interface(value: str, name: str) -> ipaddress.IPv4Interface:
         return ipaddress.IPv4Interface(value)
     except ValueError as exc:
         raise FieldError(f"{name}: expected an address such as 10.2.20.5/24, got {value!r}") from exc
+
+
+def ipv6_network(value: str, name: str) -> ipaddress.IPv6Network:
+    """An IPv6 prefix with no host bits set."""
+    try:
+        return ipaddress.IPv6Network(value)
+    except ValueError as exc:
+        raise FieldError(f"{name}: expected an IPv6 prefix such as fd00:10:2:14::/64, got {value!r}") from exc
+
+
+def ipv6_interface(value: str, name: str) -> ipaddress.IPv6Interface:
+    """An IPv6 address with its prefix length."""
+    try:
+        return ipaddress.IPv6Interface(value)
+    except ValueError as exc:
+        raise FieldError(f"{name}: expected an address such as fd00:10:2:14::5/64, got {value!r}") from exc
 
 
 def kind(value: object) -> str:

@@ -101,6 +101,11 @@ class HeldSubnet:
     overlay_mtu: int
     v6: HeldSubnetV6 | None = None
 
+    @property
+    def subnets(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The subnet of each family that the lease has, IPv4 first."""
+        return (self.subnet,) if self.v6 is None else (self.subnet, self.v6.subnet)
+
 
 def parse_subnet_key(text: str) -> SubnetKey:
     """The subnet that a key, or its last part, names.

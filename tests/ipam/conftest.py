@@ -15,13 +15,21 @@ from overlay import errors, lease, statefile
 DEFAULT = "/coreos.com/network"
 
 
-def held(prefix: str, network: str, subnet: str) -> lease.HeldSubnet:
+V6 = lease.HeldSubnetV6(
+    network=ipaddress.IPv6Network("fd00:2::/48"),
+    subnet=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+    device="flannel-v6.1",
+)
+
+
+def held(prefix: str, network: str, subnet: str, v6: lease.HeldSubnetV6 | None = None) -> lease.HeldSubnet:
     return lease.HeldSubnet(
         prefix=prefix,
         network=ipaddress.IPv4Network(network),
         subnet=ipaddress.IPv4Network(subnet),
         device="flannel.1",
         overlay_mtu=1450,
+        v6=v6,
     )
 
 
@@ -110,9 +118,16 @@ def make_world(tmp_path: pathlib.Path) -> Iterator[Callable[..., World]]:
 
 
 @pytest.fixture
-def offer() -> Callable[[str, str], lease.HeldSubnet]:
-    """A lease under the default prefix: network, subnet."""
-    return lambda network, subnet: held(DEFAULT, network, subnet)
+def offer() -> Callable[..., lease.HeldSubnet]:
+    """A lease under the default prefix: network, subnet, and an IPv6 network that is the subnet too."""
+
+    def make(network: str, subnet: str, v6: str | None = None) -> lease.HeldSubnet:
+        wide = ipaddress.IPv6Network(v6) if v6 else None
+        return held(
+            DEFAULT, network, subnet, None if wide is None else dataclasses.replace(V6, network=wide, subnet=wide)
+        )
+
+    return make
 
 
 @pytest.fixture
@@ -123,6 +138,23 @@ def world(make_world: Callable[..., World]) -> World:
         held("/blue/network", "10.9.0.0/16", "10.9.7.0/24"),
         held("/clash/network", "10.0.0.0/8", "10.2.20.0/23"),
     )
+
+
+@pytest.fixture
+def dual_world(make_world: Callable[..., World]) -> World:
+    """One lease of both families, 10.2.20.0/24 and fd00:2:0:14::/64; others on offer under /blue and /clash."""
+    blue = dataclasses.replace(V6, subnet=ipaddress.IPv6Network("fd00:9:0:7::/64"))
+    clash = dataclasses.replace(V6, subnet=ipaddress.IPv6Network("fd00:2::/56"))
+    return make_world(
+        held(DEFAULT, "10.2.0.0/16", "10.2.20.0/24", V6),
+        held("/blue/network", "10.9.0.0/16", "10.9.7.0/24", blue),
+        held("/clash/network", "10.10.0.0/16", "10.10.1.0/24", clash),
+    )
+
+
+@pytest.fixture
+def dual(dual_world: World) -> service.Ipam:
+    return dual_world.start()
 
 
 @pytest.fixture

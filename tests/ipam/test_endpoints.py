@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.ipam.conftest import World
 
 WIRE = pathlib.Path(__file__).parent / "data" / "wire-20.10-ipam.jsonl"
+WIRE_29 = WIRE.with_name("wire-29-ipam.jsonl")
 GATEWAY = {"RequestAddressType": "com.docker.network.gateway"}
 
 Call = Callable[..., dict[str, Any]]
@@ -66,6 +67,29 @@ def test_the_life_of_a_network_on_the_wire(call: Call) -> None:
     assert call("ReleaseAddress", **it, Address="10.2.20.9") == {}
 
 
+def test_the_life_of_an_ipv6_pool_on_the_wire(dual: service.Ipam) -> None:
+    call = caller(dual)
+    it = {"PoolID": "flannelpy/fd00:2:0:14::/64"}
+    assert call("RequestPool", **pool_request(V6=True)) == {**it, "Pool": "fd00:2:0:14::/64", "Data": {}}
+    assert call("RequestAddress", **it, Address="", Options=GATEWAY) == {"Address": "fd00:2:0:14::1/64", "Data": {}}
+    assert call("RequestAddress", **it, Address="FD00:2:0:14:0::9", Options=None)["Address"] == "fd00:2:0:14::9/64"
+    assert call("RequestAddress", **it, Address="", Options={})["Address"] == "fd00:2:0:14::2/64"
+    for _ in range(2):
+        assert call("ReleaseAddress", **it, Address="fd00:2:0:14::2") == {}
+        assert call("ReleaseAddress", **it, Address="10.2.20.2") == {}
+    assert call("RequestAddress", **it, Address="", Options={})["Address"] == "fd00:2:0:14::3/64"
+    assert call("ReleasePool", **it) == {}
+
+
+def test_an_ipv6_slice_and_range_arrive(dual: service.Ipam) -> None:
+    call = caller(dual)
+    request = pool_request(V6=True, Pool="FD00:2:0:14:8000::/65", SubPool="fd00:2:0:14:8000::f0/124")
+    it = {"PoolID": "flannelpy/fd00:2:0:14:8000::/65"}
+    assert call("RequestPool", **request) == {**it, "Pool": "fd00:2:0:14:8000::/65", "Data": {}}
+    assert call("RequestAddress", **it, Options=GATEWAY)["Address"] == "fd00:2:0:14:8000::1/65"
+    assert call("RequestAddress", **it)["Address"] == "fd00:2:0:14:8000::f0/65"
+
+
 def test_engine_loop_with_the_same_pool_ends_at_the_second_call(call: Call) -> None:
     call("RequestPool", **pool_request())
     for _ in range(2):
@@ -114,8 +138,16 @@ def test_an_unknown_option_of_ours_is_refused_and_the_known_are_named(call: Call
 @pytest.mark.parametrize(
     ("name", "body", "message"),
     [
-        ("RequestPool", pool_request(V6=True), "--ipv6: the flannel network has no IPv6"),
-        ("RequestPool", pool_request(Pool="fd00::/64"), "--ipv6: the flannel network has no IPv6"),
+        ("RequestPool", pool_request(V6=True), "--ipv6: the flannel network /coreos.com/network has no IPv6"),
+        (
+            "RequestPool",
+            pool_request(V6=True, Pool="fd00::/64"),
+            "--ipv6: the flannel network /coreos.com/network has",
+        ),
+        ("RequestPool", pool_request(V6=True, Pool="10.2.20.0/24"), "Pool (--subnet): expected an IPv6 prefix such"),
+        ("RequestPool", pool_request(V6=True, Pool="fd00::1/64"), "Pool (--subnet): expected an IPv6 prefix such as"),
+        ("RequestPool", pool_request(V6=True, SubPool="10.0.0.0/8"), "SubPool (--ip-range): expected an IPv6 prefix"),
+        ("RequestPool", pool_request(Pool="fd00::/64"), "Pool (--subnet): expected an IPv4 prefix such as"),
         ("RequestPool", pool_request(V6="true"), "V6: expected true or false, got a string"),
         ("RequestPool", pool_request(AddressSpace="LocalDefault"), "AddressSpace: expected 'flannelpy', got 'Local"),
         ("RequestPool", pool_request(AddressSpace=7), "AddressSpace: expected a string, got a number"),
@@ -128,11 +160,11 @@ def test_an_unknown_option_of_ours_is_refused_and_the_known_are_named(call: Call
         ("RequestPool", pool_request(Options={"x": 1}), "x: expected a string, got a number"),
         ("ReleasePool", {}, "PoolID: expected a string, got nothing"),
         ("RequestAddress", {"Address": ""}, "PoolID: expected a string, got nothing"),
-        ("RequestAddress", {"PoolID": "p", "Address": "10.2.20.5/24"}, "Address: expected an IPv4 address, got"),
-        ("RequestAddress", {"PoolID": "p", "Address": "::1"}, "Address: expected an IPv4 address, got"),
+        ("RequestAddress", {"PoolID": "p", "Address": "10.2.20.5/24"}, "Address: expected an IP address, got"),
+        ("RequestAddress", {"PoolID": "p", "Address": "::1/64"}, "Address: expected an IP address, got"),
         ("RequestAddress", {"PoolID": "p", "Address": 5}, "Address: expected a string, got a number"),
         ("ReleaseAddress", {"PoolID": "p"}, "Address: expected a string, got nothing"),
-        ("ReleaseAddress", {"PoolID": "p", "Address": ""}, "Address: expected an IPv4 address, got ''"),
+        ("ReleaseAddress", {"PoolID": "p", "Address": ""}, "Address: expected an IP address, got ''"),
         ("ReleaseAddress", {"PoolID": None, "Address": "10.2.20.5"}, "PoolID: expected a string, got nothing"),
     ],
 )
@@ -196,5 +228,35 @@ def test_a_recorded_engine_is_served(
         highest = max(highest, len(ipam.addresses()))
     assert highest == peak
     assert all(len(set(ips)) == len(ips) for ips in handed.values())
+    assert world.rows("SELECT * FROM ipam_pools") == []
+    assert world.rows("SELECT * FROM ipam_addresses") == []
+
+
+def test_a_recorded_engine_is_served_both_families(
+    make_world: Callable[..., World], offer: Callable[..., Any]
+) -> None:
+    """`docker network create --internal --ipv6 --subnet … --subnet …`, a container, and the end of both.
+
+    Recorded on dockerd's master of 2026-08 (libnetwork.md A.5); its driver handed out .10 and ::a where we hand out
+    the second address. The last lines, the network's end, are the engine's order with both families.
+    """
+    world = make_world(offer("10.64.0.0/10", "10.93.0.0/24", "fd93::/64"))
+    call = caller(world.start())
+    told = []
+    for line in map(json.loads, WIRE_29.read_text().splitlines()):
+        body = json.loads(json.dumps(line["req"]).replace("reclocal", "flannelpy"))
+        if line["call"].endswith("ReleaseAddress"):
+            body["Address"] = body["Address"].replace("10.93.0.10", "10.93.0.2").replace("fd93::a", "fd93::2")
+        answer = call(line["call"].removeprefix("IpamDriver."), **body)
+        told += [answer.get("Pool") or answer.get("Address")]
+    assert told == [
+        "10.93.0.0/24",
+        "10.93.0.1/24",
+        "fd93::/64",
+        "fd93::1/64",
+        "10.93.0.2/24",
+        "fd93::2/64",
+        *[None] * 6,
+    ]
     assert world.rows("SELECT * FROM ipam_pools") == []
     assert world.rows("SELECT * FROM ipam_addresses") == []

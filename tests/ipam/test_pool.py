@@ -12,17 +12,20 @@ from ipam import errors, pool
 
 A = ipaddress.IPv4Address
 N = ipaddress.IPv4Network
+A6 = ipaddress.IPv6Address
+N6 = ipaddress.IPv6Network
+SUBNET6 = N6("fd00:2:0:14::/64")
 USED = pool.Used(kind=pool.Kind.ENDPOINT, since=0.0, stamp=0.0)
 
 
-def take(addresses: pool.Pool) -> A:
+def take(addresses: pool.Pool) -> A | A6:
     ip = addresses.propose()
     assert ip is not None
     addresses.put(ip, USED)
     return ip
 
 
-def release(addresses: pool.Pool, ip: A) -> None:
+def release(addresses: pool.Pool, ip: A | A6) -> None:
     addresses.put(ip, pool.Rested(order=addresses.next_order))
 
 
@@ -52,7 +55,11 @@ def test_ip_range_at_the_pools_ends_spares_network_and_broadcast(subpool: str, e
 @pytest.mark.parametrize(
     ("cidr", "subpool", "message"),
     [
-        ("10.2.20.0/31", None, "pool 10.2.20.0/31 has no addresses besides its network and broadcast address"),
+        (
+            "10.2.20.0/31",
+            None,
+            "pool 10.2.20.0/31 has no addresses for a gateway and a container besides its network or broadcast",
+        ),
         ("10.2.20.7/32", None, "the smallest is a /30"),
         ("10.2.20.0/24", "10.2.21.0/25", "--ip-range 10.2.21.0/25 is not part of the pool 10.2.20.0/24"),
         ("10.2.20.0/24", "10.2.0.0/16", "is not part of the pool"),
@@ -131,6 +138,88 @@ def test_several_changes_taken_back_in_reverse_leave_no_gap() -> None:
     for ip in (second, first):
         addresses.put(ip, None)
     assert drain(addresses) == [f"10.2.20.{n}" for n in range(1, 7)]
+
+
+def test_a_slash_64_is_counted_and_served_without_being_gone_through() -> None:
+    addresses = pool.Pool(SUBNET6)
+    assert (addresses.total, addresses.used, addresses.first) == (2**64 - 1, 0, A6("fd00:2:0:14::1"))
+    assert [str(take(addresses)) for _ in range(3)] == [f"fd00:2:0:14::{n}" for n in (1, 2, 3)]
+    addresses.require(A6("fd00:2:0:14:ffff:ffff:ffff:ffff"))
+    addresses.put(A6("fd00:2:0:14:ffff:ffff:ffff:ffff"), USED)
+    assert addresses.used == 4
+
+
+@pytest.mark.parametrize("ip", ["fd00:2:0:14::", "fd00:2:0:15::1", "::1", "10.2.20.5"])
+def test_what_is_no_address_of_an_ipv6_pool_is_refused(ip: str) -> None:
+    with pytest.raises(errors.AddressOutsidePool) as caught:
+        pool.Pool(SUBNET6).require(ipaddress.ip_address(ip))
+    why = "is its network address" if ip == "fd00:2:0:14::" else "is not in it"
+    assert str(caught.value) == (
+        f"address {ip} cannot be used in pool fd00:2:0:14::/64: it {why}; take one of "
+        "fd00:2:0:14::1-fd00:2:0:14:ffff:ffff:ffff:ffff"
+    )
+
+
+def test_an_address_of_the_other_family_with_the_same_number_is_another_one() -> None:
+    addresses = pool.Pool(N("10.2.20.0/24"))
+    addresses.put(A("10.2.20.5"), USED)
+    assert addresses.state(A6(int(A("10.2.20.5")))) is None
+    with pytest.raises(errors.AddressOutsidePool):
+        addresses.require(A6(int(A("10.2.20.6"))))
+
+
+def test_the_smallest_ipv6_pool_has_a_gateway_and_two_containers() -> None:
+    assert drain(pool.Pool(N6("fd00::4/126"))) == ["fd00::5", "fd00::6", "fd00::7"]
+    for small in ("fd00::4/127", "fd00::4/128"):
+        with pytest.raises(errors.PoolUnusable) as caught:
+            pool.Pool(N6(small))
+        assert str(caught.value) == (
+            f"pool {small} has no addresses for a gateway and a container besides its network address; the smallest "
+            "is a /126"
+        )
+
+
+@pytest.mark.parametrize(
+    ("subpool", "expected"),
+    [
+        ("fd00:2:0:14::f0/126", ["f0", "f1", "f2", "f3"]),
+        ("fd00:2:0:14::/126", ["1", "2", "3"]),
+        ("fd00:2:0:14:ffff:ffff:ffff:fffe/127", ["ffff:ffff:ffff:fffe", "ffff:ffff:ffff:ffff"]),
+    ],
+)
+def test_an_ipv6_range_spares_the_network_address_alone(subpool: str, expected: list[str]) -> None:
+    drained = drain(pool.Pool(SUBNET6, N6(subpool)))
+    assert [A6(ip) for ip in drained] == [
+        A6(f"fd00:2:0:14:{end}") if end.count(":") else A6(f"fd00:2:0:14::{end}") for end in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subpool", "message"),
+    [
+        ("fd00:2:0:14::/128", "--ip-range fd00:2:0:14::/128 holds only the network address of the pool"),
+        ("fd00:2:0:15::/64", "--ip-range fd00:2:0:15::/64 is not part of the pool"),
+        ("0.0.0.0/0", "--ip-range 0.0.0.0/0 is not part of the pool"),
+    ],
+)
+def test_an_ipv6_range_without_addresses_is_refused(subpool: str, message: str) -> None:
+    with pytest.raises(errors.PoolUnusable) as caught:
+        pool.Pool(SUBNET6, ipaddress.ip_network(subpool))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_pool_without_end_reuses_what_rested_long_instead_of_remembering_ever_more() -> None:
+    """A container a minute for a year would be half a million rows."""
+    addresses = pool.Pool(SUBNET6)
+    handed = []
+    for _ in range(3 * pool.REST_LIMIT):
+        ip = take(addresses)
+        handed.append(int(ip) & 0xFFFF)
+        release(addresses, ip)
+    once = list(range(1, pool.REST_LIMIT + 1))
+    assert handed == once * 3
+    kept = [take(addresses) for _ in range(3)]  # three are no longer resting: there is room for three fresh ones
+    assert [int(ip) & 0xFFFF for ip in kept] == [1, pool.REST_LIMIT + 1, pool.REST_LIMIT + 2]
 
 
 class PoolMachine(RuleBasedStateMachine):

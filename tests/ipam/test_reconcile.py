@@ -21,7 +21,7 @@ DEFAULT = "/coreos.com/network"
 
 
 def known(cidr: str = "10.2.20.0/24", *endpoints: int, aux: tuple[int, ...] = (), **more: Any) -> requests.KnownPool:
-    net = N(cidr)
+    net = ipaddress.ip_network(cidr)
     return requests.KnownPool(
         prefix=more.get("prefix", DEFAULT),
         cidr=net,
@@ -193,6 +193,29 @@ def test_adopting_without_a_lease_still_adopts(make_world: Callable[..., World])
     ipam = world.start()
     ipam.adopt([known("10.2.20.0/24", 2)], later(world))
     assert [(use.id, use.lease) for use in ipam.usage()] == [(POOL, N("10.2.20.0/24"))]
+
+
+def test_ipv6_pools_and_addresses_are_released_and_adopted_like_the_others(
+    dual_world: World, dual: service.Ipam
+) -> None:
+    four, six = known("10.2.20.0/24", 2), known("fd00:2:0:14::/65", 2, 0x4000, aux=(9,))
+    assert dual.adopt([four, six], later(dual_world)) == [
+        "pool flannelpy/10.2.20.0/24 adopted from Docker",
+        "address 10.2.20.1 of pool flannelpy/10.2.20.0/24 adopted from Docker (gateway)",
+        "address 10.2.20.2 of pool flannelpy/10.2.20.0/24 adopted from Docker (endpoint)",
+        "pool flannelpy/fd00:2:0:14::/65 adopted from Docker",
+        "address fd00:2:0:14::1 of pool flannelpy/fd00:2:0:14::/65 adopted from Docker (gateway)",
+        "address fd00:2:0:14::2 of pool flannelpy/fd00:2:0:14::/65 adopted from Docker (endpoint)",
+        "address fd00:2:0:14::9 of pool flannelpy/fd00:2:0:14::/65 adopted from Docker (aux)",
+        "address fd00:2:0:14::4000 of pool flannelpy/fd00:2:0:14::/65 adopted from Docker (endpoint)",
+    ]
+    assert [str(use.lease) for use in dual.usage()] == ["10.2.20.0/24", "fd00:2:0:14::/64"]
+    assert dual.release_unknown([four, known("fd00:2:0:14::/65", 0x4000, aux=(9,))], later(dual_world)) == [
+        "address fd00:2:0:14::2 of pool flannelpy/fd00:2:0:14::/65 released: Docker has no endpoint with it"
+    ]
+    assert dual.release_unknown([four], later(dual_world)) == [
+        "pool flannelpy/fd00:2:0:14::/65 released: Docker has no network on it"
+    ]
 
 
 subsets = st.frozensets(st.integers(2, 30), max_size=12)

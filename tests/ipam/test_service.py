@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 A = ipaddress.IPv4Address
 N = ipaddress.IPv4Network
 POOL = "flannelpy/10.2.20.0/24"
+POOL6 = "flannelpy/fd00:2:0:14::/64"
 
 
 def grant(ipam: service.Ipam, cidr: str | None = None, **more: Any) -> str:
@@ -294,3 +295,99 @@ def test_a_slash_16_with_65000_addresses_opens_and_answers_quickly(
     assert [take(ipam, it) for _ in range(200)][-1] == "10.2.254.176/16"
     assert opened - started < 5
     assert time.perf_counter() - opened < 5
+
+
+def grant6(ipam: service.Ipam, cidr: str | None = None, **more: Any) -> str:
+    wanted = ipaddress.IPv6Network(cidr) if cidr else None
+    return ipam.request_pool(requests.PoolRequest(version=6, cidr=wanted, **more)).id
+
+
+def test_both_families_of_a_lease_are_granted_whole_and_once(dual: service.Ipam) -> None:
+    assert [grant(dual), grant6(dual)] == [POOL, POOL6]
+    for again in (grant, grant6):
+        with pytest.raises(errors.PoolTaken, match="is taken whole by pool"):
+            again(dual)
+    assert [(use.id, use.lease, use.used, use.total) for use in dual.usage()] == [
+        (POOL, N("10.2.20.0/24"), 0, 254),
+        (POOL6, ipaddress.IPv6Network("fd00:2:0:14::/64"), 0, 2**64 - 1),
+    ]
+
+
+def test_ipv6_where_the_flannel_network_has_none_is_told_how_to_go_on(ipam: service.Ipam) -> None:
+    for cidr in (None, "fd00:2:0:14::/64"):
+        with pytest.raises(errors.BadRequest) as caught:
+            grant6(ipam, cidr)
+        assert caught.value.status == 400
+        assert str(caught.value) == (
+            "--ipv6: the flannel network /coreos.com/network has no IPv6; leave --ipv6 and IPv6 --subnet away, or "
+            "add EnableIPv6 and IPv6Network to its network config (docs/operations.md, Dual stack)"
+        )
+    assert ipam.usage() == []
+
+
+def test_an_ipv6_subnet_of_the_other_flannel_network_is_told_the_option(dual: service.Ipam) -> None:
+    grant(dual, prefix="/blue/network")
+    with pytest.raises(errors.PoolOutsideLease) as caught:
+        grant6(dual, "fd00:9:0:7:8000::/65")
+    assert str(caught.value) == (
+        "subnet fd00:9:0:7:8000::/65 is part of this host's lease fd00:9:0:7::/64 of /blue/network, not of "
+        "10.2.20.0/24 and fd00:2:0:14::/64 of /coreos.com/network; add --ipam-opt flannelpy.prefix=/blue/network"
+    )
+
+
+def test_leases_that_overlap_in_ipv6_alone_are_refused_too(dual_world: World, dual: service.Ipam) -> None:
+    for ask in (grant, grant6):
+        with pytest.raises(errors.LeasesOverlap) as caught:
+            ask(dual, prefix="/clash/network")
+        assert str(caught.value).startswith(
+            "lease fd00:2::/56 of /clash/network overlaps lease fd00:2:0:14::/64 of /coreos.com/network: this host"
+        )
+    assert dual_world.holdings.joined == ["/coreos.com/network"]
+
+
+def test_a_flannel_network_is_kept_for_an_ipv6_pool_alone(dual_world: World, dual: service.Ipam) -> None:
+    """The engine gives the IPv4 pool back first."""
+    four, six = (ask(dual, prefix="/blue/network") for ask in (grant, grant6))
+    dual.release_pool(four)
+    assert dual_world.holdings.joined == ["/coreos.com/network", "/blue/network"]
+    dual.release_pool(six)
+    assert dual_world.holdings.joined == ["/coreos.com/network"]
+
+
+def test_addresses_of_both_families_survive_a_restart_in_order(dual_world: World, dual: service.Ipam) -> None:
+    for pool_id in (grant6(dual, subpool=ipaddress.IPv6Network("fd00:2:0:14::f0/124")), grant(dual)):
+        gateway(dual, pool_id)
+        for _ in range(2):
+            take(dual, pool_id)
+    dual.release_address(POOL6, ipaddress.IPv6Address("fd00:2:0:14::f0"))
+    again = dual_world.start()
+    assert (again.usage(), again.addresses()) == (dual.usage(), dual.addresses())
+    assert [str(row.ip) for row in again.addresses()] == [
+        *(f"10.2.20.{n}" for n in (1, 2, 3)),
+        *(f"fd00:2:0:14::{n}" for n in ("1", "f1")),
+    ]
+    assert [(use.used, use.total, str(use.gateway)) for use in again.usage()] == [
+        (3, 254, "10.2.20.1"),
+        (1, 16, "fd00:2:0:14::1"),
+    ]
+    assert take(again, POOL6) == "fd00:2:0:14::f2/64"
+
+
+def test_an_ipv6_address_by_number_is_honoured_once(dual: service.Ipam) -> None:
+    grant6(dual)
+    ask = requests.AddressRequest(pool_id=POOL6, ip=ipaddress.IPv6Address("fd00:2:0:14::dead:beef"))
+    assert str(dual.request_address(ask)) == "fd00:2:0:14::dead:beef/64"
+    with pytest.raises(errors.AddressTaken):
+        dual.request_address(ask)
+    with pytest.raises(errors.AddressOutsidePool, match=r"10\.2\.20\.5 cannot be used in pool fd00:2:0:14::/64"):
+        take(dual, POOL6, "10.2.20.5")
+
+
+def test_a_full_ipv6_range_counts_right(dual: service.Ipam) -> None:
+    grant6(dual, subpool=ipaddress.IPv6Network("fd00:2:0:14::/126"))
+    for _ in range(3):
+        take(dual, POOL6)
+    with pytest.raises(
+        errors.PoolFull, match=r"--ip-range fd00:2:0:14::/126, of lease fd00:2:0:14::/64 .* 3 of 3 add"
+    ):
+        take(dual, POOL6)

@@ -10,6 +10,8 @@ from ipam import errors, slices
 
 N = ipaddress.IPv4Network
 LEASE = N("10.2.20.0/24")
+N6 = ipaddress.IPv6Network
+LEASE6 = N6("fd00:2:0:14::/64")
 
 parts = st.integers(24, 30).flatmap(
     lambda length: st.integers(0, 2 ** (length - 24) - 1).map(
@@ -19,8 +21,9 @@ parts = st.integers(24, 30).flatmap(
 
 
 def refusal(taken: list[str], wanted: str | None, lease: str = "10.2.20.0/24") -> str:
+    net = ipaddress.ip_network
     with pytest.raises(errors.IpamError) as caught:
-        slices.plan(N(lease), [N(item) for item in taken], N(wanted) if wanted else None)
+        slices.plan(net(lease), [net(item) for item in taken], net(wanted) if wanted else None)
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
@@ -88,6 +91,30 @@ def test_many_slices_are_counted_not_listed() -> None:
 
 def test_a_tiny_lease_offers_no_halves() -> None:
     assert refusal(["10.2.20.0/30"], None, "10.2.20.0/30").endswith("10.2.20.0/30; remove that network first")
+
+
+def test_an_ipv6_lease_is_shared_by_the_same_rules() -> None:
+    assert slices.plan(LEASE6, [LEASE], None) == LEASE6
+    assert slices.plan(LEASE, [LEASE6], None) == LEASE
+    half = N6("fd00:2:0:14:8000::/65")
+    assert slices.plan(LEASE6, [N6("fd00:2:0:14::/65")], half) == half
+    lease = str(LEASE6)
+    assert refusal([lease], None, lease) == (
+        "PoolTaken: lease fd00:2:0:14::/64 of this host is taken whole by pool fd00:2:0:14::/64; remove that "
+        "network, or re-create both with --subnet, for example fd00:2:0:14::/65 and fd00:2:0:14:8000::/65"
+    )
+    assert refusal([str(half)], "fd00:2:0:14:8000::/66", lease).endswith("with --subnet: fd00:2:0:14::/65")
+    assert refusal(["fd00:2:0:14::/66"], "fd00:2:0:14::/66", lease).endswith(
+        "take a free slice with --subnet: fd00:2:0:14:4000::/66, fd00:2:0:14:8000::/65"
+    )
+    assert refusal(["fd00::8/126"], "fd00::8/126", "fd00::8/126").endswith("fd00::8/126; remove that network first")
+
+
+@pytest.mark.parametrize("wanted", ["10.2.20.0/24", "fd00:2:0:15::/64", "fd00:2::/48"])
+def test_a_subnet_outside_an_ipv6_lease_is_refused(wanted: str) -> None:
+    assert refusal([], wanted, str(LEASE6)).startswith(
+        f"PoolOutsideLease: subnet {wanted} is not part of this host's lease fd00:2:0:14::/64;"
+    )
 
 
 @given(st.lists(parts, max_size=8))

@@ -84,12 +84,29 @@ def test_other_kinds_are_refused_by_name(read, value: object, message: str) -> N
 
 
 def test_addresses_are_read() -> None:
-    assert fields.ipv4("192.0.2.1", "x") == ipaddress.IPv4Address("192.0.2.1")
+    assert fields.address("192.0.2.1", "x") == ipaddress.IPv4Address("192.0.2.1")
+    assert fields.address("2001:DB8::1", "x") == ipaddress.IPv6Address("2001:db8::1")
     assert fields.ipv4_network("192.0.2.0/24", "x") == ipaddress.IPv4Network("192.0.2.0/24")
     assert fields.ipv4_interface("192.0.2.5/24", "x") == ipaddress.IPv4Interface("192.0.2.5/24")
+    assert fields.ipv6_network("2001:DB8::/64", "x") == ipaddress.IPv6Network("2001:db8::/64")
+    assert fields.ipv6_interface("2001:db8::5/64", "x") == ipaddress.IPv6Interface("2001:db8::5/64")
 
 
-@pytest.mark.parametrize("read", [fields.ipv4, fields.ipv4_network, fields.ipv4_interface])
+@pytest.mark.parametrize("read", [fields.ipv6_network, fields.ipv6_interface])
+@pytest.mark.parametrize("value", ["", "x", "192.0.2.1", "2001:db8::/129", "2001:db8:::1", "2001:db8::1/x"])
+def test_other_texts_are_no_ipv6_addresses(read, value: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(fields.FieldError, match=r"^x: expected an (IPv6 prefix|address) such as fd00:10:2:14::"):
+        read(value, "x")
+
+
+@pytest.mark.parametrize("value", ["", "x", "192.0.2.256", "192.0.2.1/24", "2001:db8::1/64", "2001:db8:::1"])
+def test_other_texts_are_no_address_of_either_family(value: str) -> None:
+    with pytest.raises(fields.FieldError) as caught:
+        fields.address(value, "x")
+    assert str(caught.value) == f"x: expected an IP address, got {value!r}"
+
+
+@pytest.mark.parametrize("read", [fields.ipv4_network, fields.ipv4_interface])
 @pytest.mark.parametrize("value", ["", "x", "2001:db8::1", "192.0.2.256", "192.0.2.1/33", "192.0.02.1/24"])
 def test_other_texts_are_no_addresses(read, value: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(fields.FieldError, match=r"^x: expected an (IPv4|address)"):
