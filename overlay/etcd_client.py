@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from overlay import errors, etcd_errors, etcd_resolve, etcd_settings, etcd_shim, etcd_values
+from overlay import errors, etcd_errors, etcd_resolve, etcd_settings, etcd_shim, etcd_values, tally
 
 etcd_shim.install()
 
@@ -31,6 +31,9 @@ _POLL_S = 0.5
 
 _RESOLVE_AGAIN_S = 30.0
 
+REQUESTS = ("read", "list", "write", "delete", "grant", "revoke", "renew", "watch", "login")
+"""The kinds of requests that are counted. Every sending counts, a repeated one as well."""
+
 
 class EtcdClient:
     """One cluster. Safe to call from any thread. Construction dials nothing, and succeeds while etcd is down.
@@ -41,6 +44,7 @@ class EtcdClient:
     """
 
     def __init__(self, settings: etcd_settings.EtcdSettings) -> None:
+        self.requests = tally.Tally(REQUESTS)
         self._settings = settings
         self._cluster = etcd_settings.parse_cluster(settings)
         self._resolver = etcd_resolve.Resolver(self._cluster, settings.timeout_s)
@@ -132,6 +136,7 @@ class EtcdClient:
         """
         what = f"watch {prefix}"
         channel = self._channel()
+        self.requests.add("watch")
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         requests.put(_watch_request(prefix, after + 1))
         over = threading.Event()
@@ -174,6 +179,7 @@ class EtcdClient:
             try:
                 if self._settings.username and token is None:
                     token = self._log_in(channel)
+                self.requests.add(what.partition(" ")[0])
                 return run(channel.client)
             except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as exc:
                 failure = etcd_errors.read_failure(exc)
@@ -219,6 +225,7 @@ class EtcdClient:
         with self._login_lock:
             if self._token is not None:
                 return self._token
+            self.requests.add("login")
             request = etcdrpc.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
             try:
                 token: str = channel.auth.Authenticate(request, self._settings.attempt_s).token

@@ -1,10 +1,8 @@
-"""One flannel network on this host: gets the lease, keeps it, follows the peers, publishes the kernel state.
+"""One flannel network on this host: gets the lease, follows the peers, publishes the kernel state.
 
-Two threads: `_run` joins the network and then follows the registry's watch, `_beat` keeps the lease alive, and claims
-it again where that failed at first. Both act on one `standing.Standing`. What to do is decided in `claim`, `peers`
-and the backend, which are pure. Whatever concerns our own key is decided under one lock and from a fresh look at the
-registry, never from an event: an event says that there is something to see, and may be older than our own last word.
-Built and owned by `nodes`.
+Two threads: `_run` joins the network and then follows the registry's watch, the `keeper`'s keeps the lease. Both act
+on one `standing.Standing`. What to do is decided in `claim`, `peers` and the backend, which are pure. Built and owned
+by `nodes`.
 """
 
 from __future__ import annotations
@@ -14,18 +12,11 @@ import dataclasses
 import logging
 import threading
 
-from overlay import claim, errors, lease, member, netstate, nodestore, peers, registry, standing
+from overlay import errors, keeper, lease, member, netstate, peers, registry, standing, tally
 
 log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Units: seconds. `beat_s` lies between keepalives: a lost key is seen long before its day is over."""
-
-    beat_s: float = 120.0
-    retry_first_s: float = 0.5
-    retry_cap_s: float = 5.0
+Timing = keeper.Timing
 
 
 class Node:
@@ -40,13 +31,11 @@ class Node:
         self._timing = timing or Timing()
         self._standing = standing.Standing(prefix)
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
-        self._deciding = threading.Lock()  # over our own key, from the look at the registry to what is said of it
+        self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
         self._restored = False
-        self._leaving = False  # under _deciding
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
         self._cut = threading.Event()  # end the watch
-        self._due = threading.Event()  # our own key is still to be claimed
         self._threads: list[threading.Thread] = []
 
     def restore(self) -> None:
@@ -58,7 +47,7 @@ class Node:
 
     def start(self) -> None:
         """Begin to talk to the registry."""
-        for target, name in ((self._run, "node"), (self._beat, "beat")):
+        for target, name in ((self._run, "node"), (lambda: self._keeper.run(self._stop), "beat")):
             thread = threading.Thread(target=target, name=f"{name}:{self.prefix}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -66,8 +55,9 @@ class Node:
     def halt(self) -> None:
         """Tell the threads to end, without waiting for them."""
         self._stop.set()
-        for event in (self._kick, self._cut, self._due):
-            event.set()
+        self._kick.set()
+        self._cut.set()
+        self._keeper.wake()
 
     def stop(self) -> None:
         """End the threads. Lease, device and routes stay: containers are using them."""
@@ -78,13 +68,11 @@ class Node:
     def leave(self) -> None:
         """Give the subnet back and take the kernel objects away: for a node that nothing uses any more."""
         self.stop()
-        with self._deciding:  # an attempt under way may still get a lease
-            self._leaving = True
-            held = self._standing.set_left()
+        held = self._keeper.leave()
         self._publish()
         self._ports.store.forget(self.prefix)
         if held is not None:
-            self._give_back(held)
+            self._keeper.give_back(held)
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""
@@ -151,8 +139,8 @@ class Node:
                 with contextlib.suppress(errors.OverlayError):
                     self._take_up_saved()
             try:
-                with self._deciding:
-                    self._settle(member.join(self.prefix, self._options, self._ports, self._stop))
+                with self._keeper.deciding:
+                    self._keeper.settle(member.join(self.prefix, self._options, self._ports, self._stop))
                 self._restored = True
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
@@ -177,7 +165,7 @@ class Node:
         self._publish()
         self._ports.changed()
         if moved.attrs != known.attrs:
-            self._claim()
+            self._keeper.claim()
 
     def _start_over(self) -> None:
         """Another host has our subnet and nothing here uses it any more: any other will do."""
@@ -196,113 +184,33 @@ class Node:
 
     def _hear(self, event: registry.Snapshot | registry.Delta | registry.Outage) -> None:
         if isinstance(event, registry.Outage):
-            log.warning("registry lost, working from what is known prefix=%s reason=%s", self.prefix, event.reason)
             self._standing.set_outage(event.reason)
             return
         known, _, book = self._standing.now()
         if known is None:
             return
+        if isinstance(event, registry.Snapshot):
+            self._note_snapshot(book, event)
         news = peers.read_event(book, event, known.own.key)
-        self._standing.set_book(news.book)
+        if self._standing.set_book(news.book):
+            self._keeper.beat_now()
         if news.put or news.gone:
             self._publish()
         if news.own_told:
-            self._check_own(news.own)
+            self._keeper.check_own(news.own)
         elif news.gone and self._standing.refused():
-            self._claim()  # the lease in our way need not have our key
+            self._keeper.claim()  # the lease in our way need not have our key
         self._ports.store.save_peers(self.prefix, news.put, news.gone)
 
-    def _check_own(self, told: lease.Lease | None) -> None:
-        """Something happened to our key, perhaps by ourselves."""
-        _, held, _ = self._standing.now()
-        if told is None and held is not None:
-            log.warning("own lease is gone, claiming it again prefix=%s subnet=%s", self.prefix, held.key.v4)
-        self._claim(told)
-
-    def _claim(self, told: lease.Lease | None = None, *, renew: bool = False) -> None:
-        """Claim the subnet we used, or nothing: never another one under running containers.
-
-        `told` is what the registry said of our key: nothing to do if that is what we hold. `renew`: the etcd lease
-        behind the key has ended. What fails now is tried again by `_beat`.
-        """
-        with self._deciding:
-            known, held, _ = self._standing.now()
-            if known is None or self._leaving:
-                return
-            if told is not None and held is not None and told.mod_revision == held.mod_revision:
-                return
-            try:
-                self._settle(self._claim_now(known, renew=renew))
-            except errors.OverlayError as exc:
-                self._standing.set_unclaimed(exc)
-                self._due.set()
-
-    def _claim_now(self, known: member.Membership, *, renew: bool) -> member.Joined | member.Refused:
-        wish = claim.reclaim(known.published, self._ports.registry.read_leases(), known.attrs)
-        if isinstance(wish, claim.Taken):
-            return member.Refused(member=known, by=wish.by)
-        if renew and isinstance(wish, claim.Keep):
-            wish = claim.Rewrite(over=wish.lease)
-        held = member.carry_out(wish, known.attrs, self._ports.registry)
-        return member.Joined(member=dataclasses.replace(known, written=held.attrs), lease=held)
-
-    def _settle(self, outcome: member.Joined | member.Refused) -> None:
-        """Remember the outcome on disk, then say so. Called under `_deciding`."""
-        if self._leaving:
-            if isinstance(outcome, member.Joined):
-                self._give_back(outcome.lease)
-            return
-        if isinstance(outcome, member.Refused):
-            self._standing.set_refused(outcome)
-            return
-        known, held = outcome.member, outcome.lease
-        self._ports.store.save(
-            nodestore.SavedNode(
-                prefix=self.prefix,
-                config=known.config_text,
-                key=held.key,
-                attrs=held.attrs,
-                mac=known.own.mac,
-                mac_v6=known.own.mac_v6,
+    def _note_snapshot(self, book: peers.Book, event: registry.Snapshot) -> None:
+        if event.revision < book.revision:
+            self._standing.count(tally.Event.STORE_WENT_BACK)
+            log.warning(
+                "registry went back in time prefix=%s from=%d to=%d", self.prefix, book.revision, event.revision
             )
-        )
-        self._standing.set_joined(outcome)
-        log.info("lease held prefix=%s subnet=%s public_ip=%s", self.prefix, held.key, held.attrs.host)
-        self._publish()
-        self._ports.changed()
-
-    def _give_back(self, held: lease.Lease) -> None:
-        try:
-            self._ports.registry.delete_lease(held)
-        except errors.RegistryError as exc:
-            log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self.prefix, held.key.v4, exc)
-
-    def _beat(self) -> None:
-        first_s, cap_s = self._timing.retry_first_s, self._timing.retry_cap_s
-        pause = first_s
-        while not self._stop.is_set():
-            try:
-                if not self._due.wait(self._timing.beat_s):
-                    self._keep_alive()
-                elif not self._stop.wait(pause):
-                    self._due.clear()
-                    self._claim()
-                    pause = min(pause * 2, cap_s) if self._due.is_set() else first_s
-            except Exception:
-                log.exception("bug: unexpected error while keeping the lease prefix=%s", self.prefix)
-
-    def _keep_alive(self) -> None:
-        _, held, _ = self._standing.now()
-        if held is None:
-            return
-        try:
-            self._standing.set_ttl(held, self._ports.registry.keep_alive(held))
-        except errors.LeaseLost as exc:
-            log.warning("lease expired, claiming it again prefix=%s reason=%s", self.prefix, exc)
-            self._claim(renew=True)
-        except errors.RegistryError as exc:
-            wait_s = self._timing.beat_s
-            log.warning("keepalive failed, next in %d s prefix=%s reason=%s", wait_s, self.prefix, exc)
+        if event.compacted:
+            self._standing.count(tally.Event.HISTORY_COMPACTED)
+            log.info("history compacted, all leases read anew prefix=%s revision=%d", self.prefix, event.revision)
 
     def _publish(self) -> None:
         """Hand the kernel state of the moment to the reconciler, which repeats what the kernel refuses."""

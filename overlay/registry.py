@@ -28,11 +28,15 @@ class Unreadable:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All leases at one revision. An empty `leases` means that there are none, never that nothing is known."""
+    """All leases at one revision. An empty `leases` means that there are none, never that nothing is known.
+
+    `compacted`: a watch reads all anew because what happened since its last word is not kept any more.
+    """
 
     revision: int
     leases: Mapping[lease.SubnetKey, lease.Lease]
     unreadable: tuple[Unreadable, ...] = ()
+    compacted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,15 +86,15 @@ class EtcdRegistry:
         and only a snapshot tells that the outage is over when nothing has changed meanwhile.
         """
         backoff = _Backoff()
-        told = False
+        told = compacted = False
         while not stop.is_set():
             try:
-                snapshot = self.read_leases()
-                told = False
+                snapshot = dataclasses.replace(self.read_leases(), compacted=compacted)
+                told = compacted = False
                 yield snapshot
                 yield from self._follow(snapshot.revision, stop, backoff)
-            except etcd_errors.Compacted as exc:
-                log.info("lease watch starts over reason=%s", exc)
+            except etcd_errors.Compacted:
+                compacted = True
             except errors.RegistryError as exc:
                 if not told:
                     told = True

@@ -9,8 +9,9 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
-from overlay import claim, errors, lease, member, peers, registry
+from overlay import claim, errors, lease, member, peers, registry, tally
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Status:
     skipped: tuple[str, ...]
     revision: int
     expires_in_s: float | None
+    events: Mapping[str, int]
+    """How often what happened since the start; see `tally.Event`."""
 
 
 class Standing:
@@ -47,6 +50,7 @@ class Standing:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
+        self._tally = tally.Tally(tally.Event)
         self._changed = threading.Condition()
         self._member: member.Membership | None = None
         self._lease: lease.Lease | None = None
@@ -66,6 +70,10 @@ class Standing:
         with self._changed:
             return self._member, self._lease, self._book
 
+    def count(self, event: tally.Event) -> None:
+        """It happened once more; who calls has logged it."""
+        self._tally.add(event)
+
     def set_saved(self, known: member.Membership, leases: peers.Leases) -> None:
         """Known from the state file; nobody has confirmed it yet."""
         with self._changed:
@@ -76,10 +84,14 @@ class Standing:
     def set_joined(self, joined: member.Joined) -> None:
         """The lease is ours."""
         with self._changed:
+            if self._conflict is not None:
+                self.count(tally.Event.SUBNET_REGAINED)
+                log.info("subnet regained prefix=%s subnet=%s", self._prefix, joined.lease.key.v4)
             self._member, self._lease = joined.member, joined.lease
             self._conflict = self._trouble = None
             self._changed.notify_all()
-        self.set_ttl(joined.lease, registry.SUBNET_TTL_S)
+        ttl_s = joined.lease.ttl_s
+        self.set_ttl(joined.lease, registry.SUBNET_TTL_S if ttl_s is None else ttl_s)
 
     def set_moved(self, known: member.Membership, moved: member.Membership) -> bool:
         """The underlay has changed under `known`; False where we are another member by now."""
@@ -107,6 +119,7 @@ class Standing:
         conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
         with self._changed:
             if self._conflict != conflict:
+                self.count(tally.Event.SUBNET_LOST)
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
             self._member, self._lease, self._expires_at = known, None, None
             self._conflict, self._trouble = conflict, None
@@ -135,17 +148,32 @@ class Standing:
         with self._changed:
             self._expires_at = time.monotonic() + ttl_s if held.lease_id else None
 
+    def has_run_out(self) -> bool:
+        """Whether the lease must have ended, since nobody renewed it in time."""
+        with self._changed:
+            return self._expires_at is not None and time.monotonic() >= self._expires_at
+
     def set_outage(self, reason: str) -> None:
         """The registry is gone; what was known stays."""
         with self._changed:
+            if self._outage is None:
+                self.count(tally.Event.REGISTRY_LOST)
+                log.warning("registry lost, working from what is known prefix=%s reason=%s", self._prefix, reason)
             self._outage = reason
 
-    def set_book(self, book: peers.Book) -> None:
-        """News of the peers, and so of the registry."""
+    def set_book(self, book: peers.Book) -> bool:
+        """News of the peers, and so of the registry; tells whether that ended an outage."""
         with self._changed:
-            if self._outage is not None:
-                log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
+            lost = self._outage is not None
+            fresh = sorted(book.unreadable.keys() - self._book.unreadable.keys())
             self._book, self._outage, self._followed = book, None, True
+        if lost:
+            self.count(tally.Event.REGISTRY_BACK)
+            log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
+        for key in fresh:
+            self.count(tally.Event.KEY_UNREADABLE)
+            log.warning("key skipped prefix=%s key=%s reason=%s", self._prefix, key, book.unreadable[key])
+        return lost
 
     def set_skipped(self, skipped: tuple[str, ...]) -> None:
         """The peers that the backend cannot use, each with the reason; new ones are logged."""
@@ -232,6 +260,7 @@ class Standing:
                 skipped=self._skipped + unreadable,
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
+                events=self._tally.read(),
             )
 
     def _note(self, exc: errors.OverlayError, what: str) -> None:

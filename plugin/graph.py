@@ -51,6 +51,8 @@ class Graph:
     ipam: ipam_service.Ipam
     driver: driver_service.Driver
     watch: engine_watch.EngineWatch
+    etcd_requests: Callable[[], Mapping[str, int]]
+    """Requests sent to etcd since the start, by kind; none standalone."""
     methods: Mapping[str, http.Method]
     halt: threading.Event
     threads: list[threading.Thread]
@@ -86,7 +88,8 @@ def build(chosen: settings.Settings) -> Graph:
     firewall = firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
     plumbing = reconciler.Reconciler(kernel, firewall)
     store = nodestore.NodeStore(state)
-    make_registry = _registries(chosen, state)
+    client = None if chosen.standalone else _etcd(chosen)
+    make_registry = _registries(chosen, state, client)
 
     def make_node(prefix: str) -> node.Node:
         ports = member.Ports(
@@ -122,20 +125,27 @@ def build(chosen: settings.Settings) -> Graph:
         ipam=ipam,
         driver=driver,
         watch=_watch(chosen, driver, ipam, holdings),
+        etcd_requests=client.requests.read if client else dict,
         methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
         halt=threading.Event(),
         threads=[],
     )
 
 
-def _registries(chosen: settings.Settings, state: statefile.StateFile) -> Callable[[str], registry.Registry]:
+def _registries(
+    chosen: settings.Settings, state: statefile.StateFile, client: etcd_client.EtcdClient | None
+) -> Callable[[str], registry.Registry]:
     """One registry for each prefix; those in etcd share one connection."""
-    if chosen.standalone:
+    if client is None:
         config = chosen.network_config or STANDALONE_CONFIG
         return lambda prefix: registry_standalone.StandaloneRegistry(
             state, prefix, config if prefix == chosen.etcd_prefix else ""
         )
-    client = etcd_client.EtcdClient(
+    return lambda prefix: registry_etcd.EtcdRegistry(client, prefix)
+
+
+def _etcd(chosen: settings.Settings) -> etcd_client.EtcdClient:
+    return etcd_client.EtcdClient(
         etcd_settings.EtcdSettings(
             endpoints=chosen.etcd_endpoints,
             ca_file=chosen.etcd_ca_file,
@@ -145,7 +155,6 @@ def _registries(chosen: settings.Settings, state: statefile.StateFile) -> Callab
             password=chosen.etcd_password,
         )
     )
-    return lambda prefix: registry_etcd.EtcdRegistry(client, prefix)
 
 
 def _watch(

@@ -15,11 +15,11 @@ CONTENT_TYPE = exposition.CONTENT_TYPE_PLAIN_0_0_4
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 
 Sample = tuple[str, str, dict[str, str], float]
-"""Name, help text, labels, value of a gauge."""
+"""Name, help text, labels, value: of a counter where the name ends in _total, of a gauge otherwise."""
 
 
 class Metrics:
-    """What is counted. `read` gives the gauges of the moment."""
+    """What is counted. `read` gives the samples of the moment."""
 
     def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
         self._registry = prometheus_client.CollectorRegistry()
@@ -31,7 +31,7 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=self._registry,
         )
-        self._registry.register(_Gauges(read))
+        self._registry.register(_Rooms(read))
 
     def observe_call(self, method: str, seconds: float, status: int) -> None:
         """One call was answered."""
@@ -53,18 +53,19 @@ class Metrics:
             self._server = None
 
 
-class _Gauges:
+class _Rooms:
     """Reads the rooms at each scrape."""
 
     def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[core.Metric]:
-        families: dict[str, core.GaugeMetricFamily] = {}
+        families: dict[str, core.GaugeMetricFamily | core.CounterMetricFamily] = {}
         for name, text, labels, value in self._read():
             family = families.get(name)
             if family is None:
-                family = families[name] = core.GaugeMetricFamily(name, text, labels=tuple(labels))
+                kind = core.CounterMetricFamily if name.endswith("_total") else core.GaugeMetricFamily
+                family = families[name] = kind(name, text, labels=tuple(labels))
             family.add_metric(list(labels.values()), value)
         yield from families.values()
 

@@ -1,4 +1,4 @@
-"""What the running plugin says of itself: /status, /readyz and the gauges, out of one look at the graph.
+"""What the running plugin says of itself: /status, /readyz and what /metrics reads, out of one look at the graph.
 
 Reads only. No secret is in any setting shown: none is shown.
 """
@@ -63,6 +63,7 @@ def status(built: graph.Graph) -> dict[str, Any]:
             {"pool": str(usage.cidr), "prefix": usage.prefix, "used": usage.used, "total": usage.total}
             for usage in built.ipam.usage()
         ],
+        "etcd_requests": built.etcd_requests(),
         "repairs": dict(built.reconciler.repairs),
         "kernel": {
             "failures": list(built.reconciler.last_errors),
@@ -73,7 +74,7 @@ def status(built: graph.Graph) -> dict[str, Any]:
 
 
 def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
-    """The gauges of the moment."""
+    """The gauges of the moment, and the counters so far (…_total)."""
     for one in built.nodes.all():
         seen = one.status()
         of = {"prefix": seen.prefix}
@@ -83,6 +84,11 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
         yield "flannelpy_peers_skipped", "Peers that cannot be used.", of, float(len(seen.skipped))
         yield "flannelpy_registry_up", "0 while the registry does not answer.", of, float(seen.outage is None)
         yield "flannelpy_registry_revision", "Revision of the last news.", of, float(seen.revision)
+        for event, count in seen.events.items():
+            labels = {**of, "event": event}
+            yield "flannelpy_events_total", "What happened to leases and registries.", labels, float(count)
+    for kind, count in built.etcd_requests().items():
+        yield "flannelpy_etcd_requests_total", "Requests sent to etcd.", {"kind": kind}, float(count)
     for usage in built.ipam.usage():
         of = {"pool": str(usage.cidr), "prefix": usage.prefix}
         yield "flannelpy_addresses_used", "Addresses handed out.", of, float(usage.used)

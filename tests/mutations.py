@@ -479,7 +479,7 @@ INTERRUPTIONS = (
             NODE,
             "            thread.join(timeout=5)\n",
             "            thread.join(timeout=5)\n"
-            "        if (held := self._standing.now()[1]) is not None:\n            self._give_back(held)\n",
+            "        if (held := self._standing.now()[1]) is not None:\n            self._keeper.give_back(held)\n",
         ),
     ),
     Mutation(

@@ -526,8 +526,8 @@ def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.Node
     """An attempt that was stuck for longer than leaving waits for its thread."""
     one = host.make()
     one.leave()
-    with one._deciding:
-        one._settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()))
+    with one._keeper.deciding:
+        one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()))
     assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
 
 

@@ -99,6 +99,7 @@ class MemoryPlugin:
             ipam=self.ipam,
             driver=self.driver,
             watch=self.watch,
+            etcd_requests=lambda: {"list": 2},
             methods=self.table,
             halt=threading.Event(),
             threads=[],

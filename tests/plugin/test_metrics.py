@@ -25,6 +25,15 @@ def test_gauges_are_read_at_every_scrape() -> None:
     assert 'flannelpy_peers{prefix="/a"} 2.0' in told.render().decode()
 
 
+def test_a_name_that_ends_in_total_is_a_counter() -> None:
+    told = metrics.Metrics(lambda: [("flannelpy_events_total", "What happened.", {"event": "key_gone"}, 3.0)])
+    assert told.render().decode().splitlines()[-3:] == [
+        "# HELP flannelpy_events_total What happened.",
+        "# TYPE flannelpy_events_total counter",
+        'flannelpy_events_total{event="key_gone"} 3.0',
+    ]
+
+
 def test_calls_are_a_histogram_by_method_and_status() -> None:
     told = metrics.Metrics(list)
     told.observe_call("NetworkDriver.Join", 0.003, 200)

@@ -141,3 +141,17 @@ def test_gauges_count_what_is_there(ready: Plugin) -> None:
         "flannelpy_networks": 1.0,
         "flannelpy_endpoints": 1.0,
     }
+
+
+def test_events_and_requests_are_counters_and_in_the_status(ready: Plugin) -> None:
+    counters = {
+        (name, *labels.values()): value
+        for name, _, labels, value in report.samples(ready.graph)
+        if name.endswith("_total")
+    }
+    assert counters["flannelpy_events_total", PREFIX, "lease_held"] == 1.0
+    assert counters["flannelpy_events_total", PREFIX, "key_gone"] == 0.0
+    assert counters["flannelpy_etcd_requests_total", "list"] == 2.0
+    told = report.status(ready.graph)
+    assert told["flannel_networks"][0]["events"]["lease_held"] == 1
+    assert told["etcd_requests"] == {"list": 2}

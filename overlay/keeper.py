@@ -1,0 +1,259 @@
+"""This host's own key in the registry: claimed, kept alive, rewritten now and then, and never under another subnet.
+
+Built by `node`, which joins; runs in the thread `beat`. What to do is decided in `claim`, which is pure, under one
+lock and from a fresh look at the registry, never from an event: an event says that there is something to see, and may
+be older than our own last word. All times are monotonic: a wall clock that is set moves no lease.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from overlay import claim, errors, lease, member, nodestore, standing, tally
+
+log = logging.getLogger(__name__)
+
+_CLOCK_JUMP_S = 60.0
+"""A wall clock that moves by more than this against the monotonic one was set; less is what NTP does."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Units: seconds. `beat_s` lies between keepalives: a lost key is seen long before its day is over.
+
+    `heal_first_s` and `heal_s` are the pauses before the first and every later rewrite of our own key, of which
+    between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
+    passes between the two looks at a snapshot that misses most peers.
+    """
+
+    beat_s: float = 120.0
+    retry_first_s: float = 0.5
+    retry_cap_s: float = 5.0
+    heal_first_s: float = 10.0
+    heal_s: float = 6 * 3600.0
+    slow_s: float = 1.0
+    doubt_s: float = 3.0
+
+
+class Keeper:
+    """The lease of one node. `deciding` is held from a look at the registry to what is said and saved of it."""
+
+    def __init__(
+        self,
+        prefix: str,
+        ports: member.Ports,
+        timing: Timing,
+        here: standing.Standing,
+        publish: Callable[[], None],
+    ) -> None:
+        self.deciding = threading.Lock()
+        self._prefix = prefix
+        self._ports = ports
+        self._timing = timing
+        self._standing = here
+        self._publish = publish
+        self._random = random.SystemRandom()
+        self._leaving = False  # under deciding
+        self._unclaimed = False  # our own key is still to be claimed
+        self._slow = False
+        self._wake = threading.Event()
+        self._beat_at = time.monotonic() + timing.beat_s
+        self._heal_at = self._beat_at + timing.heal_s
+        self._clock_offset = time.time() - time.monotonic()
+
+    def wake(self) -> None:
+        """Look at what is due: the thread is to end, or there is something to claim."""
+        self._wake.set()
+
+    def beat_now(self) -> None:
+        """Keep alive at once: how long the lease has left is unknown."""
+        self._beat_at = time.monotonic()
+        self._wake.set()
+
+    def leave(self) -> lease.Lease | None:
+        """This host is no member any more; the lease to give back. An attempt under way may still get another."""
+        with self.deciding:
+            self._leaving = True
+            return self._standing.set_left()
+
+    def give_back(self, held: lease.Lease) -> None:
+        """Delete our key; where that fails, it ends by itself."""
+        try:
+            self._ports.registry.delete_lease(held)
+        except errors.RegistryError as exc:
+            log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
+
+    def check_own(self, told: lease.Lease | None) -> None:
+        """Something happened to our key, perhaps by ourselves. `told`: the lease under it now, None: it is gone."""
+        _, held, _ = self._standing.now()
+        if told is None and held is not None:
+            self._standing.count(tally.Event.KEY_GONE)
+            log.warning("own key is gone, claiming it again prefix=%s subnet=%s", self._prefix, held.key)
+        self.claim(told)
+
+    def claim(self, told: lease.Lease | None = None, *, rewrite: bool = False) -> None:
+        """Claim the subnet we used, or nothing: never another one under running containers.
+
+        `told` is what the registry said of our key: nothing to do if that is what we hold. `rewrite`: also where the
+        key is as it should be, since the etcd lease behind it has ended. What fails now is tried again by `run`.
+        """
+        with self.deciding:
+            known, held, _ = self._standing.now()
+            if known is None or self._leaving:
+                return
+            if told is not None and held is not None and told.mod_revision == held.mod_revision:
+                return
+            try:
+                self.settle(self._claim_now(known, rewrite=rewrite))
+            except errors.OverlayError as exc:
+                self._fail(exc)
+
+    def settle(self, outcome: member.Joined | member.Refused, event: tally.Event = tally.Event.LEASE_HELD) -> None:
+        """Remember the outcome on disk, then say so. Called under `deciding`."""
+        if self._leaving:
+            if isinstance(outcome, member.Joined):
+                self.give_back(outcome.lease)
+            return
+        if isinstance(outcome, member.Refused):
+            self._standing.set_refused(outcome)
+            return
+        known, held = outcome.member, outcome.lease
+        self._ports.store.save(
+            nodestore.SavedNode(
+                prefix=self._prefix,
+                config=known.config_text,
+                key=held.key,
+                attrs=held.attrs,
+                mac=known.own.mac,
+                mac_v6=known.own.mac_v6,
+            )
+        )
+        self._standing.set_joined(outcome)
+        self._standing.count(event)
+        log.info("%s prefix=%s subnet=%s public_ip=%s", _SAID[event], self._prefix, held.key, held.attrs.host)
+        self._heal_at = self._later(self._timing.heal_first_s)
+        if held.ttl_s is None:
+            self._beat_at = time.monotonic()  # a key taken over may have been about to expire
+        self._wake.set()
+        self._publish()
+        self._ports.changed()
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the lease until `stop`, whose setter calls `wake`."""
+        pause = self._timing.retry_first_s
+        while not stop.is_set():
+            try:
+                self._wake.wait(self._left_s())
+                self._wake.clear()
+                self._look_at_clock()
+                if self._unclaimed and not stop.wait(pause):
+                    self._unclaimed = False
+                    self.claim()
+                    pause = min(pause * 2, self._timing.retry_cap_s)
+                elif not stop.is_set():
+                    pause = self._timing.retry_first_s
+                    self._do_due(time.monotonic())
+            except Exception:
+                log.exception("bug: unexpected error while keeping the lease prefix=%s", self._prefix)
+
+    def _left_s(self) -> float:
+        return 0.0 if self._unclaimed else max(0.0, min(self._beat_at, self._heal_at) - time.monotonic())
+
+    def _do_due(self, now: float) -> None:
+        if now >= self._heal_at:
+            self._heal_at = self._later(self._timing.heal_s)
+            self._heal()
+        if now >= self._beat_at:
+            self._beat_at = now + self._timing.beat_s
+            self._keep_alive()
+
+    def _later(self, pause_s: float) -> float:
+        """When part of the pause is over: hosts that start together shall not go on together."""
+        return time.monotonic() + pause_s * self._random.uniform(0.5, 1.0)
+
+    def _claim_now(self, known: member.Membership, *, rewrite: bool) -> member.Joined | member.Refused:
+        wish = claim.reclaim(known.published, self._ports.registry.read_leases(), known.attrs)
+        if isinstance(wish, claim.Taken):
+            return member.Refused(member=known, by=wish.by)
+        if rewrite and isinstance(wish, claim.Keep):
+            wish = claim.Rewrite(over=wish.lease)
+        held = member.carry_out(wish, known.attrs, self._ports.registry)
+        return member.Joined(member=dataclasses.replace(known, written=held.attrs), lease=held)
+
+    def _fail(self, exc: errors.OverlayError) -> None:
+        self._standing.count(tally.Event.CLAIM_FAILED)
+        self._standing.set_unclaimed(exc)
+        self._unclaimed = True
+        self._wake.set()
+
+    def _heal(self) -> None:
+        """Rewrite our key as it is, by compare-and-set: flannel v0.20 loses events, and hears of us by this.
+
+        Costs each peer one event in which nothing has changed.
+        """
+        with self.deciding:
+            known, held, _ = self._standing.now()
+            if known is None or held is None or self._leaving:
+                return
+            try:
+                self.settle(self._claim_now(known, rewrite=True), tally.Event.KEY_HEALED)
+            except (errors.SubnetTaken, errors.LeaseLost) as exc:
+                self._fail(exc)
+            except errors.RegistryError as exc:
+                self._standing.count(tally.Event.HEAL_FAILED)
+                log.warning("own key not rewritten, later prefix=%s reason=%s", self._prefix, exc)
+            self._heal_at = self._later(self._timing.heal_s)
+
+    def _keep_alive(self) -> None:
+        _, held, _ = self._standing.now()
+        if held is None:
+            return
+        began = time.monotonic()
+        try:
+            ttl_s = self._ports.registry.keep_alive(held)
+        except errors.LeaseLost as exc:
+            self._standing.count(tally.Event.LEASE_EXPIRED)
+            log.warning("lease expired, claiming it again prefix=%s reason=%s", self._prefix, exc)
+            self.claim(rewrite=True)
+        except errors.RegistryError as exc:
+            self._standing.count(tally.Event.KEEPALIVE_FAILED)
+            wait_s = self._timing.beat_s
+            log.warning("keepalive failed, next in %d s prefix=%s reason=%s", wait_s, self._prefix, exc)
+            self._run_out(exc)
+        else:
+            self._standing.set_ttl(held, ttl_s)
+            self._note_pace(time.monotonic() - began)
+
+    def _run_out(self, exc: errors.RegistryError) -> None:
+        """Where the lease must have ended meanwhile, nobody agrees to it any more: claim it until somebody does."""
+        if self._standing.has_run_out():
+            self._standing.count(tally.Event.LEASE_EXPIRED)
+            log.warning("lease has run out unrenewed, subnet kept, claiming it again prefix=%s", self._prefix)
+            self._fail(exc)
+
+    def _note_pace(self, took_s: float) -> None:
+        slow = took_s > self._timing.slow_s
+        if slow:
+            self._standing.count(tally.Event.REGISTRY_SLOW)
+        if slow and not self._slow:
+            log.warning("registry answers slowly prefix=%s seconds=%.1f", self._prefix, took_s)
+        self._slow = slow
+
+    def _look_at_clock(self) -> None:
+        """A word on a wall clock that was set: times in logs no longer compare, leases are as they were."""
+        offset = time.time() - time.monotonic()
+        jump_s, self._clock_offset = offset - self._clock_offset, offset
+        if abs(jump_s) > _CLOCK_JUMP_S:
+            self._standing.count(tally.Event.CLOCK_JUMPED)
+            log.warning("wall clock was set, lease unaffected prefix=%s jump_s=%.0f", self._prefix, jump_s)
+
+
+_SAID = {
+    tally.Event.LEASE_HELD: "lease held",
+    tally.Event.KEY_HEALED: "own key rewritten for peers that missed it",
+}
