@@ -76,6 +76,8 @@ def claim_subnet(
         return Rewrite(over=before)  # word for word ours, even if this host has another address by now
     choice = subnets.choose_subnet(config, snapshot, attrs, last.key if last else None, pick)
     match choice:
+        case subnets.Reuse() if choice.lease.attrs == attrs:
+            return Keep(lease=choice.lease)  # a flanneld's, or ours: no other host hears of the change
         case subnets.Reuse():
             return Rewrite(over=choice.lease)
         case subnets.Fresh():

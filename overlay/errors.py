@@ -4,7 +4,9 @@
     ├── SettingsError               what the operator configured cannot work
     │   ├── ConfigMissing           no network config in the registry
     │   ├── ConfigInvalid           the network config breaks one of flannel's rules
-    │   └── UnderlayError           no usable interface or address on this host
+    │   ├── UnderlayError           no usable interface or address on this host
+    │   ├── FlanneldRunning         a flanneld on this host has the same lease or device
+    │   └── AddressTaken            a link that is not ours has an address of our subnet
     ├── RegistryError
     │   ├── RegistryUnavailable     503: no answer in time; the same call may work later
     │   ├── RegistryDenied          credentials or certificate refused
@@ -44,6 +46,14 @@ class ConfigInvalid(SettingsError):
 
 class UnderlayError(SettingsError):
     """This host has no interface or address that fits the settings."""
+
+
+class FlanneldRunning(SettingsError):
+    """A flanneld runs on this host that would fight with us for the lease or the device."""
+
+
+class AddressTaken(SettingsError):
+    """A link that is not ours has an address of the subnet that Docker networks are to get."""
 
 
 class RegistryError(OverlayError):

@@ -7,6 +7,7 @@ be older than our own last word. All times are monotonic: a wall clock that is s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import random
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, member, nodestore, standing, tally
+from overlay import claim, errors, lease, member, nodestore, preflight, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class Keeper:
         self._wake.set()
         self._publish()
         self._ports.changed()
+        self._look_around()
 
     def run(self, stop: threading.Event) -> None:
         """Keep the lease until `stop`, whose setter calls `wake`."""
@@ -170,7 +172,17 @@ class Keeper:
             self._heal()
         if now >= self._beat_at:
             self._beat_at = now + self._timing.beat_s
+            self._look_around()
             self._keep_alive()
+
+    def _look_around(self) -> None:
+        """What else on this host would harm this network: told, and left to the operator."""
+        held = self._standing.held()
+        if held is None:
+            return
+        with contextlib.suppress(errors.KernelError):
+            links = self._ports.kernel.list_underlays()
+            self._standing.set_findings(preflight.look_around(self._prefix, held, self._ports.flannelds(), links))
 
     def _later(self, pause_s: float) -> float:
         """When part of the pause is over: hosts that start together shall not go on together."""

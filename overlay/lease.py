@@ -137,6 +137,21 @@ def format_subnet_key(key: SubnetKey) -> str:
     return f"{v4}&{gocodec.format_ipv6(key.v6.network_address)}-{key.v6.prefixlen}"
 
 
+def clean_prefix(prefix: str) -> str:
+    """The prefix as Go's path.Join leaves it: one slash between parts, none at the end, dots resolved."""
+    parts: list[str] = []
+    rooted = prefix.startswith("/")
+    for part in prefix.split("/"):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part == "..":
+            if not rooted:
+                parts.append(part)
+        elif part not in ("", "."):
+            parts.append(part)
+    return ("/" if rooted else "") + "/".join(parts)
+
+
 def parse_attrs(text: str) -> LeaseAttrs:
     """What a node published, read as leniently as flannel does: any case, unknown members ignored.
 

@@ -13,7 +13,19 @@ import threading
 from collections.abc import Callable, Sequence
 
 from overlay import backend as backends
-from overlay import claim, errors, kernel, lease, netconfig, netstate, nodestore, registry, underlay
+from overlay import (
+    claim,
+    errors,
+    flanneld,
+    kernel,
+    lease,
+    netconfig,
+    netstate,
+    nodestore,
+    preflight,
+    registry,
+    underlay,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +60,10 @@ class Ports:
     make_mac: Callable[[], netstate.Mac]
     changed: Callable[[], None] = lambda: None
     """Called when what the rooms above see of the lease has changed: its MTU, its devices, or all of it."""
+    flannelds: Callable[[], Sequence[flanneld.Flanneld]] = lambda: ()
+    """The flannelds that run on this host."""
+    previous: Callable[[], lease.SubnetKey | None] = lambda: None
+    """The subnet that a flanneld had on this host."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +113,23 @@ class Refused:
 
 
 def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> Joined | Refused:
-    """Get the lease. Raises SettingsError, OutOfSubnets, RegistryError."""
-    text = _read_config(prefix, options, ports)
+    """Get the lease. Raises SettingsError, OutOfSubnets, RegistryError; nothing is written while a flanneld runs."""
+    text = _read_config(options, ports)
+    running = ports.flannelds()
+    preflight.refuse_rival(prefix, running)
+    if text is None:
+        text = _put_config(prefix, options, ports)
     config = netconfig.parse_network_config(text)
     saved = ports.store.load(prefix)
     last = claim.Published(key=saved.key, attrs=saved.attrs) if saved else None
+    hint = None if saved else ports.previous()
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
-        in_use = last is not None and ports.in_use()
+        in_use = saved is not None and last is not None and ports.in_use()
         member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
+        preflight.refuse_clash(member.backend.device, running, ports.kernel.list_underlays())
+        if hint is not None:
+            last, hint = claim.Published(key=hint, attrs=member.attrs), None
         leases = ports.registry.read_leases()
         wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
         if isinstance(wish, claim.Taken):
@@ -230,12 +254,17 @@ def _give_back(
         log.warning("old lease left to expire subnet=%s reason=%s", saved.key, exc)
 
 
-def _read_config(prefix: str, options: Options, ports: Ports) -> str:
+def _read_config(options: Options, ports: Ports) -> str | None:
+    """None where there is none and the operator chose one."""
     try:
         return ports.registry.read_config()
     except errors.ConfigMissing:
         if not options.initial_config:
             raise
+        return None
+
+
+def _put_config(prefix: str, options: Options, ports: Ports) -> str:
     if ports.registry.create_config(options.initial_config):
         log.info("network config created prefix=%s", prefix)
     return ports.registry.read_config()

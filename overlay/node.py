@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import threading
 
-from overlay import errors, keeper, lease, member, netstate, peers, registry, standing, tally
+from overlay import errors, keeper, lease, member, netstate, peers, preflight, registry, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,10 @@ class Node:
             self._start_over()
         seen = self._standing.attempts()
         self._kick.set()  # what an operator has just put right is looked at now, not after the pause
-        return self._standing.wait(seen, timeout_s)
+        held = self._standing.wait(seen, timeout_s)
+        preflight.refuse_rival(self.prefix, self._ports.flannelds())
+        preflight.refuse_overlap(held, self._ports.kernel.list_underlays())
+        return held
 
     def look_at_underlay(self) -> None:
         """Take up what became of the link below: another address, MTU or route. Called after kernel events.

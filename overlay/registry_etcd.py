@@ -27,7 +27,7 @@ class EtcdRegistry:
 
     def __init__(self, client: etcd_client.EtcdClient, prefix: str) -> None:
         self._client = client
-        self._prefix = clean_prefix(prefix)
+        self._prefix = lease.clean_prefix(prefix)
         self._config_key = _join(self._prefix, "config")
         self._subnets = _join(self._prefix, "subnets") + "/"
 
@@ -233,21 +233,6 @@ class _Backoff:
         pause_s = self._next_s * self._random.uniform(0.5, 1.0)
         self._next_s = min(_BACKOFF_CAP_S, self._next_s * 2)
         return pause_s
-
-
-def clean_prefix(prefix: str) -> str:
-    """The prefix as Go's path.Join leaves it: one slash between parts, none at the end, dots resolved."""
-    parts: list[str] = []
-    rooted = prefix.startswith("/")
-    for part in prefix.split("/"):
-        if part == ".." and parts and parts[-1] != "..":
-            parts.pop()
-        elif part == "..":
-            if not rooted:
-                parts.append(part)
-        elif part not in ("", "."):
-            parts.append(part)
-    return ("/" if rooted else "") + "/".join(parts)
 
 
 def _join(prefix: str, name: str) -> str:

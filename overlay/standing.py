@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from overlay import claim, errors, lease, member, peers, registry, tally
+from overlay import claim, errors, lease, member, peers, preflight, registry, tally
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Status:
     expires_in_s: float | None
     events: Mapping[str, int]
     """How often what happened since the start; see `tally.Event`."""
+    findings: preflight.Findings
 
 
 class Standing:
@@ -64,6 +65,7 @@ class Standing:
         self._skipped: tuple[str, ...] = ()
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
+        self._findings = preflight.Findings()
 
     def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
         """Who we are, the lease the registry agreed to, and the peers."""
@@ -183,6 +185,15 @@ class Standing:
         for one in fresh:
             log.warning("peer skipped prefix=%s %s", self._prefix, one)
 
+    def set_findings(self, found: preflight.Findings) -> None:
+        """What is amiss around this network; what is new is logged."""
+        with self._changed:
+            before, self._findings = self._findings, found
+        if found.rival is not None and found.rival != before.rival:
+            log.error("flanneld runs beside us prefix=%s: %s", self._prefix, found.rival)
+        for one in sorted(set(found.overlaps) - set(before.overlaps)):
+            log.warning("addresses overlap prefix=%s %s", self._prefix, one)
+
     def set_left(self) -> lease.Lease | None:
         """This host is no member any more; the lease to give back."""
         with self._changed:
@@ -261,6 +272,7 @@ class Standing:
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
                 events=self._tally.read(),
+                findings=self._findings,
             )
 
     def _note(self, exc: errors.OverlayError, what: str) -> None:

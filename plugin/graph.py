@@ -27,6 +27,7 @@ from overlay import (
     node,
     nodes,
     nodestore,
+    processes,
     reconciler,
     registry,
     registry_etcd,
@@ -90,6 +91,7 @@ def build(chosen: settings.Settings) -> Graph:
     store = nodestore.NodeStore(state)
     client = None if chosen.standalone else _etcd(chosen)
     make_registry = _registries(chosen, state, client)
+    proc = _proc()
 
     def make_node(prefix: str) -> node.Node:
         ports = member.Ports(
@@ -101,6 +103,8 @@ def build(chosen: settings.Settings) -> Graph:
             claim_room=holdings.claim_room,
             pick=random.randrange,
             make_mac=_make_mac,
+            flannelds=lambda: processes.find_flannelds(proc),
+            previous=lambda: processes.read_subnet_env(pathlib.Path(chosen.run_dir) / "flannel/subnet.env"),
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(
@@ -176,6 +180,12 @@ def _proc_sys() -> pathlib.Path:
     """Docker makes a plugin's own /proc/sys read-only; `plugin/config.json` mounts a writable net part aside."""
     mounted = pathlib.Path("/host/proc/sys")
     return mounted if (mounted / "net").is_dir() else pathlib.Path("/proc/sys")
+
+
+def _proc() -> pathlib.Path:
+    """A managed plugin has a process namespace of its own; `plugin/config.json` mounts the host's /proc aside."""
+    mounted = pathlib.Path("/host/procfs")
+    return mounted if (mounted / "self").is_symlink() else pathlib.Path("/proc")
 
 
 def _make_mac() -> netstate.Mac:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from overlay import (
     firewall_fake,
+    flanneld,
     kernel,
     kernel_fake,
     lease,
@@ -72,6 +73,8 @@ class NodeHost:
     claim_room: Callable[[str, Sequence[netstate.IPNetwork], str], None] = lambda *_room: None
     mac: netstate.Mac = MAC
     changed: Callable[[], None] = lambda: None
+    flannelds: tuple[flanneld.Flanneld, ...] = ()
+    previous: lease.SubnetKey | None = None
     nodes: list[node.Node] = dataclasses.field(default_factory=list)
     file: statefile.StateFile | None = None
 
@@ -97,6 +100,8 @@ class NodeHost:
             pick=lambda _count: 0,
             make_mac=lambda: self.mac,
             changed=lambda: self.changed(),  # noqa: PLW0108 - a test sets another one later
+            flannelds=lambda: self.flannelds,
+            previous=lambda: self.previous,
         )
 
     def make(self, prefix: str = PREFIX) -> node.Node:

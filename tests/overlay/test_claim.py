@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 
 import pytest
@@ -35,8 +36,14 @@ def test_a_new_host_takes_the_first_free_subnet() -> None:
     assert wish(last=None, in_use=False) == claim.Create(key=key("10.2.1.0/24"))
 
 
-def test_a_new_host_takes_the_lease_that_names_its_address() -> None:
+def test_a_new_host_keeps_the_lease_that_says_what_it_would() -> None:
+    """A flanneld's that ran here: taken over without a word to anybody."""
     found = lease.Lease(key=key("10.2.7.0/24"), attrs=OURS)
+    assert wish(found, last=None, in_use=False) == claim.Keep(lease=found)
+
+
+def test_a_new_host_rewrites_the_lease_that_names_its_address() -> None:
+    found = lease.Lease(key=key("10.2.7.0/24"), attrs=dataclasses.replace(OURS, backend_data='{"VNI":9}'))
     assert wish(found, last=None, in_use=False) == claim.Rewrite(over=found)
 
 

@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from overlay import errors, etcd_client, etcd_errors, etcd_resolve, etcd_settings, etcd_shim, registry_etcd
+from overlay import errors, etcd_client, etcd_errors, etcd_resolve, etcd_settings, etcd_shim, lease
 from tests.overlay import etcd_server
 
 IP = ipaddress.ip_address
@@ -201,7 +201,7 @@ def test_an_error_without_status_keeps_its_text() -> None:
     ],
 )
 def test_a_prefix_is_joined_as_go_does(prefix: str, clean: str) -> None:
-    assert registry_etcd.clean_prefix(prefix) == clean
+    assert lease.clean_prefix(prefix) == clean
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import errors, lease, member, netstate, nodestore, registry_fake, underlay
+from overlay import errors, flanneld, lease, member, netstate, nodestore, registry_fake, underlay
 from tests.overlay import node_host
 
 STOP = threading.Event()
@@ -80,6 +80,55 @@ def test_the_mac_of_a_device_that_is_there_is_kept(host: node_host.NodeHost) -> 
     )
     assert host.kernel.apply([netstate.Add(obj=device)]) == []
     assert join(host).member.own.mac == "0e:00:00:00:00:42"
+
+
+def test_the_lease_of_a_flanneld_is_taken_over_without_a_write(host: node_host.NodeHost) -> None:
+    """No other host hears of it: there is no event, and the etcd lease behind the key lives on."""
+    left = host.registry.put_peer(node_host.key("10.2.20.0/24"), OURS)
+    revision = host.registry.read_leases().revision
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease == dataclasses.replace(left, ttl_s=None)
+    assert host.registry.read_leases().revision == revision
+
+
+def test_nothing_is_written_while_a_flanneld_of_the_prefix_runs(host: node_host.NodeHost) -> None:
+    host.flannelds = (flanneld.Flanneld(pid=1234, prefix=node_host.PREFIX),)
+    host.registry.set_config(None)
+    host.options = member.Options(initial_config=node_host.CONFIG)
+    with pytest.raises(errors.FlanneldRunning, match=r"flanneld \(pid 1234\) runs on this host"):
+        join(host)
+    with pytest.raises(errors.ConfigMissing):
+        host.registry.read_config()
+    assert host.registry.read_leases().leases == {}
+
+
+def test_a_device_of_a_flanneld_in_kubernetes_is_not_taken(host: node_host.NodeHost) -> None:
+    host.flannelds = (flanneld.Flanneld(pid=99, prefix=None),)
+    assert isinstance(join(host), member.Joined)
+    device = dataclasses.replace(node_host.ETH0, name=netstate.IfName("flannel.1"), addresses=())
+    host.kernel = type(host.kernel)([node_host.ETH0, device])
+    with pytest.raises(errors.FlanneldRunning, match="pid 99 with leases in Kubernetes"):
+        join(host)
+
+
+def test_the_subnet_that_flanneld_left_in_its_file_is_asked_for(host: node_host.NodeHost) -> None:
+    """Its lease has ended meanwhile."""
+    host.previous = node_host.key("10.2.20.0/24")
+    host.in_use = True  # pools, but none of ours: nothing was saved
+    assert join(host).member.own.key == host.previous
+
+
+def test_a_subnet_in_flanneld_s_file_that_another_host_has_is_let_go(host: node_host.NodeHost) -> None:
+    host.previous = node_host.key("10.2.20.0/24")
+    host.registry.put_peer(host.previous, node_host.attrs("192.0.2.9"))
+    assert join(host).member.own.key == node_host.key("10.2.1.0/24")
+
+
+def test_what_we_saved_ourselves_counts_more_than_flanneld_s_file(host: node_host.NodeHost) -> None:
+    save(host, "10.2.7.0/24")
+    host.previous = node_host.key("10.2.20.0/24")
+    assert join(host).member.own.key == node_host.key("10.2.7.0/24")
 
 
 def test_a_lost_race_is_looked_at_again(host: node_host.NodeHost) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlay import errors, lease, member, netstate, node, registry, registry_fake
+from overlay import errors, flanneld, lease, member, netstate, node, registry, registry_fake
 from tests.overlay import node_host
 
 OWN = node_host.key("10.2.1.0/24")
@@ -392,6 +392,72 @@ def test_nonsense_under_our_key_is_said_and_left_alone(host: node_host.NodeHost)
 def beating(host: node_host.NodeHost) -> node_host.NodeHost:
     host.timing = dataclasses.replace(node_host.FAST, beat_s=0.02)
     return host
+
+
+RIVAL = flanneld.Flanneld(pid=1234, prefix=node_host.PREFIX)
+
+
+def test_a_flanneld_that_starts_beside_us_is_told_and_nothing_is_torn_down(beating: node_host.NodeHost) -> None:
+    beating.registry.put_peer(PEER, PEERS)
+    one = beating.join()
+    until(lambda: beating.routes() == {"10.2.2.0/24"})
+    beating.flannelds = (RIVAL,)
+    until(lambda: one.status().findings.rival)
+    assert one.held() == HELD
+    assert beating.routes() == {"10.2.2.0/24"}
+    with pytest.raises(errors.FlanneldRunning):
+        one.wait(5)
+    beating.flannelds = ()
+    until(lambda: one.status().findings.rival is None)
+    assert one.wait(5) == HELD
+
+
+def test_a_node_takes_over_when_flanneld_has_ended(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(OWN, OURS)
+    host.flannelds = (RIVAL,)
+    one = host.start()
+    with pytest.raises(errors.FlanneldRunning, match=r"flanneld \(pid 1234\)"):
+        one.wait(5)
+    assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+    revision = host.registry.read_leases().revision
+    host.flannelds = ()
+    until(lambda: one.status().confirmed)
+    assert one.wait(5) == HELD
+    assert host.registry.read_leases().revision == revision
+    until(lambda: host.registry.keep_alives == 1)  # at once: it may have been about to end
+
+
+def test_a_restart_beside_a_flanneld_leaves_what_is_programmed(host: node_host.NodeHost) -> None:
+    """Containers may use it; the registry is not written to."""
+    host.registry.put_peer(PEER, PEERS)
+    host.join().stop()
+    until(lambda: host.routes() == {"10.2.2.0/24"})
+    host.reopen()
+    host.flannelds = (RIVAL,)
+    one = host.start()
+    until(lambda: one.status().trouble)
+    host.reconciler.open_gate()
+    host.reconciler.run_pass()
+    assert host.routes() == {"10.2.2.0/24"}
+    assert not one.status().confirmed
+    with pytest.raises(errors.FlanneldRunning):
+        one.wait(5)
+
+
+def test_a_subnet_with_an_address_elsewhere_on_the_host_is_not_given_out(host: node_host.NodeHost) -> None:
+    docker0 = dataclasses.replace(
+        node_host.ETH0,
+        name=netstate.IfName("docker0"),
+        addresses=(ipaddress.IPv4Interface("10.2.1.1/24"),),
+        has_default_route=False,
+    )
+    host.kernel = type(host.kernel)([node_host.ETH0, docker0])
+    host.reopen()
+    one = host.start()
+    with pytest.raises(errors.AddressTaken, match=r"docker0 has 10\.2\.1\.1/24"):
+        one.wait(5)
+    (told,) = one.status().findings.overlaps
+    assert told.startswith("docker0 has 10.2.1.1/24 of this host's flannel subnet 10.2.1.0/24")
 
 
 def test_the_lease_is_kept_alive(beating: node_host.NodeHost) -> None:

@@ -9,7 +9,19 @@ import time
 
 import pytest
 
-from overlay import backend, errors, lease, member, netconfig, netstate, peers, standing, tally, underlay
+from overlay import (
+    backend,
+    errors,
+    lease,
+    member,
+    netconfig,
+    netstate,
+    peers,
+    preflight,
+    standing,
+    tally,
+    underlay,
+)
 from tests.overlay import node_host
 
 CONFIG = netconfig.parse_network_config(node_host.CONFIG)
@@ -65,6 +77,7 @@ def test_nothing_is_known_at_first(here: standing.Standing) -> None:
         revision=0,
         expires_in_s=None,
         events=dict.fromkeys(tally.Event, 0),
+        findings=preflight.Findings(),
     )
 
 

@@ -21,6 +21,7 @@ from ipam import store as ipam_store
 from overlay import (
     errors,
     firewall_fake,
+    flanneld,
     kernel_fake,
     member,
     netstate,
@@ -105,6 +106,7 @@ class MemoryPlugin:
             threads=[],
         )
         self.not_ready: errors.OverlayError | None = None
+        self.flannelds: tuple[flanneld.Flanneld, ...] = ()
         self.observed: list[tuple[str, int]] = []
         self.metered = metrics.Metrics(lambda: report.samples(self.graph))
         if saved:
@@ -169,6 +171,7 @@ class MemoryPlugin:
             claim_room=self.nodes.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: node_host.MAC,
+            flannelds=lambda: self.flannelds,
         )
         return node.Node(prefix, member.Options(), ports, timing=node_host.FAST)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from overlay import netstate
+from overlay import flanneld, netstate
 from plugin import report
 from tests.overlay import node_host
 from tests.plugin import memory_plugin
@@ -53,6 +53,14 @@ def test_why_there_is_no_lease_is_told(make_plugin: Callable[..., Plugin]) -> No
 def test_when_nothing_is_missing_nothing_is_told(ready: Plugin) -> None:
     assert missing(ready) == []
     assert gauges(ready)["flannelpy_lease_held"] == 1.0
+
+
+def test_a_flanneld_beside_us_is_told(ready: Plugin) -> None:
+    ready.flannelds = (flanneld.Flanneld(pid=1234, prefix=PREFIX),)
+    ready.registry.delete_peer(OWN)  # a reason to look at the lease before the next keepalive
+    node_host.until(lambda: ready.nodes.all()[0].status().findings.rival)
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: flanneld (pid 1234) runs on this host with prefix {PREFIX}")
 
 
 def test_a_lost_subnet_is_told(ready: Plugin) -> None:

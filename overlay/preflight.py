@@ -1,0 +1,104 @@
+"""What else on this host stands in the way of a flannel network: a flanneld, a link with addresses of its range.
+
+Pure: judges what `processes` and the kernel port have found. `member` asks before anything is written, `node` before
+the subnet is given to a Docker network and at every keepalive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from overlay import errors, flanneld, kernel, lease
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What is amiss around a network that works. `rival` names a flanneld, `overlaps` links, a line each."""
+
+    rival: str | None = None
+    overlaps: tuple[str, ...] = ()
+
+
+def refuse_rival(prefix: str, running: Iterable[flanneld.Flanneld]) -> None:
+    """Raises FlanneldRunning where one of them has our prefix: a lease's PublicIP is all that says whose it is."""
+    rival = _find_rival(prefix, running)
+    if rival is not None:
+        raise errors.FlanneldRunning(rival)
+
+
+def refuse_clash(device: str, running: Sequence[flanneld.Flanneld], links: Iterable[kernel.UnderlayLink]) -> None:
+    """Raises FlanneldRunning where the device is one that a flanneld of another registry or prefix has made.
+
+    `links` are those that are not ours. Without a flanneld the device was left behind, and is adopted.
+    """
+    if not running or not any(link.name == device for link in links):
+        return
+    told = ", ".join(f"pid {one.pid} with {_describe_home(one)}" for one in running)
+    raise errors.FlanneldRunning(
+        f"flanneld ({told}) runs on this host and {device} is its device: stop it (systemctl disable --now flanneld) "
+        "or give one of the two networks another VNI"
+    )
+
+
+def refuse_overlap(held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink]) -> None:
+    """Raises AddressTaken where another link has addresses of the subnet that Docker networks are about to get."""
+    for link, address in _overlapping(held.subnet, held.device, links):
+        if address.ip in held.subnet:
+            raise errors.AddressTaken(
+                f"{link} has {address}, and {held.subnet} is this host's flannel subnet: its containers could not "
+                f"be reached through two links; {_describe_cure(link)}"
+            )
+
+
+def look_around(
+    prefix: str, held: lease.HeldSubnet, running: Iterable[flanneld.Flanneld], links: Iterable[kernel.UnderlayLink]
+) -> Findings:
+    """What an operator should put right. `links` are those that are not ours."""
+    return Findings(
+        rival=_find_rival(prefix, running),
+        overlaps=tuple(
+            f"{link} has {address} of this host's flannel subnet {held.subnet}: {_describe_cure(link)}"
+            if address.ip in held.subnet
+            else f"{link} has {address}, which overlaps the flannel network {held.network}: what is there becomes "
+            "unreachable where a host has its subnet; give the flannel network another range"
+            for link, address in _overlapping(held.network, held.device, links)
+        ),
+    )
+
+
+def _find_rival(prefix: str, running: Iterable[flanneld.Flanneld]) -> str | None:
+    wanted = lease.clean_prefix(prefix)
+    for one in running:
+        if one.prefix == wanted:
+            return (
+                f"flanneld (pid {one.pid}) runs on this host with prefix {wanted} and would fight for this host's "
+                "lease: stop it (systemctl disable --now flanneld), then flannelpy takes over its lease and device "
+                "by itself"
+            )
+    return None
+
+
+def _overlapping(
+    network: ipaddress.IPv4Network, device: str, links: Iterable[kernel.UnderlayLink]
+) -> list[tuple[str, ipaddress.IPv4Interface]]:
+    return [
+        (link.name, address)
+        for link in links
+        for address in link.addresses
+        if link.name != device and address.network.overlaps(network)
+    ]
+
+
+def _describe_home(one: flanneld.Flanneld) -> str:
+    return "leases in Kubernetes" if one.prefix is None else f"prefix {one.prefix}"
+
+
+def _describe_cure(link: str) -> str:
+    if link == "docker0":
+        return (
+            "remove bip and mtu from dockerd's options (--bip and --mtu, daemon.json, mk-docker-opts.sh), then: "
+            "systemctl stop docker docker.socket; ip link delete docker0; systemctl start docker"
+        )
+    return f"take the address away (ip addr del … dev {link}) or the link"
