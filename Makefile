@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PACKAGES := overlay ipam driver plugin lab bench
 ENGINES ?= 20.10 26.1 28.5
+SECONDS ?= 1800
 # What the tests of etcd, kernel and firewall run on this machine itself, in namespaces of their own
 TEST_PACKAGES := iproute2 nftables iptables procps mmdebstrap debian-archive-keyring
 
@@ -16,12 +17,13 @@ demo: .venv/ready ## Two Docker hosts, one etcd, the plugin, and containers that
 	@$(PYTHON) -m lab demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: check ## Check, then every test: unit, contract (etcd, kernel), system (all engines side by side)
+test: check ## Check, then every test: unit, contract (etcd, kernel), system (all engines), three minutes of chaos
 	$(PYTHON) -m lab packages $(TEST_PACKAGES)
 	$(PYTHON) -m lab prepare
 	$(PYTHON) -m pytest -m 'not system' -n 2 --dist loadfile
 	$(PYTHON) -m pytest -m system tests/lab --timeout 600
 	$(MAKE) --no-print-directory -j3 --output-sync=target $(addprefix system-,$(ENGINES))
+	$(PYTHON) -m lab chaos --seconds 180 --seed 3
 
 # One engine: make system-28.5
 system-%: .venv/ready
@@ -60,6 +62,11 @@ plugin: .venv/ready ## Build the plugin's image and root file system from the Do
 bench: .venv/ready ## Measure: prints a table, writes bench/results.json
 	$(PYTHON) -m lab prepare
 	$(PYTHON) -m bench
+
+.PHONY: chaos
+chaos: .venv/ready ## Break everything at random for half an hour: do containers still talk? (SECONDS=1800 SEED=by chance)
+	$(PYTHON) -m lab prepare
+	$(PYTHON) -m lab chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: lock
 lock: .venv/ready ## Resolve the dependencies anew and write the lock files

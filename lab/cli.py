@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
 import signal
 import sys
@@ -114,6 +115,22 @@ def demo(*, engine: str, keep: bool) -> None:
     from lab import demo as story
 
     story.tell(engine=engine, keep=keep)
+
+
+@main.command()
+@click.option("--seconds", default=1800.0, show_default=True, help="How long things are broken.")
+@click.option("--seed", type=int, help="The same seed breaks the same things; by chance if not given.")
+@click.option("--hosts", default=4, show_default=True, help="How many Docker hosts.")
+@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--keep", is_flag=True, help="Leave the lab running.")
+def chaos(*, seconds: float, seed: int | None, hosts: int, engine: str, keep: bool) -> None:
+    """Break everything at random for a while and see whether containers still reach each other."""
+    from lab import chaos as soak
+
+    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    options = soak.Options(seconds=seconds, seed=seed, hosts=hosts, engine=engine, keep=keep)
+    if not soak.run(options):
+        raise SystemExit(1)
 
 
 @main.command()

@@ -27,19 +27,20 @@ class Etcd(machine.Machine):
         super().__init__(seat.machine, netns=seat.netns, cgroup=lab.cgroup(seat), spec=spec)
         self.endpoint = f"http://{seat.ip}:{plan.ETCD_PORT}"
         peers = ",".join(f"{s.machine}=http://{s.ip}:{plan.ETCD_PEER_PORT}" for s in lab.etcd)
-        mine = f"http://{seat.ip}:{plan.ETCD_PEER_PORT}"
+        self.peer_url = mine = f"http://{seat.ip}:{plan.ETCD_PEER_PORT}"
+        self._state = "new"
         self._argv = [
             *("etcd", "--name", seat.machine, "--data-dir", _ETCD_DATA),
             *("--listen-client-urls", f"{self.endpoint},http://127.0.0.1:{plan.ETCD_PORT}"),
             *("--advertise-client-urls", self.endpoint),
             *("--listen-peer-urls", mine, "--initial-advertise-peer-urls", mine),
-            *("--initial-cluster", peers, "--initial-cluster-state", "new"),
+            *("--initial-cluster", peers),
         ]
 
     def start_etcd(self) -> None:
         """Start the member; does not wait, since alone it has no quorum. Its data outlives a stop."""
         if self.daemon_pid("etcd") is None:
-            self.spawn("etcd", self._argv)
+            self.spawn("etcd", [*self._argv, "--initial-cluster-state", self._state])
 
     def stop_etcd(self) -> None:
         """End the member in good order."""
@@ -49,6 +50,11 @@ class Etcd(machine.Machine):
     def kill_etcd(self) -> None:
         """End the member with SIGKILL."""
         self.end("etcd", signal="KILL")
+
+    def wipe_etcd(self) -> None:
+        """Delete an ended member's data: it starts next as a new member of a cluster that goes on."""
+        self.exec(["rm", "-rf", _ETCD_DATA])
+        self._state = "existing"
 
     def freeze(self) -> None:
         """Stop the member's processes: connections stay open and nothing answers, as with a hung machine."""
