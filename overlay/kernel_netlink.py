@@ -36,8 +36,9 @@ from overlay import (
 
 PROC_SYS = pathlib.Path("/proc/sys")
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
-GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_*: links, neighbours, addresses and routes of both families. Source: linux/rtnetlink.h."""
+GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
+"""RTMGRP_*: links, neighbours, addresses and routes of both families; RTNLGRP_IPV4_NETCONF and its IPv6 twin:
+forwarding and others of its parameters. Source: linux/rtnetlink.h."""
 
 EVENT_BUFFER = 1 << 20
 COALESCE_S = 0.1

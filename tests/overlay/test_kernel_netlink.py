@@ -327,6 +327,18 @@ def test_events_of_many_changes_are_few_and_stop_is_quick(host: kernel_netlink.K
     assert listener.close() < 1.0
 
 
+@pytest.mark.parametrize("key", ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"])
+def test_forwarding_switched_off_by_hand_is_an_event(
+    host: kernel_netlink.KernelNetlink, netns: Any, key: str
+) -> None:
+    switch = f"sysctl -q -w {key.replace('/', '.')}="
+    netns.run(f"{switch}1")
+    listener = Listener(host, netns)
+    netns.run(f"{switch}0")
+    assert listener.heard.wait(2)
+    listener.close()
+
+
 def test_lost_events_are_an_event_and_the_next_ones_are_heard(host: kernel_netlink.KernelNetlink, netns: Any) -> None:
     add(host, VXLAN, ADDRESS)
     stop = threading.Event()
