@@ -1,10 +1,10 @@
-"""What the host's packet filter must let through, rewrite and keep apart, as values; and the port that sees to it.
+"""What the host's packet filter must let through, rewrite and keep apart, as values.
 
-Pure. `driver.desired` makes a FirewallPlan, `reconciler` hands it to the firewall port. Two places, since a verdict
-"accept" in one table never overrides a drop in another: masquerade and isolation are an nft table of our own
-(`firewall_table`); permission to forward is a chain of our own in the iptables flavour(s) where the engine put its
-DROP (`firewall_chain`). So the table only drops and the chain only accepts: what the chain lets through too broadly,
-the table still keeps apart. All of it once for each IP family; `domains` shows a plan as one of them sees it.
+Pure. `driver.desired` makes a FirewallPlan, `reconciler` hands it to the firewall port (`firewall_port`). Two places,
+since a verdict "accept" in one table never overrides a drop in another: masquerade and isolation are an nft table of
+our own (`firewall_table`); permission to forward is a chain of our own in the iptables flavour(s) where the engine
+put its DROP (`firewall_chain`). So the table only drops and the chain only accepts: what the chain lets through too
+broadly, the table still keeps apart. All of it once for each IP family; `domains` shows a plan as one family sees it.
 Source: nft(8), iptables(8), moby daemon/libnetwork/iptables, flannel pkg/trafficmngr/iptables/iptables.go.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Iterable
-from typing import Protocol
 
 from overlay import netstate
 
@@ -53,17 +52,6 @@ class BridgeRules:
 
 
 FirewallPlan = frozenset[BridgeRules]
-
-
-class Firewall(Protocol):
-    """The firewall port. Adapters: `firewall_exec` (nft and iptables) and `firewall_fake`."""
-
-    def ensure(self, plan: FirewallPlan) -> tuple[str, ...]:
-        """Make the host's rules be those of `plan`; names each place that had to be written ("nft", "ip6tables-nft").
-
-        Idempotent, and cheap when nothing is to do. An empty plan removes all that is ours. Raises KernelError.
-        """
-        ...
 
 
 TABLE = "flannelpy"

@@ -4,20 +4,22 @@ Thin: `firewall_table` and `firewall_chain` know what the rules are; here they a
 handed to the tools, which run in the network namespace of the calling thread. Called by `reconciler` on its timer and
 after every change of a network. Two iptables flavours can be in use at once (an engine on one, an older tool on the
 other), and a packet must pass both. A flavour that nobody uses is left alone: asking iptables-legacy loads its
-modules and makes its tables.
+modules and makes its tables. No tool is run for nftables while the kernel says that nothing changed there.
 Source: nft(8), xtables-nft(8), iptables-restore(8).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from overlay import errors, firewall, firewall_chain, firewall_table
+from overlay import errors, firewall, firewall_chain, firewall_table, nft_events
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +34,35 @@ _ABSENT = "No such file or directory"
 _UNREADABLE = "Table `filter' is incompatible"
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Round:
+    """One call of `ensure`. `quiet`: nftables has not changed since all of ours was found there."""
+
+    plan: firewall.FirewallPlan
+    quiet: bool
+    written: list[str] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+
 class FirewallExec:
     """The host's own packet filter. Safe to call from any thread: one lock, held while tools run."""
 
-    def __init__(self, *, lockfile: str = LOCKFILE, path: str = PATH, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, *, lockfile: str = LOCKFILE, path: str = PATH, timeout_s: float = 10.0, look_every_s: float = 600.0
+    ) -> None:
         """`lockfile` is the host's, as seen from here, or `-w` waits for nobody. iptables-nft needs and takes none.
 
-        `path` is where the tools are looked for. Units: `timeout_s` seconds for each tool, above LOCK_WAIT_S.
+        `path` is where the tools are looked for. Units: `timeout_s` seconds for each tool, above LOCK_WAIT_S;
+        `look_every_s` seconds until nftables is listed even though the kernel says that nothing changed there.
         """
         self._env = {"PATH": path, "LC_ALL": "C", "XTABLES_LOCKFILE": lockfile}
         self._path = path
         self._timeout_s = timeout_s
+        self._look_every_s = look_every_s
         self._lock = threading.Lock()
+        self._news = 0
+        self._quiet: tuple[firewall.FirewallPlan, int | None, int] | None = None
+        self._quiet_until = 0.0
         self._written: dict[str, tuple[str, str]] = {}  # by nft family: what we wrote, and what nft lists of it
 
     def ensure(self, plan: firewall.FirewallPlan) -> tuple[str, ...]:
@@ -53,33 +72,46 @@ class FirewallExec:
         nothing is let through unguarded, and permissions are not written when the drops were refused. Idempotent.
         Raises KernelError after all other places were tried.
         """
-        written: list[str] = []
-        failures: list[str] = []
         with self._lock:
+            state = (plan, nft_events.read_generation(), self._news)
+            work = _Round(plan=plan, quiet=state == self._quiet and time.monotonic() < self._quiet_until)
             for family in firewall.FAMILIES:
-                self._ensure_family(plan, family, written, failures)
-        if written:
-            log.info("firewall written places=%s bridges=%d", ",".join(written), len(plan))
-        if failures:
-            raise errors.KernelError(list(dict.fromkeys(failures)))
-        return tuple(written)
+                self._ensure_family(work, family)
+            if work.written or work.failures:
+                self._quiet = None
+            elif not work.quiet and state[1] is not None:
+                self._quiet, self._quiet_until = state, time.monotonic() + self._look_every_s
+        if work.written:
+            log.info("firewall written places=%s bridges=%d", ",".join(work.written), len(plan))
+        if work.failures:
+            raise errors.KernelError(list(dict.fromkeys(work.failures)))
+        return tuple(work.written)
 
-    def _ensure_family(
-        self, plan: firewall.FirewallPlan, family: firewall.Family, written: list[str], failures: list[str]
-    ) -> None:
+    def events(self, stop: threading.Event) -> Iterator[None]:
+        """See `firewall_port.Firewall.events`."""
+        for _ in nft_events.changes(stop):
+            self._news += 1
+            yield
+
+    def _ensure_family(self, work: _Round, family: firewall.Family) -> None:
+        """While nftables is quiet only legacy tables are looked at, and only where something of ours must be."""
+        plan = work.plan
         wanted = bool(firewall.domains(plan, family))
         table = "nft" if family is firewall.IPV4 else f"nft-{family.table}"
+        legacy = f"{family.iptables}-legacy"
         places: list[tuple[str, Callable[[], bool]]] = [
             (table, lambda: self._ensure_table(plan, family)),
             (f"{family.iptables}-nft", lambda: self._ensure_nft_chain(plan, family, wanted=wanted)),
-            (f"{family.iptables}-legacy", lambda: self._ensure_legacy_chain(plan, family)),
+            (legacy, lambda: self._ensure_legacy_chain(plan, family)),
         ]
         for name, ensure_place in places if wanted else reversed(places):
+            if work.quiet and not (wanted and name == legacy):
+                continue
             try:
                 if ensure_place():
-                    written.append(name)
+                    work.written.append(name)
             except errors.KernelError as exc:
-                failures.extend(exc.failures)
+                work.failures.extend(exc.failures)
                 if name == table:
                     return
 

@@ -5,31 +5,59 @@ Passes tests/overlay/test_firewall_contract.py as `firewall_exec` does.
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Iterator
 
 from overlay import errors, firewall
 
 
 class FirewallFake:
-    """Holds the last plan. `flush` is the operator's hand; while `refusal` is set, every ensure fails with it."""
+    """Holds the last plan; flushing is the operator's hand. While `refusal` is set, every ensure fails with it."""
 
     def __init__(self, places: tuple[str, ...] = ("nft",)) -> None:
         self.plan: firewall.FirewallPlan = frozenset()
         self.refusal: str | None = None
         self._places = places
-        self._lock = threading.Lock()
+        self._changes = 0
+        self._changed = threading.Condition()
 
     def ensure(self, plan: firewall.FirewallPlan) -> tuple[str, ...]:
         """Record the plan; names every place if it was another one. Raises KernelError while told to."""
-        with self._lock:
+        with self._changed:
             if self.refusal is not None:
                 raise errors.KernelError([self.refusal])
             if plan == self.plan:
                 return ()
-            self.plan = plan
+            self._change(plan)
             return self._places
+
+    def events(self, stop: threading.Event) -> Iterator[None]:
+        """See `firewall_port.Firewall.events`."""
+        with self._changed:
+            seen = self._changes
+        yield
+        while not stop.is_set():
+            with self._changed:
+                self._changed.wait_for(functools.partial(self._differs_from, seen), timeout=0.2)
+                before, seen = seen, self._changes
+            if seen != before:
+                yield
 
     def flush(self) -> None:
         """All rules are gone, as after `nft flush ruleset`."""
-        with self._lock:
+        with self._changed:
+            self._change(frozenset())
+
+    def flush_unheard(self) -> None:
+        """All rules are gone and no event tells, as after `iptables-legacy -F`."""
+        with self._changed:
             self.plan = frozenset()
+
+    def _differs_from(self, seen: int) -> bool:
+        return self._changes != seen
+
+    def _change(self, plan: firewall.FirewallPlan) -> None:
+        self.plan = plan
+        self._changes += 1
+        self._changed.notify_all()

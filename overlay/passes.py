@@ -38,7 +38,7 @@ class Pass:
     done: list[netstate.Op] = dataclasses.field(default_factory=list)
     failures: dict[netstate.Op, kernel.Failure] = dataclasses.field(default_factory=dict)
     troubles: list[str] = dataclasses.field(default_factory=list)
-    firewall_repairs: int = 0
+    firewall_repairs: tuple[str, ...] = ()
     blind: bool = False
     """The kernel could not be observed."""
 

@@ -1,7 +1,8 @@
 """The single writer of this host's kernel state: makes what is there what is desired, and keeps it so.
 
 Owners (`node`, `driver.service`) declare slices of the desired state, which are applied at once in their own thread;
-`run` looks at the whole host at the start, after kernel events, after failures and every ten seconds, and repairs.
+`run` looks at the whole host at the start, after kernel events, after failures and every ten seconds, and repairs;
+after a change of the packet filter it looks at that alone.
 Level-triggered: a slice may be set twice, anything deleted by hand comes back. What it does not do: decide what is
 desired. No lock is held while the kernel is called, but for one per owner.
 """
@@ -9,14 +10,13 @@ desired. No lock is held while the kernel is called, but for one per owner.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from overlay import diff, errors, firewall, kernel, netstate, passes, slices
+from overlay import diff, errors, firewall, firewall_keeper, firewall_port, kernel, netstate, passes, slices, turns
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +43,24 @@ class Reconciler:
     def __init__(
         self,
         host: kernel.Kernel,
-        filters: firewall.Firewall,
+        filters: firewall_port.Firewall,
         *,
         timing: Timing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kernel = host
         self._firewall = filters
+        self._keeper = firewall_keeper.FirewallKeeper(filters)
         self._timing = timing or Timing()
         self._monotonic = monotonic
         self._lock = threading.Lock()  # over the fields below; never held across a call of the kernel
         self._slices = slices.Slices()
-        self._turns: dict[str, _Turn] = {}
+        self._turns = turns.Turns()
         self._gate_open = False
         self._settled = False
         self._repairs: collections.Counter[str] = collections.Counter()
         self._last_errors: tuple[str, ...] = ()
         self._last_pass: passes.PassStats | None = None
-        self._firewall_lock = threading.Lock()
-        self._firewall_plan: firewall.FirewallPlan | None = None
-        self._firewall_touched = False
         self._pass_lock = threading.Lock()
         self._wake = threading.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -71,14 +69,14 @@ class Reconciler:
 
     def set(self, owner: str, state: netstate.NetState) -> None:
         """Declare an owner's slice and apply what changed in it. Raises KernelError; it is retried all the same."""
-        with self._turn(owner):
+        with self._turns.of(owner):
             with self._lock:
                 applied = self._slices.put(owner, state)
             self._apply_slice(owner, state, applied)
 
     def remove(self, owner: str) -> None:
         """Drop an owner's slice and take its objects away. Raises KernelError; it is retried all the same."""
-        with self._turn(owner):
+        with self._turns.of(owner):
             with self._lock:
                 applied = self._slices.drop(owner)
             self._apply_slice(owner, netstate.EMPTY, applied)
@@ -91,14 +89,11 @@ class Reconciler:
 
     def set_firewall(self, plan: firewall.FirewallPlan) -> None:
         """Declare the packet filter's rules and write them. Raises KernelError; it is retried all the same."""
-        with self._firewall_lock:
-            self._firewall_plan = plan
-            self._firewall_touched = True
-            try:
-                self._firewall.ensure(plan)
-            except errors.KernelError:
-                self._wake.set()
-                raise
+        try:
+            self._keeper.set(plan)
+        except errors.KernelError:
+            self._wake.set()
+            raise
 
     def open_gate(self) -> None:
         """All owners have declared what they had before the restart: from now on passes remove what nobody wants."""
@@ -115,7 +110,7 @@ class Reconciler:
 
     @property
     def repairs(self) -> Mapping[str, int]:
-        """Changes by kind that somebody else made necessary: `{"route": 2, "firewall": 1}`."""
+        """Changes by kind that somebody else made necessary: `{"route": 2, "firewall:iptables-nft": 1}`."""
         with self._lock:
             return dict(self._repairs)
 
@@ -135,8 +130,12 @@ class Reconciler:
 
     def run(self, stop: threading.Event) -> None:
         """Make full passes until `stop`, which is noticed within a second."""
-        listener = threading.Thread(target=self._listen, args=(stop,), name="kernel-events", daemon=True)
-        listener.start()
+        listeners = [
+            threading.Thread(target=self._listen, args=(stop,), name="kernel-events", daemon=True),
+            threading.Thread(target=self._guard_firewall, args=(stop,), name="firewall-events", daemon=True),
+        ]
+        for listener in listeners:
+            listener.start()
         while not stop.is_set():
             self._wake.clear()
             started = self._monotonic()
@@ -145,7 +144,8 @@ class Reconciler:
             except Exception:  # the host must not stay unrepaired because of one bug
                 log.exception("bug: unexpected error in a full pass")
             self._rest(stop, self._monotonic() - started)
-        listener.join(timeout=2)
+        for listener in listeners:
+            listener.join(timeout=2)
 
     def run_pass(self) -> passes.PassStats:
         """Observe, plan and apply until nothing is left to do, at most `Timing.rounds` times.
@@ -193,21 +193,9 @@ class Reconciler:
         work.done.extend(op for op in current if op not in failures)
 
     def _ensure_firewall(self, work: passes.Pass) -> None:
-        with self._firewall_lock:
-            plan, touched = self._firewall_plan, self._firewall_touched
-            self._firewall_touched = False
-            if plan is None and not work.gate_open:
-                return
-            try:
-                places = self._firewall.ensure(plan or frozenset())
-            except errors.KernelError as exc:
-                work.troubles.extend(exc.failures)
-                self._firewall_touched = True  # when it works at last, it is no repair
-                return
-        if places:
-            log.info("firewall written places=%s", ",".join(places))
-        if places and not touched:
-            work.firewall_repairs = len(places)
+        found = self._keeper.check(gate_open=work.gate_open)
+        work.troubles.extend(found.troubles)
+        work.firewall_repairs = found.repaired
 
     def _finish(self, work: passes.Pass, repairing: bool, duration_s: float) -> passes.PassStats:
         passes.log_ops(log, "repaired" if repairing else "programmed", work.done)
@@ -236,8 +224,7 @@ class Reconciler:
             key = netstate.key_of(diff.target_of(op))
             if key not in work.touched and not self._slices.was_touched(key):
                 self._repairs[key[0]] += 1
-        if work.firewall_repairs:
-            self._repairs["firewall"] += work.firewall_repairs
+        self._repairs.update(f"firewall:{place}" for place in work.firewall_repairs)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -258,45 +245,51 @@ class Reconciler:
             self._wake.set()
             raise errors.KernelError([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
 
-    @contextlib.contextmanager
-    def _turn(self, owner: str) -> Iterator[None]:
-        """Serialises the changes of one owner; kept no longer than somebody uses it, since endpoints come and go."""
-        with self._lock:
-            turn = self._turns.setdefault(owner, _Turn())
-            turn.users += 1
-        try:
-            with turn.lock:
-                yield
-        finally:
-            with self._lock:
-                turn.users -= 1
-                if not turn.users:
-                    del self._turns[owner]
-
     def _listen(self, stop: threading.Event) -> None:
+        for _ in self._news(stop, "kernel", self._kernel.events):
+            self._wake.set()
+
+    def _guard_firewall(self, stop: threading.Event) -> None:
+        """No full pass: that looks at thousands of entries, and somebody's script may change the filter for hours."""
+        for _ in self._news(stop, "firewall", self._firewall.events):
+            started = self._monotonic()
+            try:
+                self._look_at_firewall()
+            except Exception:  # as in `run`
+                log.exception("bug: unexpected error while looking at the firewall")
+            stop.wait(self._gap_s(self._monotonic() - started))
+
+    def _look_at_firewall(self) -> None:
+        with self._lock:
+            gate_open, repairing, known = self._gate_open, self._settled, set(self._last_errors)
+        found = self._keeper.check(gate_open=gate_open)
+        if set(found.troubles) - known:
+            self._wake.set()  # a full pass tries again and tells
+        if repairing:
+            with self._lock:
+                self._repairs.update(f"firewall:{place}" for place in found.repaired)
+
+    def _news(
+        self, stop: threading.Event, source: str, events: Callable[[threading.Event], Iterator[None]]
+    ) -> Iterator[None]:
+        """What `events` yields, and once more whenever some may have been lost."""
         while not stop.is_set():
             try:
-                for _ in self._kernel.events(stop):
-                    self._wake.set()
-                    for tell in self._listeners:
-                        tell()
+                yield from events(stop)
             except errors.KernelError as exc:
-                log.warning("kernel events lost, listening again: %s", exc)
-                self._wake.set()
+                log.warning("%s events lost, listening again: %s", source, exc)
+                yield
                 stop.wait(1)
+
+    def _gap_s(self, busy_s: float) -> float:
+        """How long to rest after `busy_s` of work."""
+        return min(max(self._timing.gap_s, 3 * busy_s), max(self._timing.gap_cap_s, self._timing.gap_s))
 
     def _rest(self, stop: threading.Event, pass_s: float) -> None:
         """Wait for a reason to look again, but not too short."""
         ended = self._monotonic()
-        gap_s = min(max(self._timing.gap_s, 3 * pass_s), max(self._timing.gap_cap_s, self._timing.gap_s))
-        stop.wait(gap_s)
+        stop.wait(self._gap_s(pass_s))
         while not stop.is_set() and self._monotonic() - ended < self._timing.interval_s:
             if self._wake.wait(self._timing.tick_s):
                 stop.wait(self._timing.settle_s)
                 return
-
-
-@dataclasses.dataclass(slots=True)
-class _Turn:
-    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-    users: int = 0

@@ -9,16 +9,19 @@ import pathlib
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from overlay import errors, firewall, firewall_chain, firewall_exec, firewall_fake, netstate
+from overlay import errors, firewall, firewall_chain, firewall_exec, firewall_fake, firewall_port, netstate
 
 LISTINGS = pathlib.Path(__file__).parent / "firewall"
 FLAVOURS = ("iptables-nft", "iptables-legacy")
 FLAVOURS_V6 = ("ip6tables-nft", "ip6tables-legacy")
+ALL_FLAVOURS = FLAVOURS + FLAVOURS_V6
 Netns = Any  # the class in conftest.py, which cannot be imported
 
 
@@ -61,7 +64,7 @@ DUAL = frozenset(
 )
 NOTHING: firewall.FirewallPlan = frozenset()
 
-Case = tuple[firewall.Firewall, Callable[[], object]]
+Case = tuple[firewall_port.Firewall, Callable[[], object]]
 
 
 @pytest.fixture(params=["fake", pytest.param("exec", marks=pytest.mark.contract)])
@@ -104,6 +107,34 @@ def test_an_empty_plan_removes_what_is_there_and_is_harmless_where_nothing_is(ca
     wall.ensure(PLAN)
     flush()
     assert wall.ensure(NOTHING) == ()
+
+
+def test_every_change_is_told_to_who_listens(case: Case) -> None:
+    wall, flush = case
+    stop = threading.Event()
+    news = wall.events(stop)
+    next(news)
+    wall.ensure(PLAN)
+    next(news)
+    assert wall.ensure(PLAN) == ()
+    flush()
+    next(news)
+    assert wall.ensure(PLAN) != ()
+    stop.set()
+    assert len(list(news)) <= 1
+
+
+def test_listening_ends_within_a_second(case: Case) -> None:
+    wall, _ = case
+    stop = threading.Event()
+    news = wall.events(stop)
+    next(news)
+    ended = threading.Timer(0.1, stop.set)
+    ended.start()
+    asked = time.monotonic()
+    assert list(news) == []
+    assert time.monotonic() - asked < 1.1
+    ended.join()
 
 
 def filter_of(space: Netns, flavour: str) -> str:
@@ -257,6 +288,68 @@ def tools(folder: pathlib.Path, *names: str) -> str:
         assert found, name
         (folder / name).symlink_to(found)
     return str(folder)
+
+
+def logging_tools(folder: pathlib.Path) -> tuple[str, Callable[[], list[str]]]:
+    """A PATH whose tools note that they were run, and the reading of what they noted since the last."""
+    notes = folder / "notes"
+    for name in ("nft", *(f"{flavour}-{verb}" for flavour in ALL_FLAVOURS for verb in ("save", "restore"))):
+        real = shutil.which(name, path=firewall_exec.PATH)
+        (folder / name).write_text(f'#!/bin/sh\necho {name} >>{notes}\nexec {real} "$@"\n')
+        (folder / name).chmod(0o755)
+
+    def read() -> list[str]:
+        said = notes.read_text().split() if notes.exists() else []
+        notes.write_text("")
+        return said
+
+    return f"{folder}:{firewall_exec.PATH}", read
+
+
+@pytest.mark.contract
+def test_no_tool_is_run_while_nftables_is_quiet(netns: Netns, flavour: str, tmp_path: pathlib.Path) -> None:
+    path, noted = logging_tools(tmp_path)
+    wall = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"), path=path)
+    with netns.inside():
+        for plan in (DUAL, PLAN):
+            wall.ensure(plan)
+            wall.ensure(plan)
+            noted()
+            assert (wall.ensure(plan), wall.ensure(plan)) == ((), ())
+            assert noted() == (["iptables-legacy-save"] * 2 if flavour == "iptables-legacy" else [])
+        netns.run("nft add table ip somebody")
+        wall.ensure(PLAN)
+        assert "nft" in noted()
+
+
+@pytest.mark.contract
+def test_a_late_event_is_a_reason_to_look_again(netns: Netns, tmp_path: pathlib.Path) -> None:
+    """The kernel counts a change a moment before it shows it: who lists in between has the new number, old rules."""
+    path, noted = logging_tools(tmp_path)
+    wall = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"), path=path)
+    with netns.inside():
+        news = wall.events(threading.Event())
+        next(news)
+        wall.ensure(PLAN)
+        wall.ensure(PLAN)
+        noted()
+        wall.ensure(PLAN)
+        assert noted() == []
+        next(news)
+        wall.ensure(PLAN)
+        assert "nft" in noted()
+
+
+@pytest.mark.contract
+def test_now_and_then_it_looks_all_the_same(netns: Netns, tmp_path: pathlib.Path) -> None:
+    path, noted = logging_tools(tmp_path)
+    wall = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"), path=path, look_every_s=0)
+    with netns.inside():
+        for _ in range(2):
+            wall.ensure(PLAN)
+        noted()
+        wall.ensure(PLAN)
+        assert "nft" in noted()
 
 
 @pytest.mark.contract

@@ -296,7 +296,7 @@ def test_rules_are_written_at_once_and_rewritten_when_flushed(world: World) -> N
     world.filters.flush()
     world.reconciler.run_pass()
     assert world.filters.plan == PLAN
-    assert world.reconciler.repairs == {"firewall": 1}
+    assert world.reconciler.repairs == {"firewall:nft": 1}
 
 
 def test_a_refused_firewall_raises_and_a_pass_retries_it(world: World) -> None:
@@ -427,7 +427,7 @@ def test_many_owners_at_once_all_get_their_slice(world: World) -> None:
             thread.join(timeout=20)
     assert world.holds(*bridges)
     assert world.reconciler.repairs == {}
-    assert world.reconciler._turns == {}
+    assert len(world.reconciler._turns) == 0
 
 
 # -- the thread -----------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_a_pass_comes_on_time_without_any_event() -> None:
     with world.running():
         world.reconciler.set_firewall(PLAN)
         eventually(lambda: world.reconciler.last_pass is not None)
-        world.filters.flush()  # the kernel sends no event for this
+        world.filters.flush_unheard()
         eventually(lambda: world.filters.plan == PLAN)
 
 
@@ -485,6 +485,106 @@ def test_a_storm_of_events_does_not_make_it_spin() -> None:
     thread.join(timeout=5)
     assert not thread.is_alive()
     assert 2 <= passes["all"] <= 7
+
+
+class Deaf(kernel_fake.KernelFake):
+    """A kernel that tells nothing, so that full passes come on time alone; it counts them."""
+
+    passes = 0
+
+    def observe(self, desired: netstate.NetState) -> netstate.NetState:
+        self.passes += 1
+        return super().observe(desired)
+
+    def events(self, stop: threading.Event) -> Iterator[None]:
+        stop.wait()
+        yield from ()
+
+
+class Busy(firewall_fake.FirewallFake):
+    """A firewall that counts how often it is looked at."""
+
+    looks = 0
+
+    def ensure(self, plan: firewall.FirewallPlan) -> tuple[str, ...]:
+        self.looks += 1
+        return super().ensure(plan)
+
+
+def quiet_world() -> tuple[World, Deaf, Busy]:
+    """A world in which nothing but the firewall is ever heard of."""
+    world, deaf, busy = World(), Deaf([UNDERLAY]), Busy()
+    world.kernel, world.filters = deaf, busy
+    timing = dataclasses.replace(FAST, interval_s=60, gap_s=0.2, gap_cap_s=0.2)
+    world.reconciler = reconciler.Reconciler(deaf, busy, timing=timing)
+    world.settle()
+    return world, deaf, busy
+
+
+def test_a_change_of_the_firewall_is_repaired_on_its_event_without_a_full_pass() -> None:
+    world, deaf, busy = quiet_world()
+    with world.running():
+        world.reconciler.set_firewall(PLAN)
+        eventually(lambda: deaf.passes == 2)  # this one and the one that settled
+        eventually(lambda: busy.looks >= 4)
+        busy.flush()
+        eventually(lambda: busy.plan == PLAN)
+        eventually(lambda: world.reconciler.repairs == {"firewall:nft": 1})
+        assert deaf.passes == 2
+
+
+def test_our_own_writing_of_rules_is_looked_at_once_more_and_then_all_is_quiet() -> None:
+    world, _, busy = quiet_world()
+    with world.running():
+        world.reconciler.set_firewall(PLAN)
+        eventually(lambda: busy.looks >= 4)
+        assert not threading.Event().wait(0.5)
+        assert busy.looks <= 5
+
+
+def test_a_firewall_that_refuses_on_its_event_is_told_by_a_full_pass() -> None:
+    world, _, busy = quiet_world()
+    with world.running():
+        world.reconciler.set_firewall(PLAN)
+        busy.refusal = "nft: busy"
+        busy.flush()
+        eventually(lambda: world.reconciler.last_errors == ("nft: busy",))
+        busy.refusal = None
+        busy.flush()
+        eventually(lambda: busy.plan == PLAN)
+
+
+def test_a_storm_of_firewall_changes_does_not_make_it_spin() -> None:
+    world, _, busy = quiet_world()
+    with world.running():
+        world.reconciler.set_firewall(PLAN)
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            busy.flush()
+            time.sleep(0.001)
+    assert 4 <= busy.looks <= 11
+
+
+def test_firewall_events_that_are_lost_are_listened_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Cut(Busy):
+        cuts = 1
+
+        def events(self, stop: threading.Event) -> Iterator[None]:
+            if self.cuts:
+                self.cuts -= 1
+                raise errors.KernelError(["nftables events: gone"])
+            yield from super().events(stop)
+
+    world, _, _ = quiet_world()
+    world.filters = Cut()
+    world.reconciler = reconciler.Reconciler(world.kernel, world.filters, timing=world.reconciler._timing)
+    world.settle()
+    with world.running():
+        world.reconciler.set_firewall(PLAN)
+        eventually(lambda: world.reconciler.last_pass is not None and "listening again" in caplog.text)
+        world.filters.flush()
+        eventually(lambda: world.filters.plan == PLAN)
+    assert "firewall events lost, listening again: nftables events: gone" in caplog.text
 
 
 def test_a_bug_in_a_pass_is_logged_and_the_thread_goes_on(caplog: pytest.LogCaptureFixture) -> None:

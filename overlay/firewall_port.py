@@ -1,0 +1,31 @@
+"""The port of the host's packet filter: whoever implements it writes a plan's rules, and tells when others did.
+
+Used by `firewall_keeper` for `reconciler`. What the rules are is not said here: see `firewall`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Protocol
+
+from overlay import firewall
+
+
+class Firewall(Protocol):
+    """The firewall port. Adapters: `firewall_exec` (nft and iptables) and `firewall_fake`."""
+
+    def ensure(self, plan: firewall.FirewallPlan) -> tuple[str, ...]:
+        """Make the host's rules be those of `plan`; names each place that had to be written ("nft", "ip6tables-nft").
+
+        Idempotent, and cheap when nothing is to do. An empty plan removes all that is ours. Raises KernelError.
+        """
+        ...
+
+    def events(self, stop: threading.Event) -> Iterator[None]:
+        """Yields whenever somebody, `ensure` too, may have changed rules; ends within a second of `stop`.
+
+        The first comes at once: from then on nothing is missed that the kernel tells. It is silent about the legacy
+        iptables. Many events may come as one. Raises KernelError.
+        """
+        ...
