@@ -103,6 +103,23 @@ def judge(holder: lease.Lease, attrs: lease.LeaseAttrs, last: Published) -> Keep
     return Keep(lease=holder) if holder.attrs == attrs else Rewrite(over=holder)
 
 
+def find_rival(ours: lease.Lease, snapshot: registry.Snapshot) -> lease.Lease | None:
+    """An older lease under another key that overlaps ours: created between our look and our own creation.
+
+    etcd's compare knows keys, not addresses, so that it cannot refuse a subnet of another length.
+    """
+    rivals = (one for one in snapshot.leases.values() if one.key != ours.key and one.key.overlaps(ours.key))
+    return next((one for one in rivals if one.mod_revision < ours.mod_revision), None)
+
+
+def explain_overlap(ours: lease.Lease, rival: lease.Lease) -> str:
+    """The error of a host whose new lease overlaps an older one of another length."""
+    return (
+        f"ours={ours.key} theirs={rival.key} holder={rival.attrs.host}: give all hosts one network config; "
+        "ours is given back unless containers use it"
+    )
+
+
 def explain_taken(key: lease.SubnetKey, by: lease.Lease, ours: lease.LeaseAttrs) -> str:
     """The status line and error of a host that lost its subnet."""
     return (

@@ -79,7 +79,11 @@ class LeaseLost(RegistryError):
 
 
 class OutOfSubnets(OverlayError):
-    """Every subnet of the network is leased; the message says by whom and until when."""
+    """Every subnet of the network is leased: `reason`. The message says by whom and until when: `holders`."""
+
+    def __init__(self, reason: str, holders: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {holders}" if holders else reason)
 
 
 class NotReady(OverlayError):

@@ -31,7 +31,7 @@ _POLL_S = 0.5
 
 _RESOLVE_AGAIN_S = 30.0
 
-REQUESTS = ("read", "list", "write", "delete", "grant", "revoke", "renew", "watch", "login")
+REQUESTS = ("read", "list", "write", "delete", "grant", "revoke", "renew", "query", "watch", "login")
 """The kinds of requests that are counted. Every sending counts, a repeated one as well."""
 
 
@@ -86,18 +86,24 @@ class EtcdClient:
 
         def put(client: Any) -> etcd_values.Stored | etcd_values.Refused:
             tx = client.transactions
-            done, answers = client.transaction(
-                compare=[tx.mod(key) == revision if revision else tx.version(key) == 0],
-                success=[tx.put(key, value, lease_id), tx.get(key)],
-                failure=[tx.get(key)],
-            )
-            found = [
-                etcd_values.KeyValue(
-                    key=key, value=_text(data), mod_revision=meta.mod_revision, lease_id=meta.lease_id
-                )
-                for data, meta in answers[-1]
-            ]
-            return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
+            unchanged = tx.mod(key) == revision if revision else tx.version(key) == 0
+            return _write(client, unchanged, tx.put(key, value, lease_id), tx.get(key))
+
+        return self._call(f"write {key}", put)
+
+    def create_if_none(
+        self, key: str, value: str, *, lease_id: int, among: tuple[str, str]
+    ) -> etcd_values.Stored | etcd_values.Refused:
+        """Write `key` if no key exists from the first of `among` to before the second, in one transaction.
+
+        Refused names the first that does. Raises LeaseLost where `lease_id` is no living lease. Needs etcd 3.3.
+        """
+        first, end = among
+
+        def put(client: Any) -> etcd_values.Stored | etcd_values.Refused:
+            tx = client.transactions
+            none = tx.version(first, end) == 0
+            return _write(client, none, tx.put(key, value, lease_id), tx.get(first, end))
 
         return self._call(f"write {key}", put)
 
@@ -127,6 +133,11 @@ class EtcdClient:
         if ttl_s <= 0:  # how etcd says it: no error, no time
             raise errors.LeaseLost(f"etcd lease {lease_id:016x} has ended")
         return ttl_s
+
+    def time_left(self, lease_id: int) -> int:
+        """Seconds until a lease ends; -1 where it has ended."""
+        left_s: int = self._call(f"query lease {lease_id:016x}", lambda client: client.get_lease_info(lease_id)).TTL
+        return left_s
 
     def watch_prefix(self, prefix: str, after: int, stop: threading.Event) -> Iterator[etcd_values.Batch]:
         """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.
@@ -294,6 +305,18 @@ def _cancel_when(stream: Any, stop: threading.Event, over: threading.Event) -> N
         if stop.is_set():
             break
     stream.cancel()
+
+
+def _write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored | etcd_values.Refused:
+    """One transaction; `look` is what finds the key that was put, or what was in its way."""
+    done, answers = client.transaction(compare=[compare], success=[put, look], failure=[look])
+    found = [
+        etcd_values.KeyValue(
+            key=_text(meta.key), value=_text(data), mod_revision=meta.mod_revision, lease_id=meta.lease_id
+        )
+        for data, meta in answers[-1]
+    ]
+    return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
 
 
 def _key_value(item: Any) -> etcd_values.KeyValue:

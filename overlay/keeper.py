@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, member, nodestore, preflight, standing, tally
+from overlay import claim, errors, lease, member, nodestore, preflight, registry, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Keeper:
         self._publish = publish
         self._random = random.SystemRandom()
         self._leaving = False  # under deciding
+        self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
         self._slow = False
         self._wake = threading.Event()
@@ -89,12 +90,31 @@ class Keeper:
         except errors.RegistryError as exc:
             log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
 
+    def yields(self, seen: registry.Snapshot) -> bool:
+        """Give our new key back where it turns out to overlap an older one; tells whether to join anew.
+
+        A subnet that containers use already stays, and the error says that there are two.
+        """
+        with self.deciding:
+            known, held, _ = self._standing.now()
+            rival = claim.find_rival(held, seen) if held is not None and held.lease_id == self._created else None
+            if known is None or held is None or rival is None:
+                return False
+            self._created = None
+            log.error("subnet overlaps prefix=%s %s", self._prefix, claim.explain_overlap(held, rival))
+            self._standing.count(tally.Event.OVERLAPPED)
+            if self._ports.in_use():
+                return False
+            self.give_back(held)
+            self._standing.set_left()
+            return True
+
     def check_own(self, told: lease.Lease | None) -> None:
         """Something happened to our key, perhaps by ourselves. `told`: the lease under it now, None: it is gone."""
         _, held, _ = self._standing.now()
         if told is None and held is not None:
-            self._standing.count(tally.Event.KEY_GONE)
             log.warning("own key is gone, claiming it again prefix=%s subnet=%s", self._prefix, held.key)
+            self._standing.count(tally.Event.KEY_GONE)
         self.claim(told)
 
     def claim(self, told: lease.Lease | None = None, *, rewrite: bool = False) -> None:
@@ -134,6 +154,7 @@ class Keeper:
                 mac_v6=known.own.mac_v6,
             )
         )
+        self._created = held.lease_id if held.ttl_s is not None and held.lease_id else None
         self._standing.set_joined(outcome)
         self._standing.count(event)
         log.info("%s prefix=%s subnet=%s public_ip=%s", _SAID[event], self._prefix, held.key, held.attrs.host)
@@ -217,8 +238,8 @@ class Keeper:
             except (errors.SubnetTaken, errors.LeaseLost) as exc:
                 self._fail(exc)
             except errors.RegistryError as exc:
-                self._standing.count(tally.Event.HEAL_FAILED)
                 log.warning("own key not rewritten, later prefix=%s reason=%s", self._prefix, exc)
+                self._standing.count(tally.Event.HEAL_FAILED)
             self._heal_at = self._later(self._timing.heal_s)
 
     def _keep_alive(self) -> None:
@@ -229,13 +250,13 @@ class Keeper:
         try:
             ttl_s = self._ports.registry.keep_alive(held)
         except errors.LeaseLost as exc:
-            self._standing.count(tally.Event.LEASE_EXPIRED)
             log.warning("lease expired, claiming it again prefix=%s reason=%s", self._prefix, exc)
+            self._standing.count(tally.Event.LEASE_EXPIRED)
             self.claim(rewrite=True)
         except errors.RegistryError as exc:
-            self._standing.count(tally.Event.KEEPALIVE_FAILED)
             wait_s = self._timing.beat_s
             log.warning("keepalive failed, next in %d s prefix=%s reason=%s", wait_s, self._prefix, exc)
+            self._standing.count(tally.Event.KEEPALIVE_FAILED)
             self._run_out(exc)
         else:
             self._standing.set_ttl(held, ttl_s)
@@ -244,8 +265,8 @@ class Keeper:
     def _run_out(self, exc: errors.RegistryError) -> None:
         """Where the lease must have ended meanwhile, nobody agrees to it any more: claim it until somebody does."""
         if self._standing.has_run_out():
-            self._standing.count(tally.Event.LEASE_EXPIRED)
             log.warning("lease has run out unrenewed, subnet kept, claiming it again prefix=%s", self._prefix)
+            self._standing.count(tally.Event.LEASE_EXPIRED)
             self._fail(exc)
 
     def _note_pace(self, took_s: float) -> None:
@@ -261,8 +282,8 @@ class Keeper:
         offset = time.time() - time.monotonic()
         jump_s, self._clock_offset = offset - self._clock_offset, offset
         if abs(jump_s) > _CLOCK_JUMP_S:
-            self._standing.count(tally.Event.CLOCK_JUMPED)
             log.warning("wall clock was set, lease unaffected prefix=%s jump_s=%.0f", self._prefix, jump_s)
+            self._standing.count(tally.Event.CLOCK_JUMPED)
 
 
 _SAID = {

@@ -6,7 +6,9 @@ Source: flannel main.go, pkg/subnet/etcd/local_manager.go (AcquireLease).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import ipaddress
 import logging
 import threading
@@ -24,6 +26,7 @@ from overlay import (
     nodestore,
     preflight,
     registry,
+    subnets,
     underlay,
 )
 
@@ -131,7 +134,11 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
         if hint is not None:
             last, hint = claim.Published(key=hint, attrs=member.attrs), None
         leases = ports.registry.read_leases()
-        wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
+        try:
+            wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
+        except errors.OutOfSubnets as exc:
+            holders = subnets.describe_holders(leases, _ends(leases, ports.registry))
+            raise errors.OutOfSubnets(exc.reason, holders) from None
         if isinstance(wish, claim.Taken):
             return Refused(member=member, by=wish.by)
         try:
@@ -252,6 +259,18 @@ def _give_back(
         agreed.delete_lease(before)
     except errors.RegistryError as exc:
         log.warning("old lease left to expire subnet=%s reason=%s", saved.key, exc)
+
+
+def _ends(leases: registry.Snapshot, agreed: registry.Registry) -> dict[lease.SubnetKey, datetime.datetime]:
+    """Until when the leases that the error names hold, if nobody renews them; none for reservations, nor in doubt."""
+    now = datetime.datetime.now(datetime.UTC)
+    ends = {}
+    with contextlib.suppress(errors.RegistryError):
+        for held in subnets.list_shown(leases):
+            left_s = agreed.time_left(held)
+            if left_s is not None:
+                ends[held.key] = now + datetime.timedelta(seconds=left_s)
+    return ends
 
 
 def _read_config(options: Options, ports: Ports) -> str | None:

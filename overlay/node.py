@@ -33,6 +33,7 @@ class Node:
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
         self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
         self._restored = False
+        self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
         self._cut = threading.Event()  # end the watch
@@ -186,15 +187,22 @@ class Node:
                 log.exception("bug: unexpected error in a watch event prefix=%s", self.prefix)
 
     def _hear(self, event: registry.Snapshot | registry.Delta | registry.Outage) -> None:
-        if isinstance(event, registry.Outage):
-            self._standing.set_outage(event.reason)
-            return
         known, _, book = self._standing.now()
-        if known is None:
-            return
-        if isinstance(event, registry.Snapshot):
-            self._note_snapshot(book, event)
-        news = peers.read_event(book, event, known.own.key)
+        match event:
+            case registry.Outage():
+                self._standing.set_outage(event.reason)
+            case registry.Snapshot() if known is not None:
+                self._note_snapshot(book, event)
+                believed = self._confirm(book, event)
+                if believed is not None and self._keeper.yields(believed):
+                    self._cut.set()
+                elif believed is not None:
+                    self._read_at = believed.revision
+                    self._take_in(peers.read_event(book, believed, known.own.key))
+            case registry.Delta() if known is not None and event.revision > self._read_at:  # else read already
+                self._take_in(peers.read_event(book, event, known.own.key))
+
+    def _take_in(self, news: peers.News) -> None:
         if self._standing.set_book(news.book):
             self._keeper.beat_now()
         if news.put or news.gone:
@@ -205,15 +213,42 @@ class Node:
             self._keeper.claim()  # the lease in our way need not have our key
         self._ports.store.save_peers(self.prefix, news.put, news.gone)
 
+    def _confirm(self, book: peers.Book, event: registry.Snapshot) -> registry.Snapshot | None:
+        """The snapshot to believe: where most peers are missing, one that was read some seconds later.
+
+        None where the watch is to end first. An outage between the two looks keeps everything as it is.
+        """
+        if not peers.is_doubtful(book, event):
+            return event
+        log.warning(
+            "most peers missing, looking again before anything goes prefix=%s before=%d now=%d",
+            self.prefix,
+            len(book.leases),
+            len(event.leases),
+        )
+        self._standing.count(tally.Event.SNAPSHOT_DOUBTED)
+        while not self._cut.wait(self._timing.doubt_s):
+            try:
+                second = self._ports.registry.read_leases()
+            except errors.RegistryError as exc:
+                self._standing.set_outage(str(exc))
+                continue
+            chosen = peers.choose_snapshot(event, second)
+            if not peers.is_doubtful(book, chosen):
+                log.info("most peers are there again prefix=%s now=%d", self.prefix, len(chosen.leases))
+                self._standing.count(tally.Event.SNAPSHOT_REFUTED)
+            return chosen
+        return None
+
     def _note_snapshot(self, book: peers.Book, event: registry.Snapshot) -> None:
         if event.revision < book.revision:
-            self._standing.count(tally.Event.STORE_WENT_BACK)
             log.warning(
                 "registry went back in time prefix=%s from=%d to=%d", self.prefix, book.revision, event.revision
             )
+            self._standing.count(tally.Event.STORE_WENT_BACK)
         if event.compacted:
-            self._standing.count(tally.Event.HISTORY_COMPACTED)
             log.info("history compacted, all leases read anew prefix=%s revision=%d", self.prefix, event.revision)
+            self._standing.count(tally.Event.HISTORY_COMPACTED)
 
     def _publish(self) -> None:
         """Hand the kernel state of the moment to the reconciler, which repeats what the kernel refuses."""

@@ -48,6 +48,20 @@ def read_event(book: Book, event: registry.Snapshot | registry.Delta, own_key: l
             assert_never(event)
 
 
+def is_doubtful(book: Book, event: registry.Snapshot) -> bool:
+    """Whether so many peers are missing at once that only a second look may confirm it: most of four or more.
+
+    It happens where the store was wiped, and where nobody could renew for a day: most come back within seconds.
+    """
+    missing = book.leases.keys() - event.leases.keys()
+    return len(book.leases) >= 4 and 2 * len(missing) > len(book.leases)
+
+
+def choose_snapshot(first: registry.Snapshot, second: registry.Snapshot) -> registry.Snapshot:
+    """The later of two looks at the same store. The second, unless the store went back in time between them."""
+    return second if second.revision >= first.revision else first
+
+
 def _read_snapshot(book: Book, event: registry.Snapshot, own_key: lease.SubnetKey) -> News:
     leases = {key: one for key, one in event.leases.items() if key != own_key}
     return News(

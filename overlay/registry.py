@@ -89,6 +89,8 @@ class Registry(Protocol):
     def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
         """Create the key (`over` None), or rewrite the lease `over` that we read, by compare-and-set.
 
+        A key is not created where the same IPv4 subnet has another one, with another IPv6 part or none.
+
         A rewrite keeps the etcd lease of `over` while that lives, keeps a reservation (`lease_id` 0) without one,
         and grants a new one otherwise. Raises SubnetTaken (create), LeaseLost (rewrite).
         """
@@ -100,6 +102,13 @@ class Registry(Protocol):
 
     def delete_lease(self, held: lease.Lease) -> None:
         """Give the subnet back, by compare-and-set. Deleting what is gone or not ours any more is harmless."""
+        ...
+
+    def time_left(self, held: lease.Lease) -> int | None:
+        """Seconds until somebody's lease ends unless it is renewed; None for a reservation, 0 where it has ended.
+
+        One request for one lease: never for all.
+        """
         ...
 
     def watch(self, stop: threading.Event) -> Iterator[Snapshot | Delta | Outage]:

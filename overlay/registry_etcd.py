@@ -74,6 +74,10 @@ class EtcdRegistry:
         """See `Registry.keep_alive`."""
         return self._client.keep_alive(held.lease_id) if held.lease_id else registry.SUBNET_TTL_S
 
+    def time_left(self, held: lease.Lease) -> int | None:
+        """See `Registry.time_left`."""
+        return max(0, self._client.time_left(held.lease_id)) if held.lease_id else None
+
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""
         if self._client.delete_if(self._key(held.key), revision=held.mod_revision) and held.lease_id:
@@ -116,7 +120,7 @@ class EtcdRegistry:
     def _create(self, wanted: lease.Lease) -> lease.Lease:
         granted = self._grant(wanted)
         try:
-            result = self._put(granted, revision=0)
+            result = self._put_new(granted)
         except errors.RegistryUnavailable:
             # The key may have been written all the same. Its PublicIP is ours, so the next try finds and takes it;
             # without a key the lease just ends.
@@ -155,6 +159,14 @@ class EtcdRegistry:
                 return _stored(wanted, item)
             case etcd_values.Refused(found=found):
                 raise errors.LeaseLost(f"the lease of subnet {wanted.key.v4} is {self._holder(found)}")
+
+    def _put_new(self, wanted: lease.Lease) -> etcd_values.Stored | etcd_values.Refused:
+        """Create the key unless the IPv4 subnet has one, in either form: `10.2.20.0-24`, `10.2.20.0-24&fd00::-64`."""
+        plain = self._key(lease.SubnetKey(v4=wanted.key.v4))
+        forms = (plain, plain + chr(ord("&") + 1))
+        return self._client.create_if_none(
+            self._key(wanted.key), lease.format_attrs(wanted.attrs), lease_id=wanted.lease_id, among=forms
+        )
 
     def _put(self, wanted: lease.Lease, *, revision: int) -> etcd_values.Stored | etcd_values.Refused:
         value = lease.format_attrs(wanted.attrs)

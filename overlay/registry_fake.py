@@ -59,16 +59,18 @@ class FakeRegistry:
             self._check()
             found = self._leases.get(key)
             if over is None:
-                if found is not None:
-                    raise errors.SubnetTaken(f"subnet {key.v4} is leased by {found.attrs.public_ip}")
+                same = next((one for one in self._leases.values() if one.key.v4 == key.v4), None)
+                if same is not None:
+                    raise errors.SubnetTaken(f"subnet {key.v4} is leased by {same.attrs.public_ip}")
                 if lease.format_subnet_key(key) in self._unreadable:
                     raise errors.SubnetTaken(f"subnet {key.v4} has a key that is no lease")
                 return self._put(key, attrs, self._grant())
             if found is None or found.mod_revision != over.mod_revision or over.key != key:
                 holder = "gone" if found is None else f"rewritten by {found.attrs.public_ip}"
                 raise errors.LeaseLost(f"the lease of subnet {key.v4} is {holder}")
-            keeps = over.lease_id == 0 or over.lease_id in self._granted
-            return self._put(key, attrs, over.lease_id if keeps else self._grant())
+            if over.lease_id == 0 or over.lease_id in self._granted:
+                return dataclasses.replace(self._put(key, attrs, over.lease_id), ttl_s=None)
+            return self._put(key, attrs, self._grant())
 
     def keep_alive(self, held: lease.Lease) -> int:
         """See `Registry.keep_alive`."""
@@ -78,6 +80,14 @@ class FakeRegistry:
                 raise errors.LeaseLost(f"the lease of subnet {held.key.v4} has expired")
             self.keep_alives += 1
             return registry.SUBNET_TTL_S
+
+    def time_left(self, held: lease.Lease) -> int | None:
+        """See `Registry.time_left`."""
+        with self._lock:
+            self._check()
+            if not held.lease_id:
+                return None
+            return registry.SUBNET_TTL_S if held.lease_id in self._granted else 0
 
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""

@@ -67,10 +67,7 @@ class StandaloneRegistry:
         """See `Registry.read_leases`."""
         with self._file.read() as tx:
             revisions = tx.rows("SELECT revision FROM registry WHERE prefix = ?", (self._prefix,))
-            rows = tx.rows(
-                "SELECT name, attrs, lease_id, mod_revision FROM registry_lease WHERE prefix = ?", (self._prefix,)
-            )
-        leases = [_read_row(row) for row in rows]
+            leases = self._rows(tx)
         return registry.Snapshot(
             revision=revisions[0][0] if revisions else 0, leases={held.key: held for held in leases}
         )
@@ -80,8 +77,9 @@ class StandaloneRegistry:
         with self._lock:
             with self._file.write() as tx:
                 found = self._find(tx, key)
-                if over is None and found is not None:
-                    raise errors.SubnetTaken(f"subnet {key.v4} is leased by {found.attrs.public_ip}")
+                same = next((one for one in self._rows(tx) if one.key.v4 == key.v4), None)
+                if over is None and same is not None:
+                    raise errors.SubnetTaken(f"subnet {key.v4} is leased by {same.attrs.public_ip}")
                 if over is not None and (found is None or found.mod_revision != over.mod_revision):
                     raise errors.LeaseLost(f"the lease of subnet {key.v4} was deleted or rewritten")
                 revision = self._advance(tx)
@@ -101,6 +99,10 @@ class StandaloneRegistry:
         if held.lease_id and (found is None or found.lease_id != held.lease_id):
             raise errors.LeaseLost(f"the lease of subnet {held.key.v4} is gone")
         return registry.SUBNET_TTL_S
+
+    def time_left(self, held: lease.Lease) -> int | None:
+        """See `Registry.time_left`: nothing ends here."""
+        return registry.SUBNET_TTL_S if held.lease_id else None
 
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""
@@ -127,6 +129,12 @@ class StandaloneRegistry:
         )
         revision: int = tx.rows("SELECT revision FROM registry WHERE prefix = ?", (self._prefix,))[0][0]
         return revision
+
+    def _rows(self, tx: statefile.Transaction) -> list[lease.Lease]:
+        rows = tx.rows(
+            "SELECT name, attrs, lease_id, mod_revision FROM registry_lease WHERE prefix = ?", (self._prefix,)
+        )
+        return [_read_row(row) for row in rows]
 
     def _find(self, tx: statefile.Transaction, key: lease.SubnetKey) -> lease.Lease | None:
         rows = tx.rows(

@@ -87,8 +87,8 @@ class Standing:
         """The lease is ours."""
         with self._changed:
             if self._conflict is not None:
-                self.count(tally.Event.SUBNET_REGAINED)
                 log.info("subnet regained prefix=%s subnet=%s", self._prefix, joined.lease.key.v4)
+                self.count(tally.Event.SUBNET_REGAINED)
             self._member, self._lease = joined.member, joined.lease
             self._conflict = self._trouble = None
             self._changed.notify_all()
@@ -121,8 +121,8 @@ class Standing:
         conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
         with self._changed:
             if self._conflict != conflict:
-                self.count(tally.Event.SUBNET_LOST)
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
+                self.count(tally.Event.SUBNET_LOST)
             self._member, self._lease, self._expires_at = known, None, None
             self._conflict, self._trouble = conflict, None
             self._changed.notify_all()
@@ -159,8 +159,8 @@ class Standing:
         """The registry is gone; what was known stays."""
         with self._changed:
             if self._outage is None:
-                self.count(tally.Event.REGISTRY_LOST)
                 log.warning("registry lost, working from what is known prefix=%s reason=%s", self._prefix, reason)
+                self.count(tally.Event.REGISTRY_LOST)
             self._outage = reason
 
     def set_book(self, book: peers.Book) -> bool:
@@ -170,11 +170,11 @@ class Standing:
             fresh = sorted(book.unreadable.keys() - self._book.unreadable.keys())
             self._book, self._outage, self._followed = book, None, True
         if lost:
-            self.count(tally.Event.REGISTRY_BACK)
             log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
+            self.count(tally.Event.REGISTRY_BACK)
         for key in fresh:
-            self.count(tally.Event.KEY_UNREADABLE)
             log.warning("key skipped prefix=%s key=%s reason=%s", self._prefix, key, book.unreadable[key])
+            self.count(tally.Event.KEY_UNREADABLE)
         return lost
 
     def set_skipped(self, skipped: tuple[str, ...]) -> None:

@@ -7,7 +7,8 @@ Source: flannel pkg/subnet/etcd/local_manager.go, tryAcquireLease and allocateSu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from overlay import errors, lease, netconfig, registry
 
@@ -68,7 +69,7 @@ def choose_subnet(
         if config.v6 is not None:
             chosen_v6 = _choose(config.v6, [held.key.v6 for held in taken if held.key.v6], saved_v6, pick)
     except errors.OutOfSubnets as exc:
-        raise errors.OutOfSubnets(f"{exc}: {_describe(taken)}") from None
+        raise errors.OutOfSubnets(exc.reason, describe_holders(snapshot, {})) from None
     return Fresh(key=lease.SubnetKey(v4=chosen_v4, v6=chosen_v6))
 
 
@@ -140,22 +141,27 @@ def _iter_free(blocks: list[tuple[int, int]], count: int) -> Iterator[int]:
     yield from range(position, count)
 
 
-def _describe(taken: list[lease.Lease]) -> str:
-    if not taken:
+def list_shown(snapshot: registry.Snapshot) -> list[lease.Lease]:
+    """The leases that `describe_holders` names, at most five."""
+    return sorted(snapshot.leases.values(), key=lambda held: held.key.v4)[:_SHOWN]
+
+
+def describe_holders(snapshot: registry.Snapshot, ends: Mapping[lease.SubnetKey, datetime.datetime]) -> str:
+    """Who holds what, and until when where `ends` has it (UTC): for the error of a network that is full."""
+    if not snapshot.leases:
         return "SubnetMax lies before SubnetMin in the network config"
-    shown = sorted(taken, key=lambda held: held.key.v4)[:_SHOWN]
-    more = f" and {len(taken) - _SHOWN} more" if len(taken) > _SHOWN else ""
+    more = len(snapshot.leases) - _SHOWN
     return (
-        f"{len(taken)} leases: "
-        + ", ".join(_describe_lease(held) for held in shown)
-        + more
+        f"{len(snapshot.leases)} leases: "
+        + ", ".join(_describe_lease(held, ends.get(held.key)) for held in list_shown(snapshot))
+        + (f" and {more} more" if more > 0 else "")
         + "; a lease that nobody renews ends by itself, a reservation must be deleted, "
         "or the network config can be given a larger range"
     )
 
 
-def _describe_lease(held: lease.Lease) -> str:
+def _describe_lease(held: lease.Lease, end: datetime.datetime | None) -> str:
     if held.lease_id == 0:
         return f"{held.key.v4} reserved for {held.attrs.public_ip}"
-    until = "" if held.ttl_s is None else f" (at most {held.ttl_s} s without renewal)"
+    until = "" if end is None else f" until {end:%Y-%m-%d %H:%M} UTC"
     return f"{held.key.v4} by {held.attrs.public_ip}{until}"

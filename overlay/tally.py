@@ -48,8 +48,8 @@ class Event(enum.StrEnum):
     """The second look found most of them."""
     KEY_UNREADABLE = "key_unreadable"
     """A key that is no lease came up."""
-    OVERLAP_YIELDED = "overlap_yielded"
-    """Ours overlapped an older lease, and was given back."""
+    OVERLAPPED = "overlapped"
+    """Our new lease overlapped an older one of another length; it was given back unless containers used it."""
     CLOCK_JUMPED = "clock_jumped"
     """The wall clock was set; no lease depends on it."""
 

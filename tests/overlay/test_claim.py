@@ -102,3 +102,17 @@ def test_an_operator_reads_who_has_the_subnet_and_what_to_do() -> None:
         "subnet 10.2.20.0/24 is leased by 192.0.2.2, but containers of this host (192.0.2.1) use 10.2.20.0/24: "
         "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"
     )
+
+
+def test_an_older_lease_of_another_length_is_a_rival_of_a_new_one() -> None:
+    ours = lease.Lease(key=key("10.2.20.0/24"), attrs=OURS, mod_revision=9)
+    wide = lease.Lease(key=key("10.2.16.0/20"), attrs=attrs(THEM), mod_revision=8)
+    beside = lease.Lease(key=key("10.2.21.0/24"), attrs=attrs(THEM), mod_revision=3)
+    assert claim.find_rival(ours, snapshot(beside, ours, wide)) == wide
+    assert claim.find_rival(ours, snapshot(beside, ours)) is None
+
+
+def test_a_younger_one_is_not_since_one_of_the_two_must_stay() -> None:
+    ours = lease.Lease(key=key("10.2.20.0/24"), attrs=OURS, mod_revision=9)
+    wide = lease.Lease(key=key("10.2.16.0/20"), attrs=attrs(THEM), mod_revision=10)
+    assert claim.find_rival(ours, snapshot(ours, wide)) is None

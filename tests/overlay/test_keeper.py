@@ -6,11 +6,11 @@ import dataclasses
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlay import errors, lease, registry_fake
+from overlay import errors, lease, registry, registry_fake
 from tests.overlay import node_host
 
 OWN = node_host.key("10.2.1.0/24")
@@ -232,3 +232,146 @@ def test_a_store_that_went_back_and_a_key_nobody_can_read_are_counted(
     assert messages(caplog, "registry went back in time") == [
         f"registry went back in time prefix={node_host.PREFIX} from=3 to=1"
     ]
+
+
+class SecondLook(TickingRegistry):
+    """Says on every look what a test laid out for it; then the truth."""
+
+    def __init__(self, config: str | None = None) -> None:
+        super().__init__(config)
+        self.looks: list[Callable[[], registry.Snapshot]] = []
+
+    def read_leases(self) -> registry.Snapshot:
+        return self.looks.pop(0)() if self.looks else super().read_leases()
+
+
+PEERS = [node_host.key(f"10.2.{number}.0/24") for number in range(2, 8)]
+ROUTES = {str(one.v4) for one in PEERS}
+
+
+@pytest.fixture
+def many(tmp_path: pathlib.Path) -> Iterator[tuple[node_host.NodeHost, SecondLook]]:
+    """A host with six peers."""
+    agreed = SecondLook(node_host.CONFIG)
+    for number, one in enumerate(PEERS):
+        agreed.put_peer(one, node_host.attrs(f"192.0.2.{number + 10}", f"0e:00:00:00:00:{number + 10}"))
+    host = node_host.NodeHost(tmp_path, agreed)
+    timing(host, doubt_s=0.05)
+    host.join()
+    until(lambda: host.routes() == ROUTES)
+    yield host, agreed
+    host.close()
+
+
+def lose_all_peers(agreed: SecondLook) -> registry.Snapshot:
+    """The store comes back without any lease; what it held before."""
+    before = agreed._snapshot()
+    agreed.restore(registry.Snapshot(revision=before.revision, leases={}))
+    return before
+
+
+def test_peers_that_are_back_at_the_second_look_were_never_gone(
+    many: tuple[node_host.NodeHost, SecondLook], caplog: pytest.LogCaptureFixture
+) -> None:
+    """All leases ended while etcd was away, and every host claims its own again within seconds."""
+    caplog.set_level("INFO")
+    host, agreed = many
+    before = agreed._snapshot()
+    agreed.looks = [lambda: before]
+    lose_all_peers(agreed)
+    until(lambda: events(host).get("snapshot_refuted"))
+    assert host.routes() == ROUTES
+    assert messages(caplog, "most peers") == [
+        f"most peers missing, looking again before anything goes prefix={node_host.PREFIX} before=6 now=0",
+        f"most peers are there again prefix={node_host.PREFIX} now=7",
+    ]
+
+
+def test_peers_that_are_missing_at_both_looks_are_gone(many: tuple[node_host.NodeHost, SecondLook]) -> None:
+    host, agreed = many
+    lose_all_peers(agreed)
+    until(lambda: host.routes() == set())
+    seen = events(host)
+    assert (seen["snapshot_doubted"], seen.get("snapshot_refuted")) == (1, None)
+
+
+def test_an_outage_between_the_two_looks_keeps_everything(many: tuple[node_host.NodeHost, SecondLook]) -> None:
+    host, agreed = many
+
+    def fail() -> registry.Snapshot:
+        raise errors.RegistryUnavailable("etcd has no leader")
+
+    agreed.looks = [fail] * 3
+    before = agreed._snapshot()
+    agreed.looks.append(lambda: before)
+    lose_all_peers(agreed)
+    until(lambda: host.nodes[-1].status().outage == "etcd has no leader")
+    assert host.routes() == ROUTES
+    until(lambda: host.nodes[-1].status().outage is None)
+    assert host.routes() == ROUTES
+    assert events(host)["snapshot_refuted"] == 1
+
+
+def test_a_stop_between_the_two_looks_keeps_everything(many: tuple[node_host.NodeHost, SecondLook]) -> None:
+    host, agreed = many
+    one = host.nodes[-1]
+    one._timing = dataclasses.replace(one._timing, doubt_s=3600)
+    lose_all_peers(agreed)
+    until(lambda: events(host).get("snapshot_doubted"))
+    began = time.monotonic()
+    one.stop()
+    assert time.monotonic() - began < 2
+    assert host.routes() == ROUTES
+
+
+def test_what_the_second_look_has_seen_is_not_heard_again(many: tuple[node_host.NodeHost, SecondLook]) -> None:
+    """A peer that went and came back between the looks: its going is old news."""
+    host, agreed = many
+    one = host.nodes[-1]
+    _, _, book = one._standing.now()
+    one._hear(dataclasses.replace(agreed._snapshot(), revision=100))
+    one._hear(registry.Delta(revision=100, changes=(registry.LeaseGone(key=PEERS[0]),)))
+    assert one._standing.now()[2].leases.keys() == book.leases.keys()
+    one._hear(registry.Delta(revision=101, changes=(registry.LeaseGone(key=PEERS[0]),)))
+    assert PEERS[0] not in one._standing.now()[2].leases
+
+
+def test_a_new_lease_that_overlaps_an_older_one_is_given_back_for_another(
+    host: node_host.NodeHost, ticking: TickingRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another host, with another SubnetLen, was quicker by a moment: etcd cannot compare that."""
+    wide = node_host.key("10.2.0.0/22")
+    quick = [lambda: ticking.put_peer(wide, THIEFS)]
+    put = ticking.put_lease
+
+    def race(key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
+        if quick:
+            quick.pop()()
+        return put(key, attrs, over)
+
+    ticking.put_lease = race  # type: ignore[method-assign]
+    one = host.start()
+    until(lambda: one.status().confirmed and one.status().followed)
+    until(lambda: one.status().subnet == "10.2.4.0/24")
+    assert ticking._snapshot().leases.keys() == {wide, node_host.key("10.2.4.0/24")}
+    assert events(host) == {"lease_held": 2, "overlapped": 1}
+    assert messages(caplog, "subnet overlaps") == [
+        (
+            f"subnet overlaps prefix={node_host.PREFIX} ours=10.2.1.0/24 theirs=10.2.0.0/22 holder=192.0.2.66: "
+            "give all hosts one network config; ours is given back unless containers use it"
+        )
+    ]
+
+
+def test_an_overlap_is_only_said_where_containers_use_the_subnet(
+    host: node_host.NodeHost, ticking: TickingRegistry
+) -> None:
+    host.in_use = True
+    one = host.join()
+    held = one.held()
+    older = lease.Lease(key=node_host.key("10.2.0.0/22"), attrs=THIEFS, lease_id=7, mod_revision=1)
+    seen = ticking._snapshot()
+    one._keeper._created = seen.leases[OWN].lease_id
+    assert not one._keeper.yields(dataclasses.replace(seen, leases={**seen.leases, older.key: older}))
+    assert (one.held(), OWN in ticking._snapshot().leases) == (held, True)
+    assert events(host) == {"lease_held": 1, "overlapped": 1}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import ipaddress
 import json
 import pathlib
+import re
 import threading
 from collections.abc import Iterator
 
@@ -241,3 +244,62 @@ def test_a_full_network_says_so(host: node_host.NodeHost) -> None:
         host.registry.put_peer(node_host.key(f"10.2.{number}.0/24"), node_host.attrs(f"192.0.2.{number + 10}"))
     with pytest.raises(errors.OutOfSubnets, match=r"out of subnets in 10\.2\.0\.0/22"):
         join(host)
+
+
+class AskedRegistry(registry_fake.FakeRegistry):
+    """Remembers whose time was asked for."""
+
+    def __init__(self, config: str) -> None:
+        super().__init__(config)
+        self.asked: list[str] = []
+        self.answers = True
+
+    def time_left(self, held: lease.Lease) -> int | None:
+        self.asked.append(str(held.key))
+        if not self.answers:
+            raise errors.RegistryUnavailable("no answer")
+        return 3600 if held.lease_id else None
+
+
+def full(tmp_path: pathlib.Path) -> tuple[node_host.NodeHost, AskedRegistry]:
+    """A network of 8 subnets, all taken, the first reserved."""
+    asked = AskedRegistry('{"Network": "10.2.0.0/21", "SubnetMin": "10.2.0.0", "Backend": {"Type": "vxlan"}}')
+    for number in range(8):
+        name = node_host.key(f"10.2.{number}.0/24")
+        asked.put_peer(name, node_host.attrs(f"192.0.2.{number + 10}"), reserved=number == 0)
+    return node_host.NodeHost(tmp_path, asked), asked
+
+
+def test_a_full_network_says_until_when_the_holders_hold_and_asks_for_five_at_most(tmp_path: pathlib.Path) -> None:
+    host, asked = full(tmp_path)
+    before = datetime.datetime.now(datetime.UTC)
+    with contextlib.closing(host), pytest.raises(errors.OutOfSubnets) as caught:
+        join(host)
+    told = re.findall(
+        r"(10\.2\.\d\.0/24) (by|reserved for) (192\.0\.2\.\d+)(?: until (\S+ \S+) UTC)?", str(caught.value)
+    )
+    assert [(subnet, how, who) for subnet, how, who, _ in told] == [
+        ("10.2.0.0/24", "reserved for", "192.0.2.10"),
+        *((f"10.2.{number}.0/24", "by", f"192.0.2.{number + 10}") for number in range(1, 5)),
+    ]
+    ends = {datetime.datetime.fromisoformat(f"{end}+00:00") for *_, end in told if end}
+    assert all(abs(end - before - datetime.timedelta(hours=1)) <= datetime.timedelta(minutes=1) for end in ends)
+    assert [bool(end) for *_, end in told] == [False, True, True, True, True]
+    assert asked.asked == [f"10.2.{number}.0/24" for number in range(5)]
+    assert "and 3 more" in str(caught.value)
+
+
+def test_a_full_network_is_explained_without_times_where_nobody_answers(tmp_path: pathlib.Path) -> None:
+    host, asked = full(tmp_path)
+    asked.answers = False
+    with contextlib.closing(host), pytest.raises(errors.OutOfSubnets, match=r"10\.2\.1\.0/24 by 192\.0\.2\.11, "):
+        join(host)
+    assert asked.asked == ["10.2.0.0/24"]
+
+
+def test_whose_time_is_left_is_not_asked_where_a_subnet_is_free(tmp_path: pathlib.Path) -> None:
+    host, asked = full(tmp_path)
+    asked.delete_peer(node_host.key("10.2.7.0/24"))
+    with contextlib.closing(host):
+        assert isinstance(join(host), member.Joined)
+    assert asked.asked == []

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from overlay import lease, peers, registry
@@ -105,6 +106,56 @@ def test_nonsense_written_over_our_key_is_told() -> None:
     news = peers.read_event(peers.Book(), delta(bad("10.2.1.0-24")), OWN)
     assert (news.own, news.own_told) == (None, True)
     assert news.book.unreadable == {"10.2.1.0-24": "no JSON"}
+
+
+def many(*numbers: int) -> dict[lease.SubnetKey, lease.Lease]:
+    keys = [lease.SubnetKey(v4=ipaddress.IPv4Network(f"10.2.{number}.0/24")) for number in numbers]
+    return {key: held(key, 2) for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "doubtful"),
+    [
+        ((2, 3, 4, 5), (), True),
+        ((2, 3, 4, 5), (2,), True),
+        ((2, 3, 4, 5), (2, 3), False),
+        ((2, 3, 4, 5), (6, 7, 8, 9), True),
+        ((2, 3, 4), (), False),
+        ((), (), False),
+        ((2, 3, 4, 5, 6), (2, 3), True),
+        ((2, 3, 4, 5, 6), (2, 3, 4), False),
+    ],
+)
+def test_a_snapshot_without_most_of_four_or_more_peers_is_doubtful(
+    known: tuple[int, ...], told: tuple[int, ...], doubtful: bool
+) -> None:
+    event = registry.Snapshot(revision=9, leases={**many(*told), OWN: held(OWN, 1)})
+    assert peers.is_doubtful(peers.Book(leases=many(*known)), event) is doubtful
+
+
+def test_of_two_looks_the_later_counts() -> None:
+    first, second = registry.Snapshot(revision=5, leases={}), registry.Snapshot(revision=6, leases=many(2))
+    assert peers.choose_snapshot(first, second) is second
+    assert peers.choose_snapshot(second, first) is second
+    same = registry.Snapshot(revision=5, leases=many(3))
+    assert peers.choose_snapshot(first, same) is same
+
+
+def test_our_own_lease_is_no_peer_at_the_second_snapshot_either() -> None:
+    """D3: flannel removes its own lease there."""
+    told = registry.Snapshot(revision=8, leases={OWN: held(OWN, 1), PEER: held(PEER, 2)})
+    first = peers.read_event(peers.Book(), told, OWN)
+    second = peers.read_event(first.book, dataclasses.replace(told, revision=9), OWN)
+    assert first.book.leases == second.book.leases == {PEER: held(PEER, 2)}
+    assert (second.put, second.gone) == ({}, frozenset())
+
+
+def test_a_peer_that_came_back_as_another_is_news_in_a_snapshot() -> None:
+    """D2: flannel's second snapshot tells only who is new and who is gone."""
+    book = peers.Book(leases={PEER: held(PEER, 2), OTHER: held(OTHER, 3)}, revision=3)
+    moved = held(PEER, 22, revision=8)
+    news = peers.read_event(book, registry.Snapshot(revision=8, leases={PEER: moved, OTHER: held(OTHER, 3)}), OWN)
+    assert (news.put, news.gone) == ({PEER: moved}, frozenset())
 
 
 KEYS = st.sampled_from([OWN, PEER, OTHER])

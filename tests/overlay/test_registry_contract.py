@@ -198,6 +198,68 @@ def test_a_taken_subnet_is_not_created_again(kit: Kit) -> None:
     assert kit.registry.read_leases().leases == {KEY: granted(held)}
 
 
+PLAIN = lease.parse_subnet_key("10.2.20.0-24")
+DUAL = lease.parse_subnet_key("10.2.20.0-24&fd00:12:13::-56")
+OTHER_DUAL = lease.parse_subnet_key("10.2.20.0-24&fd00:12:14::-56")
+
+
+@pytest.mark.parametrize(("first", "second"), [(PLAIN, DUAL), (DUAL, PLAIN), (DUAL, OTHER_DUAL)])
+def test_one_ipv4_subnet_has_one_key_whatever_its_form(
+    kit: Kit, first: lease.SubnetKey, second: lease.SubnetKey
+) -> None:
+    held = kit.registry.put_lease(first, ATTRS, None)
+    with pytest.raises(errors.SubnetTaken, match=r"10\.2\.20\.0/24 is leased by 192\.0\.2\.1"):
+        kit.registry.put_lease(second, OTHER_ATTRS, None)
+    assert kit.registry.read_leases().leases == {first: granted(held)}
+
+
+@pytest.mark.parametrize("near", ["10.2.20.0-25", "10.2.2.0-24", "10.2.20.0-23", "110.2.20.0-24"])
+def test_subnets_whose_keys_look_alike_are_no_hindrance(kit: Kit, near: str) -> None:
+    kit.registry.put_lease(lease.parse_subnet_key(near), OTHER_ATTRS, None)
+    held = kit.registry.put_lease(PLAIN, ATTRS, None)
+    assert kit.registry.read_leases().leases[PLAIN] == granted(held)
+
+
+def test_the_two_forms_of_one_subnet_created_at_once_come_to_one_lease(kit: Kit) -> None:
+    for number in range(10):
+        forms = (
+            lease.SubnetKey(v4=ipaddress.IPv4Network((f"10.2.{number}.0", 24))),
+            lease.parse_subnet_key(f"10.2.{number}.0-24&fd00:12:13::-56"),
+        )
+        outcomes: list[str] = []
+        start = threading.Barrier(2)
+
+        def create(form: lease.SubnetKey, start: threading.Barrier = start, out: list[str] = outcomes) -> None:
+            start.wait(5.0)
+            try:
+                kit.registry.put_lease(form, ATTRS, None)
+                out.append("won")
+            except errors.SubnetTaken:
+                out.append("lost")
+
+        threads = [threading.Thread(target=create, args=(form,)) for form in forms]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10.0)
+        assert sorted(outcomes) == ["lost", "won"]
+
+
+def test_how_long_a_lease_has_left_is_told_for_that_one(kit: Kit) -> None:
+    held = kit.registry.put_lease(KEY, ATTRS, None)
+    left_s = kit.registry.time_left(held)
+    assert left_s is not None
+    assert registry.SUBNET_TTL_S - 10 < left_s <= registry.SUBNET_TTL_S
+    kit.reserve(OTHER_KEY, OTHER_ATTRS)
+    assert kit.registry.time_left(kit.registry.read_leases().leases[OTHER_KEY]) is None
+
+
+def test_a_lease_that_has_ended_has_no_time_left(fallible: FakeKit | EtcdKit) -> None:
+    held = fallible.registry.put_lease(KEY, ATTRS, None)
+    fallible.expire(held)
+    assert fallible.registry.time_left(held) == 0
+
+
 def test_of_many_who_create_at_once_one_wins(kit: Kit) -> None:
     outcomes: list[str] = []
     start = threading.Barrier(6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import json
 import random
@@ -124,6 +125,20 @@ def test_a_full_network_names_who_holds_what() -> None:
         "out of subnets in 10.3.0.0/16: none of the 3 subnets of /18 from 10.3.64.0/18 to 10.3.192.0/18 is free: "
         "3 leases: 10.3.64.0/18 by 192.0.2.2, 10.3.128.0/18 reserved for 192.0.2.2, 10.3.192.0/18 by 192.0.2.2"
     )
+
+
+def test_the_holders_are_named_with_the_time_until_which_each_holds() -> None:
+    full = snapshot(held("10.3.64.0-18"), held("10.3.128.0-18", lease_id=0), held("10.3.192.0-18"))
+    ends = {key("10.3.64.0-18"): datetime.datetime(2026, 11, 24, 14, 2, 31, tzinfo=datetime.UTC)}
+    assert subnets.describe_holders(full, ends).startswith(
+        "3 leases: 10.3.64.0/18 by 192.0.2.2 until 2026-11-24 14:02 UTC, 10.3.128.0/18 reserved for 192.0.2.2, "
+        "10.3.192.0/18 by 192.0.2.2; "
+    )
+
+
+def test_no_more_than_five_holders_are_asked_for() -> None:
+    full = snapshot(*(held(f"10.3.{number}.0-24") for number in range(8, 0, -1)))
+    assert [str(one.key) for one in subnets.list_shown(full)] == [f"10.3.{number}.0/24" for number in range(1, 6)]
 
 
 def test_a_long_list_of_holders_is_cut() -> None:
