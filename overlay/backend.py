@@ -58,8 +58,20 @@ class Backend(Protocol):
         """Whether what peers come to depends on `Underlay.routes`."""
         ...
 
-    def overlay_mtu(self, underlay_mtu: int) -> int:
-        """What is left for packets of the overlay. Units: bytes."""
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should know of these options, a line each."""
+        ...
+
+    def overlay_mtu(self, own: Own) -> int:
+        """What is left for packets of the overlay in every family of the lease. Units: bytes."""
+        ...
+
+    def check_underlay(self, own: Own) -> None:
+        """Asked before this host joins: whether the link below can do what the options ask for.
+
+        A host that is a member goes on as well as it can instead. Raises ConfigInvalid.
+        """
         ...
 
     def attrs(self, own: Own) -> lease.LeaseAttrs:
@@ -82,7 +94,7 @@ def choose_backend(config: netconfig.NetworkConfig) -> Backend:
 
     match config.backend_type:
         case "vxlan":
-            return backend_vxlan.parse_backend(config.backend)
+            return backend_vxlan.parse_backend(config.backend, with_v6=config.v6 is not None)
         case unknown:
             raise errors.ConfigInvalid(
                 f'backend type {unknown!r} is not supported; set "Backend": {{"Type": "vxlan"}} in the network config'

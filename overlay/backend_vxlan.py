@@ -1,42 +1,34 @@
-"""The VXLAN backend: one device, and per peer a neighbour, a forwarding entry and a route.
+"""The VXLAN backend: a device for each family, and per peer a neighbour, a forwarding entry and a route.
 
-Pure. Made by `backend.choose_backend`. With DirectRouting a peer on the underlay's own network gets a plain route.
+Pure. Made by `backend.choose_backend`. With DirectRouting a peer that no router is before gets a plain route.
 Source: flannel pkg/backend/vxlan/vxlan.go, vxlan_network.go; RFC 7348.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import ipaddress
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from overlay import backend, errors, fields, lease, netstate, underlay
+from overlay import backend, backend_options, errors, fields, halves, lease, netstate, underlay, vxlan_data
 
 TYPE = "vxlan"
-OVERHEAD = 50
-"""Bytes that VXLAN over IPv4 adds: Ethernet 14, VXLAN 8, UDP 8, IPv4 20. Source: RFC 7348 §5."""
+OVERHEAD = {halves.V4: 50, halves.V6: 70}
+"""Bytes that VXLAN adds, by the family below: Ethernet 14, VXLAN 8, UDP 8, and IPv4 20 or IPv6 40.
+
+flannel counts 50 for both, which makes every full packet over IPv6 too large. Source: RFC 7348 §5.
+"""
 
 DEFAULT_PORT = 8472
 """The kernel's own default, which flannel means by 0; written out so that no kernel can change it."""
 
 MAX_VNI = 2**24 - 1
-MIN_OVERLAY_MTU = 68
-"""The least that IPv4 needs. Source: RFC 791 §3.2."""
+OLD_VNI = 2**16 - 1
+"""The most that flanneld before v0.24.0 can read in a lease; it skips peers with more."""
 
-_MAC_DIGITS = re.compile(r"[0-9a-f]{12}")
-_MAC_SHAPES = re.compile(r"([0-9a-f]{2}[:-]){5}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class VxlanData:
-    """BackendData of a vxlan lease. `vni` is None where the peer wrote none."""
-
-    vni: int | None
-    mac: netstate.Mac
+MIN_OVERLAY_MTU = {halves.V4: 68, halves.V6: 1280}
+"""The least that the family inside needs. Source: RFC 791 §3.2, RFC 8200 §5."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,189 +57,151 @@ class VxlanBackend:
         """DirectRouting asks which peers no router is before."""
         return self.direct_routing
 
-    def overlay_mtu(self, underlay_mtu: int) -> int:
-        """The MTU less the overhead; never more than the link carries, since the kernel would refuse it."""
-        return min(self.mtu or underlay_mtu, underlay_mtu) - OVERHEAD
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A VNI that old peers cannot read."""
+        if self.vni <= OLD_VNI:
+            return ()
+        return (f"VNI is {self.vni}: flanneld before v0.24.0 reads at most {OLD_VNI} and leaves this host out",)
+
+    def overlay_mtu(self, own: backend.Own) -> int:
+        """The MTU less the overhead of the families in use; never more than the link carries."""
+        return min((self._device_mtu(own, version) for version in halves.own_halves(own)), default=0)
+
+    def check_underlay(self, own: backend.Own) -> None:
+        """Raises ConfigInvalid where the MTU is more than the link carries, or too small for IPv6."""
+        name, carried = own.underlay.name, own.underlay.mtu
+        if self.mtu is not None and self.mtu > carried:
+            raise errors.ConfigInvalid(
+                f"network config, Backend: MTU is {self.mtu}, but {name} carries {carried}: at most {carried}"
+            )
+        for version in halves.own_halves(own):
+            _check_room(version, min(self.mtu or carried, carried), f"interface {name}: MTU")
 
     def attrs(self, own: backend.Own) -> lease.LeaseAttrs:
-        """PublicIP and the MAC of our device."""
+        """The public addresses and the MACs of our devices.
+
+        BackendData is there even where this host is of IPv6 alone: flanneld leaves out a peer of which one half of
+        the data is missing.
+        """
+        v6 = None if own.key.v6 is None else own.underlay.v6
         return lease.LeaseAttrs(
             public_ip=own.underlay.public_ip,
+            public_ipv6=None if v6 is None else v6.public_ip,
             backend_type=TYPE,
-            backend_data=format_vxlan_data(VxlanData(vni=self.vni, mac=own.mac)),
+            backend_data=self._format_data(_mac(own, halves.V4)),
+            backend_v6_data=None if v6 is None else self._format_data(_mac(own, halves.V6)),
         )
 
     def desired(
         self, own: backend.Own, peers: Mapping[lease.SubnetKey, lease.Lease]
     ) -> tuple[netstate.NetState, tuple[backend.Skipped, ...]]:
-        """The device, its address, and the entries of every usable peer."""
-        objects: list[netstate.KernelObject] = [
-            netstate.VxlanLink(
-                name=self.device,
-                vni=self.vni,
-                port=self.port,
-                local=own.underlay.ip,  # not PublicIP: a NAT may own that one, and nothing would leave this host
-                underlay=own.underlay.name,
-                mac=own.mac,
-                mtu=self.overlay_mtu(own.underlay.mtu),
-                learning=self.learning,
-                gbp=self.gbp,
-                tx_checksum=own.tx_checksum,
-            ),
-            netstate.Address(link=self.device, interface=ipaddress.IPv4Interface((own.key.v4.network_address, 32))),
-        ]
-        usable, skipped = self._sift(own, peers)
+        """For each family the device, its address, and the entries of every usable peer."""
+        everybody = halves.sort_peers(own, peers)
+        ours, skipped = halves.split_by_type(everybody, TYPE)
+        own_halves = halves.own_halves(own)
+        skipped += halves.find_strangers(ours, own_halves)
         ways = underlay.RouteTable(own.underlay.routes)
-        for peer in usable:
-            objects.extend(self._entries(ways, peer))
-        return frozenset(objects), tuple(skipped)
+        objects: list[netstate.KernelObject] = []
+        for version, half in own_halves.items():
+            device = self._make_device(own, half)
+            objects += (device, netstate.Address(link=device.name, interface=_host_interface(half.subnet)))
+            if version == halves.V6:
+                objects.append(_enable_ipv6(device.name))
+            sieve = halves.Sieve(half, everybody, device.mac)
+            for held in ours:
+                if not halves.has_half(held, version):
+                    continue
+                try:
+                    peer = self._parse_peer(held, version)
+                    sieve.check(peer)
+                except errors.CodecError as exc:
+                    skipped.append(halves.skip(held.key, version, exc))
+                else:
+                    objects.extend(self._entries(device.name, ways, peer))
+        return frozenset(objects), halves.sort_skipped(skipped)
 
-    def _sift(
-        self, own: backend.Own, peers: Mapping[lease.SubnetKey, lease.Lease]
-    ) -> tuple[list[_Peer], list[backend.Skipped]]:
-        """Peers that can be programmed side by side. Of two that claim one thing the later written lease wins."""
-        newest_first = sorted(peers.values(), key=lambda held: (-held.mod_revision, held.key.v4, str(held.key.v6)))
-        vteps = sorted({own.underlay.ip, *(held.attrs.public_ip for held in newest_first)})
-        usable: list[_Peer] = []
-        skipped = []
-        by_mac: dict[netstate.Mac, _Peer] = {}
-        by_gateway: dict[ipaddress.IPv4Address, _Peer] = {}
-        for held in newest_first:
-            if held.key == own.key:
-                continue
-            try:
-                peer = self._parse_peer(held.attrs, held.key.v4)
-                _check(peer, own, vteps)
-                _check_twins(peer, by_mac.get(peer.mac), by_gateway.get(peer.gateway))
-            except errors.CodecError as exc:
-                skipped.append(backend.Skipped(key=held.key, reason=str(exc)))
-            else:
-                by_mac[peer.mac] = by_gateway[peer.gateway] = peer
-                usable.append(peer)
-        return usable, sorted(skipped, key=lambda one: (one.key.v4, str(one.key.v6)))
-
-    def _parse_peer(self, attrs: lease.LeaseAttrs, subnet: ipaddress.IPv4Network) -> _Peer:
-        if attrs.backend_type != TYPE:
-            raise errors.CodecError(f"backend type is {attrs.backend_type or 'udp or alloc'}, ours is {TYPE}")
-        data = parse_vxlan_data(attrs.backend_data or "")
-        if data.vni not in {None, self.vni}:
-            raise errors.CodecError(f"VNI is {data.vni}, ours is {self.vni}")
-        return _Peer(subnet=subnet, mac=data.mac, vtep_ip=attrs.public_ip)
-
-    def _entries(self, ways: underlay.RouteTable, peer: _Peer) -> Iterable[netstate.KernelObject]:
-        direct = ways.find_direct(peer.vtep_ip) if self.direct_routing else None
-        if direct is not None:
-            return (netstate.Route(destination=peer.subnet, gateway=peer.vtep_ip, link=direct.link, onlink=False),)
-        return (
-            netstate.Neighbour(link=self.device, ip=peer.gateway, mac=peer.mac),
-            netstate.FdbEntry(link=self.device, mac=peer.mac, vtep_ip=peer.vtep_ip),
-            netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=self.device),
+    def _make_device(self, own: backend.Own, half: halves.OwnHalf) -> netstate.VxlanLink:
+        v6 = half.ip.version == halves.V6
+        return netstate.VxlanLink(
+            name=self.device_v6 if v6 else self.device,
+            vni=self.vni,
+            port=self.port,
+            local=half.ip,  # not PublicIP: a NAT may own that one, and nothing would leave this host
+            underlay=own.underlay.name,
+            mac=_mac(own, half.ip.version),
+            mtu=self._device_mtu(own, half.ip.version),
+            learning=self.learning,
+            gbp=self.gbp,
+            tx_checksum=own.tx_checksum,
         )
 
+    def _device_mtu(self, own: backend.Own, version: int) -> int:
+        return min(self.mtu or own.underlay.mtu, own.underlay.mtu) - OVERHEAD[version]
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Peer:
-    subnet: ipaddress.IPv4Network
-    mac: netstate.Mac
-    vtep_ip: ipaddress.IPv4Address
+    def _format_data(self, mac: netstate.Mac) -> str:
+        return vxlan_data.format_vxlan_data(vxlan_data.VxlanData(vni=self.vni, mac=mac))
 
-    @property
-    def gateway(self) -> ipaddress.IPv4Address:
-        """The address of the peer's device: the first of its subnet."""
-        return self.subnet.network_address
+    def _parse_peer(self, held: lease.Lease, version: int) -> halves.PeerHalf:
+        subnet, public_ip = halves.subnet_and_ip(held, version)
+        if version == halves.V6:
+            data = vxlan_data.parse_vxlan_data(held.attrs.backend_v6_data or "", "BackendV6Data")
+        else:
+            data = vxlan_data.parse_vxlan_data(held.attrs.backend_data or "")
+        if data.vni not in {None, self.vni}:
+            raise errors.CodecError(f"VNI is {data.vni}, ours is {self.vni}")
+        return halves.PeerHalf(key=held.key, subnet=subnet, public_ip=public_ip, mac=data.mac)
 
-
-def _check(peer: _Peer, own: backend.Own, vteps: Sequence[ipaddress.IPv4Address]) -> None:
-    """Raises CodecError where the peer's entries would harm us or the way to any VTEP; `vteps` is sorted."""
-    if peer.subnet.overlaps(own.key.v4):
-        raise errors.CodecError(f"its subnet overlaps ours, {own.key.v4}")
-    if peer.vtep_ip in {own.underlay.public_ip, own.underlay.ip}:
-        raise errors.CodecError(f"PublicIP {peer.vtep_ip} is our own")
-    if not is_usable(peer.vtep_ip):
-        raise errors.CodecError(f"PublicIP {peer.vtep_ip} is no host's address")
-    if peer.mac == own.mac:
-        raise errors.CodecError(f"VTEP MAC {peer.mac} is our own")
-    at = bisect.bisect_left(vteps, peer.subnet.network_address)
-    if at < len(vteps) and vteps[at] in peer.subnet:
-        raise errors.CodecError(f"its subnet covers {vteps[at]}: packets to that tunnel end would go into the tunnel")
-
-
-def _check_twins(peer: _Peer, same_mac: _Peer | None, same_gateway: _Peer | None) -> None:
-    """Raises CodecError where the kernel could hold the entries of only one of two peers."""
-    if same_mac is not None and same_mac.vtep_ip != peer.vtep_ip:
-        raise errors.CodecError(f"VTEP MAC {peer.mac} is that of {same_mac.subnet} at {same_mac.vtep_ip} too")
-    if same_gateway is not None:
-        raise errors.CodecError(f"its subnet begins where {same_gateway.subnet} of {same_gateway.vtep_ip} does")
+    def _entries(
+        self, device: netstate.IfName, ways: underlay.RouteTable, peer: halves.PeerHalf
+    ) -> Iterable[netstate.KernelObject]:
+        direct = ways.find_direct(peer.public_ip) if self.direct_routing else None
+        if direct is not None:
+            yield netstate.Route(destination=peer.subnet, gateway=peer.public_ip, link=direct.link, onlink=False)
+        elif peer.mac is not None:
+            yield netstate.Neighbour(link=device, ip=peer.gateway, mac=peer.mac)
+            yield netstate.FdbEntry(link=device, mac=peer.mac, vtep_ip=peer.public_ip)
+            yield netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=device)
 
 
-def parse_backend(options: Mapping[str, Any]) -> VxlanBackend:
+def parse_backend(options: Mapping[str, Any], *, with_v6: bool = False) -> VxlanBackend:
     """The options under the network config's `Backend`, in any case; unknown ones are ignored, as flannel does.
 
     Raises ConfigInvalid.
     """
-    folded = {name.casefold(): value for name, value in options.items()}
+    read = backend_options.Options(options)
     try:
         made = VxlanBackend(
-            vni=_number(folded, "VNI", default=1, low=1, high=MAX_VNI),
-            port=_number(folded, "Port", default=0, low=0, high=65535) or DEFAULT_PORT,
-            mtu=_number(folded, "MTU", default=0, low=0, high=65535) or None,
-            gbp=_flag(folded, "GBP"),
-            learning=_flag(folded, "Learning"),
-            direct_routing=_flag(folded, "DirectRouting"),
+            vni=read.number("VNI", default=1, low=1, high=MAX_VNI),
+            port=read.number("Port", default=0, low=0, high=65535) or DEFAULT_PORT,
+            mtu=read.number("MTU", default=0, low=0, high=65535) or None,
+            gbp=read.flag("GBP"),
+            learning=read.flag("Learning"),
+            direct_routing=read.flag("DirectRouting"),
         )
     except fields.FieldError as exc:
         raise errors.ConfigInvalid(f"network config, Backend: {exc}") from exc
-    if made.mtu is not None and made.mtu - OVERHEAD < MIN_OVERLAY_MTU:
-        raise errors.ConfigInvalid(
-            f"network config, Backend: MTU is {made.mtu}, and IPv4 inside VXLAN needs {OVERHEAD + MIN_OVERLAY_MTU}"
-        )
+    for version in (halves.V4, halves.V6) if with_v6 else (halves.V4,):
+        if made.mtu is not None:
+            _check_room(version, made.mtu, "network config, Backend: MTU")
     return made
 
 
-def parse_vxlan_data(text: str) -> VxlanData:
-    """BackendData. Raises CodecError. Source: flannel pkg/backend/vxlan/vxlan.go, vxlanLeaseAttrs."""
-    try:
-        folded = {name.casefold(): value for name, value in fields.parse_object(text).items()}
-        vni = folded.get("vni")
-        if vni is not None:
-            vni = _number(folded, "VNI", default=0, low=0, high=2**32 - 1)
-        return VxlanData(vni=vni, mac=_parse_mac(fields.text(folded, "vtepmac")))
-    except fields.FieldError as exc:
-        raise errors.CodecError(f"BackendData: {exc}") from exc
+def _mac(own: backend.Own, version: int) -> netstate.Mac:
+    return own.mac if version == halves.V4 or own.mac_v6 is None else own.mac_v6
 
 
-def format_vxlan_data(data: VxlanData) -> str:
-    """BackendData as flannel writes it: compact, VNI first."""
-    return json.dumps({"VNI": data.vni or 0, "VtepMAC": data.mac}, separators=(",", ":"))
+def _check_room(version: int, mtu: int, what: str) -> None:
+    least = MIN_OVERLAY_MTU[version] + OVERHEAD[version]
+    if mtu < least:
+        raise errors.ConfigInvalid(f"{what} is {mtu}, and IPv{version} inside VXLAN needs {least}")
 
 
-def is_usable(address: ipaddress.IPv4Address) -> bool:
-    """Whether a VTEP can be at this address: a unicast one of a host."""
-    return not (address.is_unspecified or address.is_loopback or address.is_multicast or int(address) >= 0xF0000000)
+def _host_interface(subnet: netstate.IPNetwork) -> netstate.IPInterface:
+    """The first address of the subnet, alone: peers use it as their gateway to us."""
+    return ipaddress.ip_interface((subnet.network_address.packed, subnet.max_prefixlen))
 
 
-def _parse_mac(text: str) -> netstate.Mac:
-    """The three notations that Go's net.ParseMAC takes for six bytes."""
-    lower = text.lower()
-    digits = re.sub(r"[:.-]", "", lower)
-    if not _MAC_SHAPES.fullmatch(lower) or not _MAC_DIGITS.fullmatch(digits):
-        raise fields.FieldError(f"VtepMAC: expected six bytes such as c6:d2:32:6f:8f:44, got {text[:40]!r}")
-    if int(digits[:2], 16) & 1 or not int(digits, 16):
-        raise fields.FieldError(f"VtepMAC: {text} is no unicast address")
-    return netstate.Mac(":".join(digits[at : at + 2] for at in range(0, 12, 2)))
-
-
-def _number(folded: Mapping[str, Any], name: str, *, default: int, low: int, high: int) -> int:
-    value = folded.get(name.casefold())
-    if value is None:
-        return default
-    if type(value) is not int or not low <= value <= high:
-        raise fields.FieldError(f"{name}: expected a number from {low} to {high}, got {value!r}")
-    return value
-
-
-def _flag(folded: Mapping[str, Any], name: str) -> bool:
-    try:
-        return fields.flag(folded, name.casefold(), default=False)
-    except fields.FieldError as exc:
-        raise fields.FieldError(str(exc).replace(name.casefold(), name, 1)) from exc
+def _enable_ipv6(device: netstate.IfName) -> netstate.Sysctl:
+    """A host may have IPv6 switched off for new links, and then the device takes no address."""
+    return netstate.Sysctl(key=f"net.ipv6.conf.{device.replace('.', '/')}.disable_ipv6", value="0")

@@ -16,8 +16,9 @@ from overlay import netstate
 def plan(desired: netstate.NetState, observed: netstate.NetState) -> list[netstate.Op]:
     """The changes that turn `observed` into `desired`, in the order in which they can be applied.
 
-    Order: removals that stand in the way of an addition; sysctls, links, addresses, neighbours, forwarding entries,
-    routes; the other removals, backwards. Make before break: a peer that moves is never without a way to it.
+    Order: removals that stand in the way of an addition; sysctls of the host, links, their sysctls, addresses,
+    neighbours, forwarding entries, routes; the other removals, backwards. Make before break: a peer that moves is
+    never without a way to it.
     What hangs on a link that goes away is not removed one by one; what hangs on one that is made anew is added again.
     A BridgePort that is not observed is left out: its container is gone or not there yet.
     """
@@ -116,7 +117,12 @@ def _is_lost(obj: netstate.KernelObject, lost: _Lost) -> bool:
     match obj:
         case netstate.Neighbour(link=link):
             return link in lost.wholly or link in lost.neighbours
-        case netstate.Address(link=link) | netstate.FdbEntry(link=link) | netstate.Route(link=link):
+        case (
+            netstate.Address(link=link)
+            | netstate.FdbEntry(link=link)
+            | netstate.Route(link=link)
+            | netstate.Sysctl(link=link)
+        ):
             return link in lost.wholly
         case _:
             return False
@@ -144,19 +150,19 @@ def _split_removals(
 def _rank(obj: netstate.KernelObject) -> tuple[int, netstate.Key]:
     match obj:
         case netstate.Sysctl():
-            rank = 0
+            rank = 0 if obj.link is None else 3
         case netstate.VxlanLink() | netstate.BridgeLink():
             rank = 1
         case netstate.VethPair() | netstate.BridgePort():
             rank = 2
         case netstate.Address():
-            rank = 3
-        case netstate.Neighbour():
             rank = 4
-        case netstate.FdbEntry():
+        case netstate.Neighbour():
             rank = 5
-        case netstate.Route():
+        case netstate.FdbEntry():
             rank = 6
+        case netstate.Route():
+            rank = 7
         case _:
             assert_never(obj)
     return rank, netstate.key_of(obj)

@@ -67,9 +67,10 @@ class FakeNamespace:
                 return self._ensure_bridge(obj)
             case netstate.VethPair() | netstate.BridgePort():
                 return self._ensure_port(obj)
+            case netstate.Sysctl(link=link) if link is not None and link not in self.links:
+                return "No such file or directory"
             case netstate.Sysctl():
-                self.objects[netstate.key_of(obj)] = obj
-                return ""
+                pass
             case netstate.Address(link=link) | netstate.Neighbour(link=link) | netstate.FdbEntry(link=link):
                 if link not in self.links:
                     return f"there is no {link}"
@@ -158,7 +159,7 @@ class FakeNamespace:
             return
         if link.peer is not None:
             self.links.pop(link.peer, None)
-        self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route)
+        self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route, netstate.Sysctl)
         for above, other in list(self.links.items()):
             if other.bridge == name:
                 other.bridge = NO_BRIDGE

@@ -74,12 +74,18 @@ def move_vxlan(link: netstate.VxlanLink, index: int, sequence: int) -> bytes:
 
 
 def pack_address(address: netstate.Address, index: int, sequence: int, *, remove: bool = False) -> bytes:
-    """The message that makes an address be there, or takes it away."""
+    """The message that makes an address be there, or takes it away.
+
+    An IPv6 one is usable at once: it lies in our own subnet, which the lease keeps others from, and on a tunnel
+    device nobody would answer the question whether it is taken.
+    """
     ip, message = address.interface, ifaddrmsg.ifaddrmsg()
     message["family"] = rtnl.AF_INET if ip.version == 4 else rtnl.AF_INET6
     message["prefixlen"] = ip.network.prefixlen
     message["index"] = index
     message["attrs"] = [["IFA_LOCAL", str(ip.ip)], ["IFA_ADDRESS", str(ip.ip)]]
+    if ip.version == 6:
+        message["flags"] = rtnl.IFA_F_NODAD
     if remove:
         return _encode(message, rtnl.RTM_DELADDR, rtnl.NLM_F_REQUEST, sequence)
     flags = rtnl.NLM_F_REQUEST | rtnl.NLM_F_CREATE | rtnl.NLM_F_REPLACE

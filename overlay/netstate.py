@@ -33,6 +33,17 @@ class Sysctl:
     key: str
     value: str
 
+    @property
+    def link(self) -> IfName | None:
+        """The link that the parameter is one of; None for one of the whole host.
+
+        Dots and slashes change places in a name: `net.ipv6.conf.eth0/7.disable_ipv6` is of eth0.7.
+        """
+        parts = self.key.split(".")
+        if len(parts) != 5 or parts[:3] not in (["net", "ipv4", "conf"], ["net", "ipv6", "conf"]):
+            return None
+        return None if parts[3] in {"all", "default"} else IfName(parts[3].replace("/", "."))
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VxlanLink:

@@ -293,6 +293,6 @@ class Standing:
             network=known.config.require_v4().network,
             subnet=known.own.key.v4,
             device=known.backend.device,
-            overlay_mtu=known.backend.overlay_mtu(known.own.underlay.mtu),
+            overlay_mtu=known.backend.overlay_mtu(known.own),
             v6=known.held_v6,
         )

@@ -97,13 +97,13 @@ TALK = (
         "no-neighbours",
         "ping both ways",
         "they_ping_each_other",
-        _one(VXLAN, "            netstate.Neighbour(link=self.device, ip=peer.gateway, mac=peer.mac),\n"),
+        _one(VXLAN, "            yield netstate.Neighbour(link=device, ip=peer.gateway, mac=peer.mac)\n"),
     ),
     Mutation(
         "no-fdb-entries",
         "ping both ways",
         "they_ping_each_other",
-        _one(VXLAN, "            netstate.FdbEntry(link=self.device, mac=peer.mac, vtep_ip=peer.vtep_ip),\n"),
+        _one(VXLAN, "            yield netstate.FdbEntry(link=device, mac=peer.mac, vtep_ip=peer.public_ip)\n"),
     ),
     Mutation(
         "route-not-onlink",
@@ -111,8 +111,8 @@ TALK = (
         "they_ping_each_other",
         _one(
             VXLAN,
-            "netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=self.device)",
-            "netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=self.device, onlink=False)",
+            "netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=device)",
+            "netstate.Route(destination=peer.subnet, gateway=peer.gateway, link=device, onlink=False)",
         ),
     ),
     Mutation(
@@ -133,8 +133,8 @@ TALK = (
         "host_reaches or traceroute",
         _one(
             VXLAN,
-            "            netstate.Address(link=self.device, "
-            "interface=ipaddress.IPv4Interface((own.key.v4.network_address, 32))),\n",
+            "objects += (device, netstate.Address(link=device.name, interface=_host_interface(half.subnet)))",
+            "objects.append(device)",
         ),
     ),
     Mutation(
@@ -147,7 +147,7 @@ TALK = (
             "{target} != {family.multicast} masquerade",
         ),
     ),
-    Mutation("mtu-overhead", "MTU 1450", "full_packet", _one(VXLAN, "OVERHEAD = 50\n", "OVERHEAD = 40\n")),
+    Mutation("mtu-overhead", "MTU 1450", "full_packet", _one(VXLAN, "halves.V4: 50,", "halves.V4: 40,")),
     Mutation(
         "mtu-not-on-container-end",
         "MTU 1450",
@@ -162,13 +162,13 @@ TALK = (
         "mtu-of-device-too-small",
         "a full-size DF packet passes",
         "full_packet",
-        _one(VXLAN, "mtu=self.overlay_mtu(own.underlay.mtu),", "mtu=self.overlay_mtu(own.underlay.mtu) - 1,"),
+        _one(VXLAN, "mtu=self._device_mtu(own, half.ip.version),", "mtu=self._device_mtu(own, half.ip.version) - 1,"),
     ),
     Mutation(
         "device-address-not-dot-0",
         "traceroute: the peer host's .0 address",
         "traceroute",
-        _one(VXLAN, "IPv4Interface((own.key.v4.network_address, 32))", "IPv4Interface((own.key.v4[254], 32))"),
+        _one(VXLAN, "ip_interface((subnet.network_address.packed,", "ip_interface((subnet[254].packed,"),
     ),
     Mutation(
         "no-masquerade",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import backend, backend_vxlan, diff, errors, kernel, lease, netconfig, netstate, underlay
+from overlay import backend, backend_vxlan, diff, errors, kernel, lease, netconfig, netstate, underlay, vxlan_data
 
 OWN_MAC = netstate.Mac("02:00:00:00:00:01")
 UNDERLAY = underlay.Underlay(
@@ -189,7 +189,8 @@ def test_attrs_are_flannels_and_carry_the_public_address() -> None:
     ("option", "lower", "expected"), [(None, 1500, 1450), (9000, 1500, 1450), (1400, 1500, 1350)]
 )
 def test_overlay_mtu_never_exceeds_what_the_underlay_carries(option: int | None, lower: int, expected: int) -> None:
-    assert backend_vxlan.VxlanBackend(mtu=option).overlay_mtu(lower) == expected
+    own = dataclasses.replace(OWN, underlay=dataclasses.replace(UNDERLAY, mtu=lower))
+    assert backend_vxlan.VxlanBackend(mtu=option).overlay_mtu(own) == expected
 
 
 @pytest.mark.parametrize(
@@ -224,20 +225,20 @@ macs = st.integers(1, 2**40 - 1).map(lambda n: netstate.Mac(":".join(f"{b:02x}" 
 
 @given(vni=st.integers(1, backend_vxlan.MAX_VNI), mac=macs)
 def test_backend_data_survives_the_wire(vni: int, mac: netstate.Mac) -> None:
-    data = backend_vxlan.VxlanData(vni=vni, mac=mac)
-    assert backend_vxlan.parse_vxlan_data(backend_vxlan.format_vxlan_data(data)) == data
+    data = vxlan_data.VxlanData(vni=vni, mac=mac)
+    assert vxlan_data.parse_vxlan_data(vxlan_data.format_vxlan_data(data)) == data
 
 
 @pytest.mark.parametrize("text", ["C6:D2:32:6F:8F:44", "c6-d2-32-6f-8f-44", "c6d2.326f.8f44"])
 def test_macs_are_read_in_every_notation_go_reads(text: str) -> None:
-    data = backend_vxlan.parse_vxlan_data(f'{{"vni":1,"VTEPMAC":"{text}","later":[]}}')
-    assert data == backend_vxlan.VxlanData(vni=1, mac=netstate.Mac("c6:d2:32:6f:8f:44"))
+    data = vxlan_data.parse_vxlan_data(f'{{"vni":1,"VTEPMAC":"{text}","later":[]}}')
+    assert data == vxlan_data.VxlanData(vni=1, mac=netstate.Mac("c6:d2:32:6f:8f:44"))
 
 
 @given(st.text(max_size=60))
 def test_garbage_data_is_a_codec_error(text: str) -> None:
     with pytest.raises(errors.CodecError):
-        backend_vxlan.parse_vxlan_data(text)
+        vxlan_data.parse_vxlan_data(text)
 
 
 @given(

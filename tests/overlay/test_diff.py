@@ -190,6 +190,15 @@ def test_an_old_device_makes_room_for_one_with_its_vni() -> None:
     assert lines([vxlan()], [other])[0] == "ip link del flannel.x"
 
 
+def test_a_device_made_anew_gets_its_parameters_before_its_addresses() -> None:
+    parameter = netstate.Sysctl(key="net.ipv6.conf.flannel/1.disable_ipv6", value="0")
+    rest = [parameter, address("fd00:20::/128", DEVICE)]
+    assert lines([vxlan(port=4789), *rest], [vxlan(), *rest])[1:] == [
+        "sysctl -w net.ipv6.conf.flannel/1.disable_ipv6=0",
+        "ip addr add fd00:20::/128 dev flannel.1",
+    ]
+
+
 def test_kernel_parameters_are_never_taken_back() -> None:
     assert lines([], [FORWARDING]) == []
 
@@ -215,6 +224,9 @@ def states(draw: st.DrawFn) -> netstate.NetState:
         )
         objects.append(device)
         objects.append(address(f"10.2.{draw(st.integers(20, 21))}.0/32", device.name))
+        if draw(st.booleans()):
+            key = f"net.ipv6.conf.{device.name.replace('.', '/')}.disable_ipv6"
+            objects.append(netstate.Sysctl(key=key, value="0"))
         for third in draw(st.sets(st.integers(1, 4))):
             objects.extend(entries(third, draw(st.integers(1, 3)), device.name))
     bridges = draw(st.sets(st.sampled_from(["br-a", "br-b"])))

@@ -287,6 +287,17 @@ def test_a_kernel_parameter_is_set_and_observed(host: Host) -> None:
         assert host.kernel.observe(frozenset({wanted})) == frozenset({wanted})
 
 
+def test_a_links_parameter_is_gone_with_the_link(host: Host) -> None:
+    changed = netstate.Sysctl(key="net.ipv6.conf.flannel/1.disable_ipv6", value="1")
+    assert len(host.kernel.apply([netstate.Add(obj=changed)])) == 1
+    host.build(VXLAN, changed)
+    assert changed in host.kernel.observe(frozenset({changed}))
+    host.hand.delete(VXLAN)
+    assert host.kernel.observe(frozenset({changed})) == netstate.EMPTY
+    host.build(VXLAN)
+    assert changed not in host.kernel.observe(frozenset({changed}))
+
+
 def test_a_port_moves_to_another_bridge(host: Host) -> None:
     host.build(BRIDGE, OTHER_BRIDGE, PAIR)
     moved = dataclasses.replace(PORT, bridge=OTHER_BRIDGE.name)

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,19 @@ from typing import Any
 
 import pytest
 
-from overlay import diff, errors, firewall_fake, kernel_netlink, netstate, reconciler, sysctls
+from overlay import (
+    backend,
+    backend_vxlan,
+    diff,
+    errors,
+    firewall_fake,
+    kernel_netlink,
+    lease,
+    netstate,
+    reconciler,
+    sysctls,
+    underlay,
+)
 
 pytestmark = pytest.mark.contract
 
@@ -185,6 +198,32 @@ def test_many_threads_that_make_one_host_all_succeed(host: kernel_netlink.Kernel
             assert list(pool.map(make, range(8))) == [[]] * 8
             assert host.observe(netstate.EMPTY) == frozenset({VXLAN, BRIDGE, diff.host_end(PAIR), ADDRESS})
             assert host.apply(diff.plan(netstate.EMPTY, frozenset(objects))) == []
+
+
+def test_a_devices_ipv6_address_is_usable_at_once_even_where_new_links_have_no_ipv6(
+    host: kernel_netlink.KernelNetlink, netns: Any
+) -> None:
+    netns.sysctl("ipv6/conf/default/disable_ipv6", "1")
+    own = backend.Own(
+        key=lease.parse_subnet_key("10.254.0.0-24&fd00:12:14::-64"),
+        underlay=underlay.Underlay(
+            name=UNDERLAY,
+            ip=ipaddress.IPv4Address("198.51.100.1"),
+            mtu=1500,
+            public_ip=ipaddress.IPv4Address("198.51.100.1"),
+            v6=underlay.UnderlayV6(
+                ip=ipaddress.IPv6Address("2001:db8::1"), public_ip=ipaddress.IPv6Address("2001:db8::1")
+            ),
+        ),
+        mac=MAC,
+        mac_v6=netstate.Mac("02:00:00:00:06:01"),
+    )
+    state, _ = backend_vxlan.VxlanBackend().desired(own, {})
+    assert host.apply(diff.plan(state, netstate.EMPTY)) == []
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("fd00:12:14::", 0))  # refused while an address is tentative
+    assert host.observe(state) == state
+    assert link("flannel-v6.1")["mtu"] == 1430
 
 
 def test_ipv6_takes_the_same_path(host: kernel_netlink.KernelNetlink) -> None:

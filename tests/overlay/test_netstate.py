@@ -47,3 +47,16 @@ def test_a_pair_and_a_port_of_one_name_share_a_key() -> None:
 
 def test_what_is_desired_is_up() -> None:
     assert netstate.BridgeLink(name=BRIDGE, mac=MAC, mtu=1450).up
+
+
+@pytest.mark.parametrize(
+    ("key", "link"),
+    [
+        ("net.ipv6.conf.flannel-v6/1.disable_ipv6", "flannel-v6.1"),
+        ("net.ipv4.conf.br-a.rp_filter", "br-a"),
+        ("net.ipv4.conf.all.rp_filter", None),
+        ("net.ipv4.ip_forward", None),
+    ],
+)
+def test_a_kernel_parameter_knows_its_link(key: str, link: str | None) -> None:
+    assert netstate.Sysctl(key=key, value="0").link == link
