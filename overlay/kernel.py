@@ -87,6 +87,10 @@ class Kernel(Protocol):
         """The MAC of the VXLAN device `name`, None where there is no such device."""
         ...
 
+    def tx_checksum(self, name: netstate.IfName) -> bool | None:
+        """Whether the device of this name leaves checksums to the hardware; None where there is none."""
+        ...
+
     def events(self, stop: threading.Event) -> Iterator[None]:
         """Yields whenever links, addresses, neighbours or routes may have changed; ends within a second of `stop`.
 

@@ -78,6 +78,12 @@ class KernelFake:
             link = self._space.links.get(name)
             return link.mac if link is not None and link.kind == "vxlan" else None
 
+    def tx_checksum(self, name: netstate.IfName) -> bool | None:
+        """See `kernel.Kernel.tx_checksum`."""
+        with self._lock:
+            link = self._space.links.get(name)
+            return link.tx_checksum if link is not None else None
+
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
         with self._lock:

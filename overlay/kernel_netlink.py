@@ -108,6 +108,13 @@ class KernelNetlink:
             raise errors.KernelError([f"cannot look at {name}: {exc.strerror or exc}"]) from exc
         return row.mac if row is not None and row.kind == "vxlan" else None
 
+    def tx_checksum(self, name: netstate.IfName) -> bool | None:
+        """See `kernel.Kernel.tx_checksum`."""
+        try:
+            return ethtool.read_tx_checksum(name)
+        except OSError:
+            return None
+
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
         while not stop.is_set():

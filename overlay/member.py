@@ -43,7 +43,8 @@ class Options:
     public_ip: ipaddress.IPv4Address | None = None
     public_ipv6: ipaddress.IPv6Address | None = None
     initial_config: str = ""
-    tx_checksum: bool = True
+    tx_checksum: bool | None = True
+    """Whether the tunnel devices leave checksums to the hardware; None: as they are found, on where there is none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,7 @@ def make_membership(
         underlay=look_at_underlay(options, ports, backend, want_v6=key.v6 is not None),
         mac=_mac(backend.device, ports, saved.mac if saved else None),
         mac_v6=_mac(backend.device_v6, ports, saved.mac_v6 if saved else None) if key.v6 else None,
-        tx_checksum=options.tx_checksum,
+        tx_checksum=_tx_checksum(backend, options, ports),
     )
     return Membership(config_text=text, config=config, backend=backend, own=own, attrs=backend.attrs(own))
 
@@ -193,7 +194,8 @@ def move_membership(known: Membership, options: Options, ports: Ports) -> Member
     """The same member over what the underlay is now; equal to `known` where nothing changed. Raises UnderlayError."""
     want_v6 = known.own.key.v6 is not None
     lower = look_at_underlay(options, ports, known.backend, want_v6=want_v6, keep=known.own.underlay)
-    own = dataclasses.replace(known.own, underlay=lower, tx_checksum=options.tx_checksum)
+    on = known.own.tx_checksum if options.tx_checksum is None else options.tx_checksum
+    own = dataclasses.replace(known.own, underlay=lower, tx_checksum=on)
     return dataclasses.replace(known, own=own, attrs=known.backend.attrs(own))
 
 
@@ -231,6 +233,13 @@ def _steady(
 def _mac(device: netstate.IfName, ports: Ports, saved: netstate.Mac | None) -> netstate.Mac:
     """The MAC the peers know, else that of a device which is there (flanneld's), else a new one."""
     return saved or (ports.kernel.vtep_mac(device) if device else None) or ports.make_mac()
+
+
+def _tx_checksum(backend: backends.Backend, options: Options, ports: Ports) -> bool:
+    """A device that an earlier run, or an operator, switched off stays so until somebody knows better."""
+    if options.tx_checksum is not None:
+        return options.tx_checksum
+    return all(ports.kernel.tx_checksum(device) is not False for device in (backend.device, backend.device_v6))
 
 
 def carry_out(

@@ -32,6 +32,7 @@ class Node:
         self._standing = standing.Standing(prefix)
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
         self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
+        self._published = netstate.EMPTY
         self._restored = False
         self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
@@ -112,6 +113,10 @@ class Node:
         """Whether the tunnel devices leave checksums to the hardware below."""
         self._options = dataclasses.replace(self._options, tx_checksum=on)
         self.look_at_underlay()
+
+    def programmed(self) -> netstate.NetState:
+        """The kernel state that was handed to the reconciler last."""
+        return self._published
 
     def status(self) -> standing.Status:
         """What this node is and lacks."""
@@ -256,6 +261,7 @@ class Node:
             known, _, book = self._standing.now()
             state, skipped = known.backend.desired(known.own, book.leases) if known else (netstate.EMPTY, ())
             self._standing.set_skipped(tuple(str(one) for one in skipped))
+            self._published = state
             try:
                 self._ports.publish(f"node:{self.prefix}", state)
             except errors.KernelError as exc:

@@ -27,6 +27,8 @@ from overlay import (
     node,
     nodes,
     nodestore,
+    offload_watch,
+    probe,
     processes,
     reconciler,
     registry,
@@ -54,6 +56,7 @@ class Graph:
     watch: engine_watch.EngineWatch
     etcd_requests: Callable[[], Mapping[str, int]]
     """Requests sent to etcd since the start, by kind; none standalone."""
+    offload: offload_watch.OffloadWatch
     methods: Mapping[str, http.Method]
     halt: threading.Event
     threads: list[threading.Thread]
@@ -65,6 +68,7 @@ class Graph:
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),
             (self.nodes.follow_underlay, "underlay"),
+            *([(self.offload.run, "offload")] if self.settings.tx_checksum == "auto" else []),
         )
         for run, name in background:
             thread = threading.Thread(target=run, args=(self.halt,), name=name, daemon=True)
@@ -112,6 +116,7 @@ def build(chosen: settings.Settings) -> Graph:
             public_ip=chosen.public_ip,
             public_ipv6=chosen.public_ipv6,
             initial_config=initial,
+            tx_checksum={"on": True, "off": False}.get(chosen.tx_checksum),
         )
         return node.Node(prefix, options, ports)
 
@@ -130,6 +135,7 @@ def build(chosen: settings.Settings) -> Graph:
         driver=driver,
         watch=_watch(chosen, driver, ipam, holdings),
         etcd_requests=client.requests.read if client else dict,
+        offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange),
         methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
         halt=threading.Event(),
         threads=[],

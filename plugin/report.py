@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from overlay import standing
+from overlay import offload, standing
 
 if TYPE_CHECKING:
     from plugin import graph, metrics
@@ -71,6 +71,11 @@ def status(built: graph.Graph) -> dict[str, Any]:
             "failures": list(built.reconciler.last_errors),
             "last_pass": dataclasses.asdict(last) if last is not None else None,
         },
+        "offload": {
+            "setting": built.settings.tx_checksum,
+            "on": {one.prefix: offload.is_on(one.programmed()) for one in built.nodes.all()},
+            "examined": [dataclasses.asdict(one) for one in built.offload.status()],
+        },
         "engine": built.watch.status(),
     }
 
@@ -85,12 +90,17 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
         yield "flannelpy_peers", "Peers known.", of, float(seen.peers)
         yield "flannelpy_peers_skipped", "Peers that cannot be used.", of, float(len(seen.skipped))
         yield "flannelpy_registry_up", "0 while the registry does not answer.", of, float(seen.outage is None)
+        on = offload.is_on(one.programmed())
+        yield "flannelpy_tx_checksum", "1 while checksums are left to the hardware below.", of, float(on)
         yield "flannelpy_registry_revision", "Revision of the last news.", of, float(seen.revision)
         for event, count in seen.events.items():
             labels = {**of, "event": event}
             yield "flannelpy_events_total", "What happened to leases and registries.", labels, float(count)
     for kind, count in built.etcd_requests().items():
         yield "flannelpy_etcd_requests_total", "Requests sent to etcd.", {"kind": kind}, float(count)
+    for looked in built.offload.status():
+        of = {"prefix": looked.prefix}
+        yield "flannelpy_offload_questions", "Questions to peers about checksum offload.", of, float(looked.questions)
     for usage in built.ipam.usage():
         of = {"pool": str(usage.cidr), "prefix": usage.prefix}
         yield "flannelpy_addresses_used", "Addresses handed out.", of, float(usage.used)

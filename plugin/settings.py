@@ -16,6 +16,7 @@ from overlay import errors as overlay_errors
 from overlay import netconfig
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+TX_CHECKSUMS = ("auto", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Settings:
     iface: str = ""
     public_ip: ipaddress.IPv4Address | None = None
     public_ipv6: ipaddress.IPv6Address | None = None
+    tx_checksum: str = "auto"
     network_config: str = ""
     default_network: str = ""
     log_level: str = "info"
@@ -176,6 +178,12 @@ def _network_config(text: str) -> str:
     return text
 
 
+def _tx_checksum(text: str) -> str:
+    if text.lower() not in TX_CHECKSUMS:
+        raise ValueError(f"expected one of {', '.join(TX_CHECKSUMS)}; got {text!r}")
+    return text.lower()
+
+
 def _network_name(text: str) -> str:
     if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", text):
         raise ValueError(f"expected a Docker network name, got {text!r}")
@@ -257,6 +265,12 @@ KNOWN: tuple[Known, ...] = (
         field="public_ipv6",
         parse=_public_ipv6,
         description="IPv6 address at which other hosts reach this one; empty: the interface's",
+    ),
+    Known(
+        name="TX_CHECKSUM",
+        field="tx_checksum",
+        parse=_tx_checksum,
+        description="whether tunnel devices leave checksums to the hardware below: on, off, or auto, which finds out",
     ),
     Known(
         name="NETWORK_CONFIG",

@@ -514,6 +514,16 @@ def test_only_a_vxlan_device_has_a_vtep_mac(host: Host) -> None:
     assert host.kernel.vtep_mac(netstate.IfName("no")) is None
 
 
+def test_whether_a_device_leaves_checksums_to_the_hardware_is_told_whosoever_it_is(host: Host) -> None:
+    assert host.kernel.tx_checksum(DEVICE) is None
+    host.build(VXLAN)
+    assert host.kernel.tx_checksum(DEVICE) is True
+    host.hand.set_tx_checksum(DEVICE, on=False)
+    assert host.kernel.tx_checksum(DEVICE) is False
+    host.hand.add_foreign_link(netstate.IfName("docker0"))
+    assert host.kernel.tx_checksum(netstate.IfName("docker0")) is True
+
+
 def test_the_underlay_is_listed_and_what_is_ours_is_not(host: Host) -> None:
     host.kernel.apply(diff.plan(WHOLE, netstate.EMPTY))
     listed = {link.name: link for link in host.kernel.list_underlays()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -123,6 +124,19 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
         "mended": 0,
     }
     assert told["kernel"]["failures"] == []
+
+
+def test_checksum_offload_is_told(ready: Plugin) -> None:
+    assert report.status(ready.graph)["offload"] == {"setting": "auto", "on": {PREFIX: True}, "examined": []}
+    assert gauges(ready)["flannelpy_tx_checksum"] == 1.0
+    ready.nodes.all()[0].set_tx_checksum(False)
+    ready.graph.offload.look(threading.Event())
+    assert report.status(ready.graph)["offload"] == {
+        "setting": "auto",
+        "on": {PREFIX: False},
+        "examined": [{"prefix": PREFIX, "verdict": "unknown", "asked": 0, "questions": 0, "trouble": None}],
+    }
+    assert (gauges(ready)["flannelpy_tx_checksum"], gauges(ready)["flannelpy_offload_questions"]) == (0.0, 0.0)
 
 
 def test_repairs_are_counted_by_kind(ready: Plugin) -> None:

@@ -310,6 +310,19 @@ def test_the_command_line_asks_the_running_plugin(start: Callable[..., Running])
 
 
 @pytest.mark.contract
+@pytest.mark.parametrize(("setting", "on"), [("", True), ("on", True), ("off", False)])
+def test_checksum_offload_is_as_set(start: Callable[..., Running], setting: str, on: bool) -> None:
+    plugin = start({"TX_CHECKSUM": setting}, UNDERLAY)
+    until(plugin.ready, within_s=20)
+    told = json.loads(plugin.ask("GET", "/status")[1])["offload"]
+    assert (told["setting"], told["on"]) == (setting or "auto", {"/coreos.com/network": on})
+    listing = ["nsenter", f"--net=/proc/{plugin.process.pid}/ns/net", sys.executable, "-c"]
+    script = "from overlay import ethtool; print(ethtool.read_tx_checksum('flannel.1'))"
+    done = subprocess.run([*listing, script], capture_output=True, text=True, check=True, timeout=10, cwd=REPOSITORY)
+    assert done.stdout == f"{on}\n"
+
+
+@pytest.mark.contract
 def test_a_host_on_its_own_makes_a_network_and_survives_the_kill_of_its_worker(start: Callable[..., Running]) -> None:
     """From nothing to a container's interface on a real kernel, killed between CreateEndpoint and Join."""
     plugin = start({"METRICS_ADDRESS": "127.0.0.1:9410"}, UNDERLAY)

@@ -1,0 +1,29 @@
+"""Which threads the plugin starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from plugin import settings
+from tests.plugin import memory_plugin
+
+
+@pytest.mark.parametrize(("setting", "asks"), [("auto", True), ("on", False), ("off", False)])
+def test_only_auto_asks_about_checksum_offload(
+    make_plugin: Callable[..., memory_plugin.MemoryPlugin], setting: str, asks: bool
+) -> None:
+    plugin = make_plugin(saved=True)
+    chosen = dataclasses.replace(plugin.graph, settings=settings.Settings(tx_checksum=setting))
+    chosen.start()
+    try:
+        names = {thread.name for thread in chosen.threads}
+    finally:
+        chosen.halt.set()
+        for thread in chosen.threads:
+            thread.join(timeout=5)
+    assert ("offload" in names) is asks
+    assert {"reconciler", "engine"} <= names
+    assert not any(thread.is_alive() for thread in chosen.threads)
