@@ -176,8 +176,6 @@ def make_membership(
     key = lease.SubnetKey(v4=config.require_v4().network, v6=config.v6.network if config.v6 else None)
     if saved is not None and (in_use or (saved.key.v6 is None) == (config.v6 is None)):
         key = saved.key
-    if config.v6 is not None:
-        raise errors.ConfigInvalid("EnableIPv6 is true: flannelpy has no IPv6 yet; use a network config without it")
     networks = [one.network for one in (config.v4, config.v6) if one is not None]
     ports.claim_room(prefix, networks, backend.device)
     own = backends.Own(
@@ -187,6 +185,8 @@ def make_membership(
         mac_v6=_mac(backend.device_v6, ports, saved.mac_v6 if saved else None) if key.v6 else None,
         tx_checksum=_tx_checksum(backend, options, ports),
     )
+    if saved is None:
+        backend.check_underlay(own)
     return Membership(config_text=text, config=config, backend=backend, own=own, attrs=backend.attrs(own))
 
 

@@ -11,8 +11,10 @@ import contextlib
 import dataclasses
 import logging
 import threading
+import time
+from collections.abc import Set as AbstractSet
 
-from overlay import errors, keeper, lease, member, netstate, peers, preflight, registry, standing, tally
+from overlay import errors, examine, keeper, lease, member, netstate, peers, preflight, registry, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Node:
         self._kick = threading.Event()  # try to join now
         self._cut = threading.Event()  # end the watch
         self._threads: list[threading.Thread] = []
+        self._changed_at: dict[lease.SubnetKey, float] = {}  # of each peer; the watch's thread alone writes
 
     def restore(self) -> None:
         """Take up what the state file knows, so that all works without the registry."""
@@ -122,6 +125,23 @@ class Node:
         """What this node is and lacks."""
         return self._standing.status()
 
+    def list_peers(self) -> list[examine.PeerView]:
+        """The peers in order of their subnets; none before the first lease."""
+        known, _, book = self._standing.now()
+        if known is None:
+            return []
+        return examine.list_peers(known, book, self._changed_at.copy(), time.monotonic())
+
+    def examine(self, subnets: AbstractSet[str]) -> dict[str, str]:
+        """What keeps this host and the peers with these subnets apart, a sentence each; unknown ones are left out.
+
+        Raises PermissionError where this process may not send pings.
+        """
+        known, _, book = self._standing.now()
+        asked = [held for key, held in book.leases.items() if subnets & {str(key), str(key.v4), str(key.v6)}]
+        said = examine.examine(known, asked) if known is not None else []
+        return {str(held.key): sentence for held, sentence in zip(asked, said, strict=False)}
+
     def _take_up_saved(self) -> None:
         saved = self._ports.store.load(self.prefix)
         if saved is not None:
@@ -164,6 +184,7 @@ class Node:
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):
             return  # joined anew meanwhile, and so by what the underlay is
+        self._standing.count(tally.Event.UNDERLAY_CHANGED)
         log.info(
             "underlay changed prefix=%s link=%s mtu=%d public_ip=%s",
             self.prefix,
@@ -208,6 +229,9 @@ class Node:
                 self._take_in(peers.read_event(book, event, known.own.key))
 
     def _take_in(self, news: peers.News) -> None:
+        self._changed_at |= dict.fromkeys(news.put, time.monotonic())
+        for key in news.gone:
+            self._changed_at.pop(key, None)
         if self._standing.set_book(news.book):
             self._keeper.beat_now()
         if news.put or news.gone:

@@ -50,6 +50,8 @@ class Event(enum.StrEnum):
     """A key that is no lease came up."""
     OVERLAPPED = "overlapped"
     """Our new lease overlapped an older one of another length; it was given back unless containers used it."""
+    UNDERLAY_CHANGED = "underlay_changed"
+    """The link below has another address, MTU or route; or another link carries the overlay."""
     CLOCK_JUMPED = "clock_jumped"
     """The wall clock was set; no lease depends on it."""
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import socket
 import sys
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -29,20 +30,51 @@ def main(context: click.Context) -> None:
         serve()
 
 
+SOCKET = click.option("--socket", "path", type=click.Path(path_type=pathlib.Path), help="The plugin's socket.")
+
+
 @main.command()
-@click.option("--socket", "path", type=click.Path(path_type=pathlib.Path), help="The plugin's socket.")
+@SOCKET
 @click.argument("what", type=click.Choice(["status", "readyz", "metrics"]), default="status")
 def status(path: pathlib.Path | None, what: str) -> None:
     """Print what the running plugin says of itself."""
+    code, text = _get(path, f"/{what}")
+    click.echo(json.dumps(json.loads(text), indent=2) if what == "status" else text, nl=what == "status")
+    sys.exit(0 if code == 200 else 1)
+
+
+@main.command()
+@SOCKET
+def peers(path: pathlib.Path | None) -> None:
+    """List the peers: subnet, address, seconds since a peer last changed, and what is wrong with it."""
+    _, text = _get(path, "/peers")
+    for one in json.loads(text)["peers"]:
+        click.echo(f"{one['subnet']}  {one['public_ip']}  {one['age_s']:.0f} s  {one['problem'] or 'ok'}")
+
+
+@main.command()
+@SOCKET
+@click.argument("subnets", nargs=-1, required=True, metavar="SUBNET...")
+def diagnose(path: pathlib.Path | None, subnets: tuple[str, ...]) -> None:
+    """Find out what keeps this host and peers apart, with a few packets to each."""
+    code, text = _get(path, "/diagnose?" + urllib.parse.urlencode([("peer", subnet) for subnet in subnets]))
+    found = json.loads(text)
+    if code != 200:
+        raise click.ClickException(found["Err"])
+    for subnet, sentence in found["peers"].items():
+        click.echo(f"{subnet}: {sentence}")
+    sys.exit(0 if set(found["peers"].values()) == {"reachable"} else 1)
+
+
+def _get(path: pathlib.Path | None, url: str) -> tuple[int, str]:
+    """Ask the running plugin. Raises ClickException where none answers."""
     connection = _UnixConnection(path or server.choose_sockets(_run_dir())[-1])
     try:
-        connection.request("GET", f"/{what}")
+        connection.request("GET", url)
         response = connection.getresponse()
-        text = response.read().decode()
+        return response.status, response.read().decode()
     except OSError as exc:
         raise click.ClickException(f"no plugin answers at {connection.path}: {exc}") from exc
-    click.echo(json.dumps(json.loads(text), indent=2) if what == "status" else text, nl=what == "status")
-    sys.exit(0 if response.status == 200 else 1)
 
 
 def serve() -> None:
@@ -79,7 +111,7 @@ class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        super().__init__("localhost", timeout=10)
+        super().__init__("localhost", timeout=20)
         self.path = path
 
     def connect(self) -> None:

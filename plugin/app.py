@@ -78,6 +78,14 @@ class App:
         }
         return told | (report.status(self._graph) if self._graph is not None else {})
 
+    def peers(self) -> http.Answer:
+        """Implements `http.Core`."""
+        return {"peers": report.peers(self._graph) if self._graph is not None else []}
+
+    def examine(self, subnets: frozenset[str]) -> http.Answer:
+        """Implements `http.Core`."""
+        return {"peers": report.examine(self._graph, subnets) if self._graph is not None else {}}
+
     def missing(self) -> tuple[str, ...]:
         """Implements `http.Core`."""
         if self._failure is not None:

@@ -23,6 +23,9 @@ MIMETYPE = "application/vnd.docker.plugins.v1.2+json"
 BODY_LIMIT = 1 << 20
 """Bytes. The longest real request (200 published ports) has some 20 kB."""
 
+DIAGNOSE_LIMIT = 8
+"""Peers in one request: they are asked at the same time, and a handler waits for the slowest."""
+
 IMPLEMENTS = {"Implements": ["NetworkDriver", "IpamDriver"]}
 
 Answer = Mapping[str, Any]
@@ -42,6 +45,14 @@ class Core(Protocol):
 
     def status(self) -> Answer:
         """What /status shows."""
+        ...
+
+    def peers(self) -> Answer:
+        """What /peers shows."""
+        ...
+
+    def examine(self, subnets: frozenset[str]) -> Answer:
+        """What /diagnose finds out about the peers with these subnets; takes some seconds."""
         ...
 
     def missing(self) -> tuple[str, ...]:
@@ -78,6 +89,17 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     @app.get("/status")
     def status() -> flask.Response:
         return flask.jsonify(core.status())
+
+    @app.get("/peers")
+    def peers() -> flask.Response:
+        return flask.jsonify(core.peers())
+
+    @app.get("/diagnose")
+    def diagnose() -> flask.Response:
+        subnets = frozenset(flask.request.args.getlist("peer"))
+        if not 0 < len(subnets) <= DIAGNOSE_LIMIT:
+            return _error(f"/diagnose: expected 1 to {DIAGNOSE_LIMIT} times peer=SUBNET, got {len(subnets)}", 400)
+        return flask.jsonify(core.examine(subnets))
 
     @app.get("/metrics")
     def metrics() -> flask.Response:

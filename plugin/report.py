@@ -80,6 +80,25 @@ def status(built: graph.Graph) -> dict[str, Any]:
     }
 
 
+def peers(built: graph.Graph) -> list[dict[str, Any]]:
+    """All peers of all flannel networks as JSON."""
+    return [
+        {"prefix": one.prefix, **dataclasses.asdict(view)} for one in built.nodes.all() for view in one.list_peers()
+    ]
+
+
+def examine(built: graph.Graph, subnets: frozenset[str]) -> dict[str, str]:
+    """What keeps this host and these peers apart, a sentence by subnet; one for what is no peer's, too."""
+    said: dict[str, str] = {}
+    for one in built.nodes.all():
+        try:
+            said |= one.examine(subnets)
+        except PermissionError:
+            return dict.fromkeys(sorted(subnets), "this process may not send pings: CAP_NET_RAW is missing")
+    known = " ".join(said)
+    return said | {subnet: "no peer has this subnet" for subnet in sorted(subnets) if subnet not in known}
+
+
 def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
     """The gauges of the moment, and the counters so far (…_total)."""
     for one in built.nodes.all():

@@ -217,8 +217,8 @@ def test_a_config_that_is_there_trumps_the_setting(host: node_host.NodeHost) -> 
     ("config", "expected"),
     [
         (
-            '{"Network":"10.2.0.0/16", "EnableIPv6":true, "IPv6Network":"fd00::/48", "Backend":{"Type":"vxlan"}}',
-            "EnableIPv6 is true: flannelpy has no IPv6 yet",
+            '{"Network":"10.2.0.0/16", "Backend":{"Type":"vxlan", "MTU":9000}}',
+            "at most 1500",
         ),
         ('{"Network": "10.2.0.0/16", "Backend": {"Type": "host-gw"}}', "backend type 'host-gw' is not supported"),
         ('{"Network": "10.2.0.0/16"}', "names no Backend"),

@@ -456,6 +456,7 @@ def test_a_subnet_with_an_address_elsewhere_on_the_host_is_not_given_out(host: n
     one = host.start()
     with pytest.raises(errors.AddressTaken, match=r"docker0 has 10\.2\.1\.1/24"):
         one.wait(5)
+    until(lambda: one.status().findings.overlaps)
     (told,) = one.status().findings.overlaps
     assert told.startswith("docker0 has 10.2.1.1/24 of this host's flannel subnet 10.2.1.0/24")
 

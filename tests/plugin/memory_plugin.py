@@ -155,6 +155,12 @@ class MemoryPlugin:
         self.observed.append((name, status))
         self.metered.observe_call(name, seconds, status)
 
+    def peers(self) -> Mapping[str, Any]:
+        return {"peers": report.peers(self.graph)}
+
+    def examine(self, subnets: frozenset[str]) -> Mapping[str, Any]:
+        return {"peers": report.examine(self.graph, subnets)}
+
     def status(self) -> Mapping[str, Any]:
         return report.status(self.graph)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from overlay import errors
 from plugin import http
+from tests.overlay import node_host
 from tests.plugin import memory_plugin
 
 NETWORK_ID = "4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e"
@@ -204,6 +205,30 @@ def test_readyz_names_what_is_missing_and_ends_at_ready(plugin: Plugin) -> None:
 def test_status_is_json(plugin: Plugin) -> None:
     told = plugin.client().get("/status").get_json()
     assert told["flannel_networks"][0]["subnet"] == "10.2.1.0/24"
+
+
+def test_peers_are_listed_with_what_is_wrong_with_them(plugin: Plugin) -> None:
+    plugin.join()
+    plugin.registry.put_peer(node_host.key("10.2.9.0/24"), node_host.attrs("192.0.2.9"))
+    plugin.registry.put_peer(node_host.key("10.2.8.0/24"), node_host.attrs("192.0.2.8", vni=7))
+    node_host.until(lambda: len(plugin.client().get("/peers").get_json()["peers"]) == 2)
+    bad, good = plugin.client().get("/peers").get_json()["peers"]
+    assert (bad["subnet"], bad["public_ip"], bad["problem"]) == ("10.2.8.0/24", "192.0.2.8", "VNI is 7, ours is 1")
+    assert (good["subnet"], good["backend_type"], good["problem"]) == ("10.2.9.0/24", "vxlan", None)
+    assert 0 <= good["age_s"] < 60
+
+
+@pytest.mark.parametrize("query", ["", "?peer=", "?other=1", "?" + "&".join(f"peer=10.2.{n}.0/24" for n in range(9))])
+def test_diagnose_wants_one_to_eight_peers(plugin: Plugin, query: str) -> None:
+    response = plugin.client().get(f"/diagnose{query}")
+    assert response.status_code == (200 if query == "?peer=" else 400)
+    if response.status_code == 400:
+        assert "expected 1 to 8 times peer=SUBNET" in response.get_json()["Err"]
+
+
+def test_diagnose_says_what_is_no_peer(plugin: Plugin) -> None:
+    told = plugin.client().get("/diagnose?peer=10.2.77.0/24").get_json()
+    assert told == {"peers": {"10.2.77.0/24": "no peer has this subnet"}}
 
 
 JSON = st.recursive(
