@@ -22,6 +22,7 @@ import click
 from lab import (
     chaos_converged,
     chaos_faults,
+    chaos_hosts,
     chaos_plan,
     chaos_report,
     chaos_verdict,
@@ -134,7 +135,7 @@ class Soak:
         command.wait_until("all pairs answer", lambda: not self._watch.silent(), timeout_s=_BEGIN_S)
         self._zero = time.monotonic()
         self._forget_before()
-        return {name: site.subnet_of(host, "mynet") for name, host in self._lab.hosts.items()}
+        return {name: site.subnet_of(host, chaos_hosts.NETWORK) for name, host in self._lab.hosts.items()}
 
     def _forget_before(self) -> None:
         """What was lost before all pairs answered is nobody's."""

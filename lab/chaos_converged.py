@@ -10,12 +10,15 @@ import ipaddress
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from lab import chaos_etcd, chaos_kernel, command, host, lab, site
+from lab import chaos_etcd, chaos_hosts, chaos_kernel, command, host, lab, site
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
-    """One host. ready: "" or what /readyz lacks; subnet: what the plugin says it holds; docker: what Docker says."""
+    """One host. ready: "" or what /readyz lacks; subnet: what the plugin says it holds; docker: what Docker says.
+
+    outside: as whom the world outside sees the host's container, which must be the host.
+    """
 
     name: str
     ip: str
@@ -23,12 +26,13 @@ class HostSeen:
     subnet: str
     docker: str
     forwarding: str
+    outside: str
     kernel: chaos_kernel.Seen
 
 
 def look(built: lab.Lab, etcd: chaos_etcd.EtcdFaults) -> tuple[list[HostSeen], list[chaos_etcd.HeldKey]]:
     """Ask all hosts, and etcd. Raises LabError where something does not even answer."""
-    return command.each(_look_at, built.hosts.values()), etcd.keys()
+    return command.each(lambda on: _look_at(on, built.outside_url), built.hosts.values()), etcd.keys()
 
 
 def complaints(
@@ -39,6 +43,8 @@ def complaints(
     for seen in hosts:
         if seen.ready:
             yield f"{seen.name}: not ready: {seen.ready}"
+        if seen.outside != seen.ip:
+            yield f"{seen.name}: outside its container is {seen.outside or 'nobody'}, must be {seen.ip}"
         own = [key for key in keys if key.public_ip == seen.ip]
         if len(own) != 1:
             yield f"{seen.name}: {len(own)} keys in etcd have its address {seen.ip}"
@@ -105,7 +111,7 @@ def _gateway(key: chaos_etcd.HeldKey) -> str:
     return str(ipaddress.ip_network(key.name.replace("-", "/"), strict=False).network_address)
 
 
-def _look_at(on: host.Host) -> HostSeen:
+def _look_at(on: host.Host, url: str) -> HostSeen:
     try:
         code, text = site.ask(on, "/readyz")
         told = json.loads(site.ask(on, "/status")[1])
@@ -116,7 +122,8 @@ def _look_at(on: host.Host) -> HostSeen:
         ip=on.ip,
         ready="" if code == 200 else text.strip() or f"code {code}",
         subnet=str(told["flannel_networks"][0]["subnet"]),
-        docker=site.subnet_of(on, "mynet"),
+        docker=site.subnet_of(on, chaos_hosts.NETWORK),
         forwarding=on.exec(["cat", "/proc/sys/net/ipv4/ip_forward"]),
+        outside=on.try_docker("exec", chaos_hosts.CONTAINER, "timeout", "2", "wget", "-qO-", url).out.strip(),
         kernel=chaos_kernel.observe(on),
     )

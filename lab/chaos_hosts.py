@@ -58,7 +58,7 @@ class HostFaults:
 
     def join(self, on: host.Host) -> None:
         """Install the plugin, make the network, run the container. Raises LabError."""
-        site.install(on, self._image, ETCD_ENDPOINTS=self._lab.etcd_endpoints)
+        site.install(on, self._image, ETCD_ENDPOINTS=self._endpoints_for(on))
         _until(f"{on.name}: network {NETWORK}", lambda: site.create_network(on, NETWORK))
         run = ("run", "-d", "--restart", "always", "--name", CONTAINER, "--network", NETWORK)
         on.docker(*run, images.BUSYBOX, "sleep", "86400", timeout_s=90)
@@ -71,6 +71,12 @@ class HostFaults:
         on.docker("network", "rm", NETWORK, timeout_s=90)
         on.docker("plugin", "disable", site.PLUGIN, timeout_s=90)
         on.docker("plugin", "rm", site.PLUGIN, timeout_s=90)
+
+    def _endpoints_for(self, on: host.Host) -> str:
+        """All members, another one first on each host: else all hosts hear from one, and lose the same at once."""
+        every = self._lab.plan.etcd_endpoints
+        first = list(self._lab.hosts).index(on.name) % len(every)
+        return ",".join((*every[first:], *every[:first]))
 
     def _attach(self, on: host.Host) -> None:
         pid = on.docker("inspect", "-f", "{{.State.Pid}}", CONTAINER)

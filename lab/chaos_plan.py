@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 Where = Literal["host", "member", "cluster"]
@@ -153,6 +153,7 @@ def plan(seed: int, seconds: float, hosts: Sequence[str], members: Sequence[str]
     rng = random.Random(seed)  # noqa: S311  a schedule, not a secret
     targets = {"host": hosts, "member": members, "cluster": ("etcd",)}
     made: list[Fault] = []
+    held_s: dict[str, float] = {}
     now = _FIRST_S
 
     def draw(kinds: Sequence[Kind], rest_s: tuple[float, float]) -> _Wish:
@@ -161,7 +162,7 @@ def plan(seed: int, seconds: float, hosts: Sequence[str], members: Sequence[str]
 
     wishes = [draw(*lane) for lane in LANES]
     while now < seconds:
-        wish = _next(wishes, made, now)
+        wish = _next(wishes, (name for name, free_s in held_s.items() if free_s > now), now)
         if wish is not None:
             made.append(
                 Fault(
@@ -173,15 +174,16 @@ def plan(seed: int, seconds: float, hosts: Sequence[str], members: Sequence[str]
                     draw=rng.random(),
                 )
             )
+            held_s.update(dict.fromkeys(made[-1].resources, made[-1].free_s))
             index = wishes.index(wish)
             wishes[index] = draw(*LANES[index])
         now += rng.uniform(*_PAUSE_S)
     return tuple(made)
 
 
-def _next(wishes: Sequence[_Wish], made: Sequence[Fault], now: float) -> _Wish | None:
+def _next(wishes: Sequence[_Wish], held: Iterable[str], now: float) -> _Wish | None:
     """The wish that has waited longest of those that may be done; none takes what one with right of way waits for."""
-    taken = {name for fault in made if fault.free_s > now for name in fault.resources}
+    taken = set(held)
     for wish in sorted((wish for wish in wishes if wish.since_s <= now), key=lambda wish: wish.since_s):
         if not wish.resources & taken:
             return wish

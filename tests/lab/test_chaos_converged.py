@@ -24,6 +24,7 @@ def host(own: HeldKey, peer: HeldKey, name: str) -> HostSeen:
         subnet=own.name.replace("-", "/"),
         docker=own.name.replace("-", "/"),
         forwarding="1",
+        outside=own.public_ip,
         kernel=Seen(
             routes=({"dst": peer.name.replace("-", "/"), "gateway": gateway},),
             neighbours=({"dst": gateway, "lladdr": peer.mac},),
@@ -50,6 +51,19 @@ def test_hosts_that_agree_give_no_complaint() -> None:
 def test_a_host_that_is_not_ready() -> None:
     bad = dataclasses.replace(H1, ready="no lease")
     assert list(complaints((bad, H2), KEYS, BEFORE)) == ["h1: not ready: no lease"]
+
+
+def test_a_container_that_is_not_seen_as_its_host() -> None:
+    bare, silent = dataclasses.replace(H1, outside="10.2.6.2"), dataclasses.replace(H2, outside="")
+    assert list(complaints((bare, silent), KEYS, BEFORE)) == [
+        "h1: outside its container is 10.2.6.2, must be 198.51.100.11",
+        "h2: outside its container is nobody, must be 198.51.100.12",
+    ]
+
+
+def test_forwarding_that_is_off() -> None:
+    bad = dataclasses.replace(H1, forwarding="0")
+    assert list(complaints((bad, H2), KEYS, BEFORE)) == ["h1: ip_forward is 0"]
 
 
 def test_a_missing_and_a_stale_route() -> None:

@@ -48,10 +48,16 @@ def test_nothing_is_held_by_two_faults_at_once(seed: int) -> None:
             free_s[name] = fault.free_s
 
 
+def test_a_fault_of_a_host_holds_the_host_and_others_hold_none() -> None:
+    for fault in plan(1):
+        assert fault.resources & set(HOSTS) == ({fault.target} if fault.kind.where == "host" else set())
+
+
 def test_half_an_hour_has_every_kind_and_many_at_a_time() -> None:
     made = [fault for seed in range(4) for fault in plan(seed)]
     assert {fault.kind.name for fault in made} == {kind.name for kind in chaos_plan.KINDS}
-    at_once = [sum(other.at_s <= fault.at_s < other.free_s for other in plan(0)) for fault in plan(0)]
+    one = plan(0)
+    at_once = [sum(other.at_s <= fault.at_s < other.free_s for other in one) for fault in one]
     assert max(at_once) >= 4
 
 

@@ -55,6 +55,13 @@ def test_a_long_loss_fails_and_names_the_faults_near_it() -> None:
     ]
 
 
+def test_a_fault_that_was_over_long_before_is_not_near() -> None:
+    assert format_report(report(piece(116, 130))).splitlines()[-2:] == [
+        "FAILED:  14.0 s  h1 > h2  from 16.0; near it:",
+        "not passed",
+    ]
+
+
 def test_a_trouble_fails() -> None:
     assert not report(troubles=("h1: not ready",)).passed
     assert format_report(report(troubles=("h1: not ready",))).splitlines()[-2:] == [

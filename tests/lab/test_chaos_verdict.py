@@ -86,7 +86,7 @@ def test_only_what_lies_outside_of_the_windows_counts() -> None:
 
 def test_a_window_after_or_before_a_loss_excuses_nothing() -> None:
     whole = loss(10, 20)
-    assert unexcused(whole, [window("h1", 0, 10), window("h1", 20, 30)], 99) == [
+    assert unexcused(whole, [window("h1", 0, 10), window("h1", 25, 30)], 99) == [
         Piece(loss=whole, begin_s=10, end_s=20)
     ]
 
