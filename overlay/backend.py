@@ -88,14 +88,20 @@ class Backend(Protocol):
         ...
 
 
+FOREIGN = frozenset({"udp", "alloc", "extension", "ipip", "ipsec", "wireguard", "tencent-vpc"})
+"""Backends of flannel's that are not spoken here."""
+
+
 def choose_backend(config: netconfig.NetworkConfig) -> Backend:
     """The backend that the network config asks for. Raises ConfigInvalid for one that this host cannot speak."""
-    from overlay import backend_vxlan  # it needs the values above
+    from overlay import backend_hostgw, backend_vxlan  # they need the values above
 
     match config.backend_type:
         case "vxlan":
             return backend_vxlan.parse_backend(config.backend, with_v6=config.v6 is not None)
+        case "host-gw":
+            return backend_hostgw.HostGwBackend()
+        case foreign if foreign in FOREIGN:
+            raise errors.ConfigInvalid(f'flannel\'s backend "{foreign}" is not spoken here: {netconfig.CHOICE}')
         case unknown:
-            raise errors.ConfigInvalid(
-                f'backend type {unknown!r} is not supported; set "Backend": {{"Type": "vxlan"}} in the network config'
-            )
+            raise errors.ConfigInvalid(f"backend type {unknown!r} is none of flannel's: {netconfig.CHOICE}")

@@ -135,7 +135,7 @@ class Sieve:
         at = bisect.bisect_left(self._end_numbers, int(peer.subnet.network_address))
         if at < len(self._ends) and self._end_numbers[at] <= int(peer.subnet.broadcast_address):
             raise errors.CodecError(
-                f"its subnet covers {self._ends[at]}: packets to that tunnel end would go into the tunnel"
+                f"its subnet covers {self._ends[at]}: packets to that host would be taken for its containers'"
             )
 
     def _check_twins(self, peer: PeerHalf) -> None:

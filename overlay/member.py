@@ -153,9 +153,15 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
                 break
         else:
             _give_back(saved, held, leases, ports.registry)
-            own = dataclasses.replace(member.own, key=held.key)
-            return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held)
+            return _joined(prefix, member, held)
     raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
+
+
+def _joined(prefix: str, member: Membership, held: lease.Lease) -> Joined:
+    for line in member.backend.warnings:
+        log.warning("%s prefix=%s", line, prefix)
+    own = dataclasses.replace(member.own, key=held.key)
+    return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held)
 
 
 def make_membership(
@@ -169,7 +175,8 @@ def make_membership(
 ) -> Membership:
     """This host with the subnet of `saved`, or with none yet. Raises ConfigInvalid, UnderlayError.
 
-    A subnet in use keeps the families it has, whatever became of the config.
+    A subnet in use keeps the families it has, whatever became of the config, and an underlay that has become too
+    narrow: it is made do with.
     """
     config = netconfig.parse_network_config(text)
     backend = backends.choose_backend(config)

@@ -16,6 +16,12 @@ from overlay import errors, fields, gocodec
 
 N = TypeVar("N", ipaddress.IPv4Network, ipaddress.IPv6Network)
 
+CHOICE = (
+    'set "Backend" in the network config to {"Type": "vxlan"}, or to {"Type": "host-gw"} if there is no router '
+    "between any two hosts"
+)
+"""What to do about a backend that is not spoken here."""
+
 _EMPTY_V4 = ipaddress.IPv4Network("0.0.0.0/0")
 _EMPTY_V6 = ipaddress.IPv6Network("::/0")
 
@@ -148,8 +154,7 @@ def parse_network_config(text: str) -> NetworkConfig:
         raise errors.ConfigInvalid("none defined stack")
     if draft.backend is None:
         raise errors.ConfigInvalid(
-            'the network config names no Backend, and flannel\'s default "udp" is not spoken here: '
-            'add "Backend": {"Type": "vxlan"}'
+            f'the network config names no Backend, and flannel\'s default "udp" is not spoken here: {CHOICE}'
         )
     return NetworkConfig(
         v4=v4, v6=v6, backend_type=backend_type, backend=backend, enable_nftables=draft.enable_nftables

@@ -128,11 +128,11 @@ def test_direct_routing_needs_no_tunnel_on_the_same_network() -> None:
         (peer("10.2.22.0-24", "192.0.2.3", str(OWN_MAC)), "VTEP MAC 02:00:00:00:00:01 is our own"),
         (
             peer("192.0.0.0-16", "192.0.2.3"),
-            "its subnet covers 192.0.2.3: packets to that tunnel end would go into the tunnel",
+            "its subnet covers 192.0.2.3: packets to that host would be taken for its containers'",
         ),
         (
             peer("198.0.0.0-8", "192.0.2.3"),
-            "its subnet covers 198.51.100.1: packets to that tunnel end would go into the tunnel",
+            "its subnet covers 198.51.100.1: packets to that host would be taken for its containers'",
         ),
         (
             peer("10.2.22.0-24", "192.0.2.3", "02:00:00:00:01:02", revision=0),
@@ -214,10 +214,33 @@ def test_the_network_config_chooses_the_backend() -> None:
     assert backend.choose_backend(config) == backend_vxlan.VxlanBackend(vni=3)
 
 
-def test_an_unknown_backend_says_what_would_work() -> None:
-    config = netconfig.parse_network_config('{"Network":"10.2.0.0/16","Backend":{"Type":"udp"}}')
-    with pytest.raises(errors.ConfigInvalid, match=r"backend type 'udp' is not supported; .*vxlan"):
+CHOICE = (
+    'set "Backend" in the network config to {"Type": "vxlan"}, or to {"Type": "host-gw"} if there is no router '
+    "between any two hosts"
+)
+
+
+@pytest.mark.parametrize("name", ["udp", "alloc", "extension", "ipip", "ipsec", "WireGuard", "tencent-vpc"])
+def test_flannels_other_backends_are_known_by_name_and_the_choice_is_told(name: str) -> None:
+    config = netconfig.parse_network_config(f'{{"Network":"10.2.0.0/16","Backend":{{"Type":"{name}"}}}}')
+    with pytest.raises(errors.ConfigInvalid) as caught:
         backend.choose_backend(config)
+    assert str(caught.value) == f'flannel\'s backend "{name.lower()}" is not spoken here: {CHOICE}'
+
+
+def test_a_backend_that_flannel_has_not_is_said_to_be_none() -> None:
+    config = netconfig.parse_network_config('{"Network":"10.2.0.0/16","Backend":{}}')
+    with pytest.raises(errors.ConfigInvalid) as caught:
+        backend.choose_backend(config)
+    assert str(caught.value) == f"backend type '' is none of flannel's: {CHOICE}"
+
+
+def test_a_config_without_a_backend_gets_the_same_choice() -> None:
+    with pytest.raises(errors.ConfigInvalid) as caught:
+        netconfig.parse_network_config('{"Network":"10.2.0.0/16"}')
+    assert str(caught.value) == (
+        f'the network config names no Backend, and flannel\'s default "udp" is not spoken here: {CHOICE}'
+    )
 
 
 macs = st.integers(1, 2**40 - 1).map(lambda n: netstate.Mac(":".join(f"{b:02x}" for b in n.to_bytes(6, "big"))))

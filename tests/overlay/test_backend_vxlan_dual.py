@@ -199,7 +199,7 @@ def test_what_is_no_ipv6_host_at_all_is_no_host_of_ipv6_alone() -> None:
         ("fd00:20:0:0:8000::-65", "its subnet overlaps ours, fd00:20::/64"),
         (
             "2001:db8::-32",
-            "its subnet covers 2001:db8::1: packets to that tunnel end would go into the tunnel",
+            "its subnet covers 2001:db8::1: packets to that host would be taken for its containers'",
         ),
         ("fd00:3::-60", "its subnet begins where fd00:3::/64 of 2001:db8::3 does"),
     ],

@@ -220,7 +220,11 @@ def test_a_config_that_is_there_trumps_the_setting(host: node_host.NodeHost) -> 
             '{"Network":"10.2.0.0/16", "Backend":{"Type":"vxlan", "MTU":9000}}',
             "at most 1500",
         ),
-        ('{"Network": "10.2.0.0/16", "Backend": {"Type": "host-gw"}}', "backend type 'host-gw' is not supported"),
+        ('{"Network": "10.2.0.0/16", "Backend": {"Type": "udp"}}', 'flannel\'s backend "udp" is not spoken here'),
+        (
+            '{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan", "MTU": 9000}}',
+            "MTU is 9000, but eth0 carries 1500: at most 1500",
+        ),
         ('{"Network": "10.2.0.0/16"}', "names no Backend"),
         ("{", "expected a JSON object|JSON"),
     ],
@@ -303,3 +307,25 @@ def test_whose_time_is_left_is_not_asked_where_a_subnet_is_free(tmp_path: pathli
     with contextlib.closing(host):
         assert isinstance(join(host), member.Joined)
     assert asked.asked == []
+
+
+def test_a_host_with_containers_makes_do_with_an_underlay_that_became_narrow(
+    host: node_host.NodeHost,
+) -> None:
+    wide = '{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan", "MTU": 9000}}'
+    host.registry.set_config(wide)
+    save(host, "10.2.20.0/24")
+    host.in_use = True
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.member.backend.overlay_mtu(joined.member.own) == 1450
+
+
+def test_a_vni_that_old_peers_cannot_read_is_warned_of(
+    host: node_host.NodeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.registry.set_config('{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan", "VNI": 70000}}')
+    join(host)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "VNI is 70000: flanneld before v0.24.0 reads at most 65535 and leaves this host out prefix=/coreos.com/network"
+    ]

@@ -181,7 +181,9 @@ def test_ipv6_range_as_given() -> None:
 
 
 def test_no_backend_is_refused_with_the_choice_to_make() -> None:
-    with pytest.raises(errors.ConfigInvalid, match=re.escape('"Backend": {"Type": "vxlan"}')):
+    with pytest.raises(
+        errors.ConfigInvalid, match=re.escape('set "Backend" in the network config to {"Type": "vxlan"}')
+    ):
         netconfig.parse_network_config('{"Network": "10.3.0.0/16"}')
 
 
