@@ -13,7 +13,7 @@ import ipaddress
 import logging
 from collections.abc import Collection, Iterable, Iterator
 
-from driver import endpoint, engine, errors, names, network, service
+from driver import creation, endpoint, engine, errors, names, network, service
 from overlay import errors as overlay_errors
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ class Findings:
     stale_endpoints: frozenset[names.EndpointId] = frozenset()
     missing_networks: tuple[engine.EngineNetwork, ...] = ()
     missing_endpoints: tuple[endpoint.Endpoint, ...] = ()
+    chosen_mtus: frozenset[tuple[names.NetworkId, int | None]] = frozenset()
+    """What Docker says of a network's MTU option, where we know it otherwise: from a state file of before 1.1."""
 
 
 def find(
@@ -50,10 +52,12 @@ def find(
             for end in endpoints
             if end.network_id in our_ids and end.id not in seen_endpoints
         ),
-        missing_networks=tuple(net for net in ours if net.id not in known_ids and net.pool and net.gateway),
+        missing_networks=tuple(net for net in ours if net.id not in known_ids and _is_whole(net)),
         missing_endpoints=tuple(
             _as_endpoint(net.id, end) for net in ours for end in net.endpoints if end.id not in known_endpoints
         ),
+        chosen_mtus=_chosen_mtus(net for net in ours if net.id in known_ids)
+        - {(net.id, net.chosen_mtu) for net in networks},
     )
 
 
@@ -66,6 +70,7 @@ def confirm(before: Findings, now: Findings) -> Findings:
         stale_endpoints=before.stale_endpoints & now.stale_endpoints,
         missing_networks=tuple(net for net in now.missing_networks if net.id in networks),
         missing_endpoints=tuple(end for end in now.missing_endpoints if end.id in endpoints),
+        chosen_mtus=before.chosen_mtus & now.chosen_mtus,
     )
 
 
@@ -82,13 +87,17 @@ def mend(driver: service.Driver, findings: Findings) -> list[str]:
     for net in findings.missing_networks:
         with _logged(f"network {net.id[:12]} ({net.name}) cannot be adopted"):
             _adopt_network(driver, net)
-            done.append(f"network {net.id[:12]} adopted from Docker: {net.pool}")
+            done.append(
+                f"network {net.id[:12]} adopted from Docker: {', '.join(str(pool.cidr) for pool in net.pools)}"
+            )
     known = {net.id for net in driver.networks()}
     for end in findings.missing_endpoints:
         if end.network_id in known:
             with _logged(f"endpoint {end.id[:12]} cannot be adopted"):
                 driver.adopt_endpoint(end)
                 done.append(f"endpoint {end.id[:12]} adopted from Docker: {end.address.ip}")
+    for network_id, chosen_mtu in findings.chosen_mtus:
+        driver.learn_chosen_mtu(network_id, chosen_mtu)
     return done
 
 
@@ -101,12 +110,40 @@ def _logged(what: str) -> Iterator[None]:
         log.warning("%s: %s", what, exc)
 
 
+def _chosen_mtus(ours: Iterable[engine.EngineNetwork]) -> frozenset[tuple[names.NetworkId, int | None]]:
+    chosen = set()
+    for net in ours:
+        with contextlib.suppress(errors.BadRequest):
+            chosen.add((net.id, network.parse_options(net.options).mtu))
+    return frozenset(chosen)
+
+
+def _is_whole(net: engine.EngineNetwork) -> bool:
+    return bool(net.pools) and all(pool.gateway is not None for pool in net.pools)
+
+
 def _adopt_network(driver: service.Driver, net: engine.EngineNetwork) -> None:
-    if net.pool is None or net.gateway is None:  # `find` leaves these out
-        return
-    gateway = ipaddress.IPv4Interface((net.gateway, net.pool.prefixlen))
-    data = network.PoolData(address_space=network.ADDRESS_SPACE, pool=net.pool, gateway=gateway)
-    driver.create_network(net.id, [data], network.parse_options(net.options), internal=net.internal)
+    v4, v6 = [], []
+    for pool in net.pools:
+        gateway, length = pool.gateway, pool.cidr.prefixlen
+        match pool.cidr:
+            case ipaddress.IPv4Network() as cidr:
+                v4.append(_pool_data(cidr, ipaddress.IPv4Interface((gateway, length))))
+            case ipaddress.IPv6Network() as cidr:
+                v6.append(_pool_data(cidr, ipaddress.IPv6Interface((gateway, length))))
+    driver.create_network(
+        creation.Request(
+            id=net.id,
+            v4=tuple(v4),
+            v6=tuple(v6),
+            options=network.parse_options(net.options),
+            internal=net.internal,
+        )
+    )
+
+
+def _pool_data(cidr: creation.Pool, gateway: creation.Gateway) -> creation.PoolData[creation.Pool, creation.Gateway]:
+    return creation.PoolData(address_space=network.ADDRESS_SPACE, pool=cidr, gateway=gateway)
 
 
 def _as_endpoint(network_id: names.NetworkId, end: engine.EngineEndpoint) -> endpoint.Endpoint:
@@ -116,4 +153,5 @@ def _as_endpoint(network_id: names.NetworkId, end: engine.EngineEndpoint) -> end
         address=end.address,
         mac=end.mac or names.mac_of(end.address.ip),
         joined=True,
+        address_v6=end.address_v6,
     )

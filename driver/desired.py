@@ -13,6 +13,16 @@ from overlay import firewall, netstate
 FORWARDING: netstate.NetState = frozenset({netstate.Sysctl(key="net.ipv4.ip_forward", value="1")})
 """Without it the host routes nothing between bridge, overlay and underlay."""
 
+FORWARDING_V6: netstate.NetState = frozenset({netstate.Sysctl(key="net.ipv6.conf.all.forwarding", value="1")})
+"""The same for IPv6; only with a network that has IPv6, since it changes how the host takes router advertisements."""
+
+BRIDGE_SYSCTLS_V6 = {
+    "disable_ipv6": "0",  # operators and images switch IPv6 off for new links
+    "accept_ra": "0",  # a container is no router of the host's
+    "accept_dad": "0",  # or the gateway's address is not usable before a first container has joined, and one second
+}
+"""What IPv6 on a bridge needs. Source: kernel Documentation/networking/ip-sysctl.rst."""
+
 
 def network_owner(network_id: names.NetworkId) -> str:
     """The name of a network's slice of the desired state."""
@@ -24,18 +34,34 @@ def endpoint_owner(endpoint_id: names.EndpointId) -> str:
     return f"endpoint:{endpoint_id}"
 
 
+def forwarding(networks: Iterable[network.Network]) -> netstate.NetState:
+    """What lets the host route for these networks."""
+    return FORWARDING | FORWARDING_V6 if any(net.v6 is not None for net in networks) else FORWARDING
+
+
 def network_state(net: network.Network) -> netstate.NetState:
-    """The bridge with the gateway's address; its MAC follows the address as a container's does."""
+    """The bridge with the gateway's addresses; its MAC follows the address as a container's does."""
     bridge = netstate.BridgeLink(name=net.bridge, mac=names.mac_of(net.gateway.ip), mtu=net.mtu)
-    return frozenset({bridge, netstate.Address(link=net.bridge, interface=net.gateway)})
+    v4: netstate.NetState = frozenset({bridge, netstate.Address(link=net.bridge, interface=net.gateway)})
+    if net.v6 is None:
+        return v4
+    parameters = (
+        netstate.Sysctl(key=f"net.ipv6.conf.{net.bridge}.{name}", value=value)
+        for name, value in BRIDGE_SYSCTLS_V6.items()
+    )
+    return v4.union(parameters, [netstate.Address(link=net.bridge, interface=net.v6.gateway)])
 
 
 def endpoint_state(net: network.Network, end: endpoint.Endpoint) -> netstate.NetState:
-    """Before Join both ends of the veth pair are ours to keep; after it only the host's end is."""
-    name = names.host_end(end.id)
+    """Before Join both ends of the veth pair are ours to keep; after it only the host's end is.
+
+    The host's end never has less than the container's: a veth drops what is larger than the other end's MTU without
+    a word to the sender. Where the overlay has room for less, the sender hears of it from the kernel's routing.
+    """
+    name, mtu = names.host_end(end.id), max(net.mtu, end.mtu)
     if end.joined:
-        return frozenset({netstate.BridgePort(name=name, bridge=net.bridge, mtu=net.mtu)})
-    pair = netstate.VethPair(name=name, peer=names.container_end(end.id), bridge=net.bridge, mtu=net.mtu)
+        return frozenset({netstate.BridgePort(name=name, bridge=net.bridge, mtu=mtu)})
+    pair = netstate.VethPair(name=name, peer=names.container_end(end.id), bridge=net.bridge, mtu=mtu)
     return frozenset({pair})
 
 
@@ -49,6 +75,12 @@ def firewall_plan(networks: Iterable[network.Network]) -> firewall.FirewallPlan:
             device=net.device,
             internal=net.internal,
             masquerade=net.masquerade,
+            prefix=net.prefix,
+            v6=_firewall_rules_v6(net.v6) if net.v6 is not None else None,
         )
         for net in networks
     )
+
+
+def _firewall_rules_v6(v6: network.NetworkV6) -> firewall.BridgeRulesV6:
+    return firewall.BridgeRulesV6(subnet=v6.pool, overlay=v6.overlay, device=v6.device)

@@ -18,13 +18,31 @@ NEXTHOP = 0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One container's connection to one network. `joined`: Docker has been told to take the container's end."""
+    """One container's connection to one network. `joined`: Docker has been told to take the container's end.
+
+    `mtu` is what the pair was made with, and so what the container's end has, which is out of our reach; 0 where
+    that is not known. Units: bytes.
+    """
 
     id: names.EndpointId
     network_id: names.NetworkId
     address: ipaddress.IPv4Interface
     mac: netstate.Mac
     joined: bool = False
+    address_v6: ipaddress.IPv6Interface | None = None
+    mtu: int = 0
+
+    def is_same(self, other: Endpoint) -> bool:
+        """Whether both are the same connection, however far it has got."""
+        return self == dataclasses.replace(other, joined=self.joined, mtu=self.mtu)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayRoute:
+    """The flannel network of one family, through the bridge."""
+
+    overlay: netstate.IPNetwork
+    next_hop: netstate.IPAddress
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,25 +50,45 @@ class NativeExit:
     """One NIC: the bridge is the default gateway, the plugin masquerades."""
 
     gateway: ipaddress.IPv4Address
+    gateway_v6: ipaddress.IPv6Address | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DockerExit:
-    """Docker adds a NIC on docker_gwbridge, publishes there; only the overlay is routed through the bridge."""
+    """Docker adds a NIC on docker_gwbridge, publishes there; only the overlay is routed through the bridge.
 
-    overlay: ipaddress.IPv4Network
-    next_hop: ipaddress.IPv4Address
+    docker_gwbridge has no IPv6, and an IPv6 gateway of ours would keep newer engines from attaching it at all: so
+    the container's IPv6 reaches the flannel network and nothing else.
+    """
+
+    routes: tuple[OverlayRoute, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoExit:
     """An internal network: the overlay and nothing else."""
 
-    overlay: ipaddress.IPv4Network
-    next_hop: ipaddress.IPv4Address
+    routes: tuple[OverlayRoute, ...]
 
 
 Exit = NativeExit | DockerExit | NoExit
+
+
+def require_address(net: network.Network, end: Endpoint) -> None:
+    """Raise BadRequest unless the endpoint's addresses are a container's in this network."""
+    if end.address.ip not in net.pool or end.address.ip == net.gateway.ip:
+        raise errors.BadRequest(
+            f"Interface.Address: {end.address} is not a container's address in network {net.id[:12]} ({net.pool})"
+        )
+    if end.address_v6 is None:
+        return
+    if net.v6 is None:
+        raise errors.BadRequest(f"Interface.AddressIPv6: network {net.id[:12]} has no IPv6, got {end.address_v6}")
+    if end.address_v6.ip not in net.v6.pool or end.address_v6.ip == net.v6.gateway.ip:
+        raise errors.BadRequest(
+            f"Interface.AddressIPv6: {end.address_v6} is not a container's address in network {net.id[:12]} "
+            f"({net.v6.pool})"
+        )
 
 
 def choose_exit(net: network.Network, *, publishes: bool) -> Exit:
@@ -61,15 +99,22 @@ def choose_exit(net: network.Network, *, publishes: bool) -> Exit:
     operator forbade docker_gwbridge.
     """
     if net.internal:
-        return NoExit(overlay=net.overlay, next_hop=net.gateway.ip)
+        return NoExit(routes=_overlay_routes(net))
     if net.gateway_mode is network.GatewayMode.NATIVE and publishes:
         raise errors.BadRequest(
             f"{network.OPTION_GATEWAY}=native publishes no ports; "
             f"use a network with {network.OPTION_GATEWAY}=auto for -p"
         )
     if publishes or net.gateway_mode is network.GatewayMode.DOCKER:
-        return DockerExit(overlay=net.overlay, next_hop=net.gateway.ip)
-    return NativeExit(gateway=net.gateway.ip)
+        return DockerExit(routes=_overlay_routes(net))
+    return NativeExit(gateway=net.gateway.ip, gateway_v6=net.v6.gateway.ip if net.v6 is not None else None)
+
+
+def _overlay_routes(net: network.Network) -> tuple[OverlayRoute, ...]:
+    v4 = OverlayRoute(overlay=net.overlay, next_hop=net.gateway.ip)
+    if net.v6 is None:
+        return (v4,)
+    return v4, OverlayRoute(overlay=net.v6.overlay, next_hop=net.v6.gateway.ip)
 
 
 def format_join(endpoint_id: names.EndpointId, way: Exit) -> dict[str, Any]:
@@ -79,13 +124,17 @@ def format_join(endpoint_id: names.EndpointId, way: Exit) -> dict[str, Any]:
         "StaticRoutes": [],
     }
     match way:
-        case NativeExit():
-            return answer | {"Gateway": str(way.gateway), "DisableGatewayService": True}
-        case DockerExit():
-            return answer | {"StaticRoutes": [_route(way.overlay, way.next_hop)]}
-        case NoExit():
-            return answer | {"StaticRoutes": [_route(way.overlay, way.next_hop)], "DisableGatewayService": True}
+        case NativeExit(gateway=gateway, gateway_v6=gateway_v6):
+            ways = {"Gateway": str(gateway)} | ({"GatewayIPv6": str(gateway_v6)} if gateway_v6 else {})
+            return answer | ways | {"DisableGatewayService": True}
+        case DockerExit(routes=routes):
+            return answer | {"StaticRoutes": [_format_route(route) for route in routes]}
+        case NoExit(routes=routes):
+            return answer | {
+                "StaticRoutes": [_format_route(route) for route in routes],
+                "DisableGatewayService": True,
+            }
 
 
-def _route(overlay: ipaddress.IPv4Network, next_hop: ipaddress.IPv4Address) -> dict[str, Any]:
-    return {"Destination": str(overlay), "RouteType": NEXTHOP, "NextHop": str(next_hop)}
+def _format_route(route: OverlayRoute) -> dict[str, Any]:
+    return {"Destination": str(route.overlay), "RouteType": NEXTHOP, "NextHop": str(route.next_hop)}

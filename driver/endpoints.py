@@ -8,11 +8,10 @@ Source: moby daemon/libnetwork/drivers/remote/api/api.go, daemon/libnetwork/docs
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from driver import endpoint, errors, names, network, service
+from driver import creation, endpoint, errors, names, network, service
 from overlay import fields, netstate
 
 Answer = dict[str, Any]
@@ -53,15 +52,17 @@ def methods(driver: service.Driver) -> Mapping[str, Method]:
 
 def _create_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
     options = fields.mapping(body, "Options")
-    if fields.flag(options, OPTION_IPV6, default=False) or fields.objects(body, "IPv6Data"):
-        raise errors.BadRequest("the flannel network has no IPv6; leave --ipv6 and IPv6 --subnet away")
     if not fields.flag(options, OPTION_IPV4, default=True):
         raise errors.BadRequest("a flannelpy network needs IPv4; leave --ipv4=false away")
     driver.create_network(
-        _network_id(body),
-        [_pool_data(data) for data in fields.objects(body, "IPv4Data")],
-        network.parse_options(fields.mapping(options, OPTION_GENERIC)),
-        internal=fields.flag(options, OPTION_INTERNAL, default=False),
+        creation.Request(
+            id=_network_id(body),
+            v4=tuple(_pool_data_v4(data) for data in fields.objects(body, "IPv4Data")),
+            v6=tuple(_pool_data_v6(data) for data in fields.objects(body, "IPv6Data")),
+            ipv6=fields.flag(options, OPTION_IPV6, default=False),
+            options=network.parse_options(fields.mapping(options, OPTION_GENERIC)),
+            internal=fields.flag(options, OPTION_INTERNAL, default=False),
+        )
     )
     return {}
 
@@ -73,15 +74,19 @@ def _delete_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
 
 def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
     interface = fields.mapping(body, "Interface")
-    if fields.text(interface, "AddressIPv6", ""):
-        raise errors.BadRequest("Interface.AddressIPv6: the flannel network has no IPv6")
+    address_v6 = fields.text(interface, "AddressIPv6", "")
     address = fields.ipv4_interface(fields.text(interface, "Address", ""), "Interface.Address")
     given_mac = fields.text(interface, "MacAddress", "")
     mac = names.parse_mac(given_mac, "Interface.MacAddress") if given_mac else names.mac_of(address.ip)
-    end = endpoint.Endpoint(
-        id=_endpoint_id(body), network_id=_network_id(body), address=address, mac=netstate.Mac(mac)
+    driver.create_endpoint(
+        endpoint.Endpoint(
+            id=_endpoint_id(body),
+            network_id=_network_id(body),
+            address=address,
+            mac=netstate.Mac(mac),
+            address_v6=fields.ipv6_interface(address_v6, "Interface.AddressIPv6") if address_v6 else None,
+        )
     )
-    driver.create_endpoint(end)
     # Only what the engine left open may be answered: a field it gave counts as modified even if it is the same.
     return {"Interface": {} if given_mac else {"MacAddress": mac}}
 
@@ -137,17 +142,29 @@ def _endpoint_id(body: fields.JsonObject) -> names.EndpointId:
     return names.EndpointId(names.parse_id(fields.text(body, "EndpointID"), "EndpointID"))
 
 
-def _pool_data(data: fields.JsonObject) -> network.PoolData:
+def _pool_data_v4(data: fields.JsonObject) -> creation.PoolDataV4:
     pool = fields.ipv4_network(fields.text(data, "Pool"), "IPv4Data.Pool")
-    gateway = fields.text(data, "Gateway", "")
-    return network.PoolData(
+    gateway = fields.text(data, "Gateway", "") or _first_host(pool, "IPv4Data.Pool")
+    return creation.PoolData(
         address_space=fields.text(data, "AddressSpace", ""),
         pool=pool,
-        gateway=fields.ipv4_interface(gateway, "IPv4Data.Gateway") if gateway else _first_host(pool),
+        gateway=fields.ipv4_interface(gateway, "IPv4Data.Gateway"),
     )
 
 
-def _first_host(pool: ipaddress.IPv4Network) -> ipaddress.IPv4Interface:
-    if pool.prefixlen > 30:
-        raise errors.BadRequest(f"IPv4Data.Pool: {pool} has no address for a gateway; expected a /30 or larger")
-    return ipaddress.IPv4Interface((pool.network_address + 1, pool.prefixlen))
+def _pool_data_v6(data: fields.JsonObject) -> creation.PoolDataV6:
+    pool = fields.ipv6_network(fields.text(data, "Pool"), "IPv6Data.Pool")
+    gateway = fields.text(data, "Gateway", "") or _first_host(pool, "IPv6Data.Pool")
+    return creation.PoolData(
+        address_space=fields.text(data, "AddressSpace", ""),
+        pool=pool,
+        gateway=fields.ipv6_interface(gateway, "IPv6Data.Gateway"),
+    )
+
+
+def _first_host(pool: netstate.IPNetwork, field: str) -> str:
+    """The gateway's address where the engine names none, with its prefix length."""
+    if pool.max_prefixlen - pool.prefixlen < 2:
+        smallest = pool.max_prefixlen - 2
+        raise errors.BadRequest(f"{field}: {pool} has no address for a gateway; expected a /{smallest} or larger")
+    return f"{pool.network_address + 1}/{pool.prefixlen}"

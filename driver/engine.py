@@ -25,20 +25,31 @@ class EngineEndpoint:
     id: names.EndpointId
     address: ipaddress.IPv4Interface
     mac: netstate.Mac | None
+    address_v6: ipaddress.IPv6Interface | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePool:
+    """One IPAM config of a network."""
+
+    cidr: netstate.IPNetwork
+    gateway: netstate.IPAddress | None = None
+    ip_range: netstate.IPNetwork | None = None
+    aux: frozenset[netstate.IPAddress] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineNetwork:
-    """A network that Docker knows. `ours`, `ipam_ours`: its driver, its IPAM is this plugin; else only an id."""
+    """A network that Docker knows. `ours`, `ipam_ours`: its driver, its IPAM is this plugin; else only an id.
+
+    Shape: `pools` as Docker lists them, of both families.
+    """
 
     id: names.NetworkId
     name: str
     ours: bool
     ipam_ours: bool = False
-    pool: ipaddress.IPv4Network | None = None
-    gateway: ipaddress.IPv4Address | None = None
-    ip_range: ipaddress.IPv4Network | None = None
-    aux: frozenset[ipaddress.IPv4Address] = frozenset()
+    pools: tuple[EnginePool, ...] = ()
     internal: bool = False
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ipam_options: Mapping[str, str] = dataclasses.field(default_factory=dict)

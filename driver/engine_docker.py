@@ -91,30 +91,40 @@ def _ipam_driver(detail: Mapping[str, Any]) -> str:
 
 def _network(detail: Mapping[str, Any], aliases: Collection[str]) -> engine.EngineNetwork:
     ipam = detail.get("IPAM") or {}
-    config: Mapping[str, Any] = next(
-        (one for one in ipam.get("Config") or [] if ":" not in one.get("Subnet", ":")), {}
-    )
-    aux = config.get("AuxiliaryAddresses") or {}
     return engine.EngineNetwork(
         id=names.NetworkId(detail["Id"]),
         name=detail.get("Name", ""),
         ours=_driver(detail) in aliases,
         # a config-only network is a form to be filled in: no pool was ever asked for
         ipam_ours=_ipam_driver(detail) in aliases and not detail.get("ConfigOnly"),
-        pool=ipaddress.IPv4Network(config["Subnet"], strict=False) if config.get("Subnet") else None,
-        gateway=ipaddress.IPv4Interface(config["Gateway"]).ip if config.get("Gateway") else None,
-        ip_range=ipaddress.IPv4Network(config["IPRange"], strict=False) if config.get("IPRange") else None,
-        aux=frozenset(ipaddress.IPv4Interface(address).ip for address in aux.values()),
+        pools=tuple(_pool(one) for one in ipam.get("Config") or [] if one.get("Subnet")),
         internal=bool(detail.get("Internal")),
         options=dict(detail.get("Options") or {}),
         ipam_options=dict(ipam.get("Options") or {}),
         endpoints=tuple(
-            engine.EngineEndpoint(
-                id=names.EndpointId(one["EndpointID"]),
-                address=ipaddress.IPv4Interface(one["IPv4Address"]),
-                mac=netstate.Mac(one["MacAddress"].lower()) if one.get("MacAddress") else None,
-            )
+            _endpoint(one)
             for one in (detail.get("Containers") or {}).values()
             if one.get("EndpointID") and one.get("IPv4Address")
         ),
+    )
+
+
+def _pool(config: Mapping[str, Any]) -> engine.EnginePool:
+    gateway, ip_range = config.get("Gateway"), config.get("IPRange")
+    aux = config.get("AuxiliaryAddresses") or {}
+    return engine.EnginePool(
+        cidr=ipaddress.ip_network(config["Subnet"], strict=False),
+        gateway=ipaddress.ip_interface(gateway).ip if gateway else None,
+        ip_range=ipaddress.ip_network(ip_range, strict=False) if ip_range else None,
+        aux=frozenset(ipaddress.ip_interface(address).ip for address in aux.values()),
+    )
+
+
+def _endpoint(one: Mapping[str, Any]) -> engine.EngineEndpoint:
+    address_v6 = one.get("IPv6Address")
+    return engine.EngineEndpoint(
+        id=names.EndpointId(one["EndpointID"]),
+        address=ipaddress.IPv4Interface(one["IPv4Address"]),
+        mac=netstate.Mac(one["MacAddress"].lower()) if one.get("MacAddress") else None,
+        address_v6=ipaddress.IPv6Interface(address_v6) if address_v6 else None,
     )

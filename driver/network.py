@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from driver import errors, names
 from overlay import fields, lease, netstate
@@ -24,6 +24,9 @@ OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_MASQUERADE)
 MIN_MTU = 68
 """The least an IPv4 link may have. Source: RFC 791 §3.2."""
 
+MIN_MTU_V6 = 1280
+"""The least a link may have to carry IPv6: the kernel takes IPv6 off one that has less. Source: RFC 8200 §5."""
+
 
 class GatewayMode(enum.StrEnum):
     """Who is a container's way out: see `driver.endpoint.choose_exit`."""
@@ -34,11 +37,22 @@ class GatewayMode(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkV6:
+    """The IPv6 half of a network: all as in Network."""
+
+    pool: ipaddress.IPv6Network
+    gateway: ipaddress.IPv6Interface
+    overlay: ipaddress.IPv6Network
+    device: netstate.IfName
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """One Docker network on this host.
 
     Shape: `pool` lies in this host's lease, `overlay` is the whole flannel network it belongs to (registry prefix
-    `prefix`, VTEP device `device`); `gateway` is the bridge's address. Units: `mtu` bytes.
+    `prefix`, VTEP device `device`); `gateway` is the bridge's address. `chosen_mtu` is what the operator asked for,
+    None to follow the overlay; `mtu` is what the overlay has room for of it now. Units: bytes.
     """
 
     id: names.NetworkId
@@ -52,6 +66,13 @@ class Network:
     internal: bool = False
     masquerade: bool = True
     gateway_mode: GatewayMode = GatewayMode.AUTO
+    chosen_mtu: int | None = None
+    v6: NetworkV6 | None = None
+
+    @property
+    def pools(self) -> str:
+        """The pool of each family, for log lines."""
+        return str(self.pool) if self.v6 is None else f"{self.pool},{self.v6.pool}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +82,6 @@ class Options:
     gateway_mode: GatewayMode = GatewayMode.AUTO
     mtu: int | None = None
     masquerade: bool = True
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PoolData:
-    """One element of CreateNetwork's IPv4Data."""
-
-    address_space: str
-    pool: ipaddress.IPv4Network
-    gateway: ipaddress.IPv4Interface
 
 
 def parse_options(raw: Mapping[str, object]) -> Options:
@@ -85,44 +97,39 @@ def parse_options(raw: Mapping[str, object]) -> Options:
     )
 
 
-def make_network(
-    network_id: names.NetworkId, data: PoolData, options: Options, held: lease.HeldSubnet, *, internal: bool
-) -> Network:
-    """Put a network together. Raises BadRequest where MTU or gateway do not fit the overlay."""
-    if data.gateway.ip not in data.pool:
-        raise errors.BadRequest(f"IPv4Data.Gateway: {data.gateway.ip} is not in pool {data.pool}")
-    mtu = options.mtu or held.overlay_mtu
-    if mtu > held.overlay_mtu:
-        raise errors.BadRequest(
-            f"{OPTION_MTU}={mtu} does not fit the overlay: at most {held.overlay_mtu} bytes here; leave it away"
-        )
-    return Network(
-        id=network_id,
-        bridge=names.bridge_name(network_id),
-        pool=data.pool,
-        gateway=data.gateway,
-        prefix=held.prefix,
-        overlay=held.network,
-        device=netstate.IfName(held.device),
-        mtu=mtu,
-        internal=internal,
-        masquerade=options.masquerade,
-        gateway_mode=options.gateway_mode,
-    )
+def follow(net: Network, held: lease.HeldSubnet | None) -> Network:
+    """The network on its flannel network as that is now: other devices, another MTU.
+
+    A lease that is lost, or holds the pool no more, changes nothing: what it tells is not about this network.
+    """
+    if held is None or not netstate.is_part(net.pool, held.subnet):
+        return net
+    v6 = net.v6
+    if v6 is not None and held.v6 is not None and netstate.is_part(v6.pool, held.v6.subnet):
+        v6 = dataclasses.replace(v6, overlay=held.v6.network, device=netstate.IfName(held.v6.device))
+    mtu = min(net.chosen_mtu or held.overlay_mtu, held.overlay_mtu)
+    return dataclasses.replace(net, overlay=held.network, device=netstate.IfName(held.device), mtu=mtu, v6=v6)
 
 
-def find_holding(pool: ipaddress.IPv4Network, held: list[lease.HeldSubnet]) -> lease.HeldSubnet | None:
-    """The lease that `pool` is a part of."""
-    return next((holding for holding in held if pool.subnet_of(holding.subnet)), None)
+def format_change(before: Network, after: Network) -> str:
+    """What `follow` changed, for a log line: `mtu=1400 was=1450`."""
+    shown: dict[str, tuple[object, object]] = {
+        "mtu": (before.mtu, after.mtu),
+        "device": (before.device, after.device),
+    }
+    shown |= {"overlay": (before.overlay, after.overlay), "chosen_mtu": (before.chosen_mtu, after.chosen_mtu)}
+    if before.v6 is not None and after.v6 is not None:
+        shown |= {"device_v6": (before.v6.device, after.v6.device)}
+        shown |= {"overlay_v6": (before.v6.overlay, after.v6.overlay)}
+    return " ".join(f"{name}={new} was={old}" for name, (old, new) in shown.items() if old != new)
 
 
-def explain_wrong_ipam(data: PoolData, held: list[lease.HeldSubnet]) -> str:
-    """Why Docker's default IPAM cannot serve this driver, and the command to use instead."""
-    leases = ", ".join(str(holding.subnet) for holding in held) or "not held yet"
-    return (
-        f"{data.pool} comes from Docker's own IPAM, not from this host's flannel lease ({leases}); "
-        "create the network with: docker network create -d flannelpy --ipam-driver flannelpy NAME"
-    )
+def doubts(net: Network) -> Iterator[str]:
+    """What is wrong with a network's MTU, a line each."""
+    if net.chosen_mtu is not None and net.mtu < net.chosen_mtu:
+        yield f"the overlay has no room for the network's own MTU wanted={net.chosen_mtu} mtu={net.mtu}"
+    if net.v6 is not None and net.mtu < MIN_MTU_V6:
+        yield f"the overlay's MTU is too small for IPv6, which needs {MIN_MTU_V6} mtu={net.mtu}"
 
 
 def _text(key: str, value: object) -> str:

@@ -11,36 +11,24 @@ import dataclasses
 import functools
 import logging
 import threading
-from typing import Protocol
+from collections.abc import Callable
 
-from driver import desired, endpoint, errors, names, network, store
+from driver import creation, desired, endpoint, errors, names, network, plumbing, store
 from overlay import errors as overlay_errors
-from overlay import firewall, holdings, netstate
+from overlay import holdings
 
 log = logging.getLogger(__name__)
-
-
-class Plumbing(Protocol):
-    """What the driver needs of `overlay.reconciler.Reconciler`."""
-
-    def set(self, owner: str, state: netstate.NetState) -> None: ...
-
-    def forget(self, owner: str) -> None: ...
-
-    def remove(self, owner: str) -> None: ...
-
-    def set_firewall(self, plan: firewall.FirewallPlan) -> None: ...
 
 
 class Driver:
     """The network driver. Every method may be called again with the same arguments."""
 
-    def __init__(self, rows: store.DriverStore, leases: holdings.Holdings, plumbing: Plumbing) -> None:
+    def __init__(self, rows: store.DriverStore, leases: holdings.Holdings, inner: plumbing.Plumbing) -> None:
         self._store = rows
         self._leases = leases
-        self._plumbing = plumbing
+        self._plumbing = plumbing.Plumber(inner, self.networks)
         self._lock = threading.Lock()  # over the two tables and the file; never held across kernel calls
-        self._firewall_lock = threading.Lock()  # plans reach the firewall in the order in which they were made
+        self._turn = threading.Lock()  # networks are made, and follow their leases, one at a time
         self._networks: dict[names.NetworkId, network.Network] = {}
         self._endpoints: dict[names.EndpointId, endpoint.Endpoint] = {}
         self._left: set[names.EndpointId] = set()  # joined once, and left: their pair may be gone
@@ -52,49 +40,46 @@ class Driver:
             self._networks = {net.id: net for net in networks}
             self._endpoints = {end.id: end for end in endpoints}
         for net in networks:
-            self._plumb_again(desired.network_owner(net.id), desired.network_state(net))
+            self._plumbing.set_again(desired.network_owner(net.id), desired.network_state(net))
         for end in endpoints:
             state = desired.endpoint_state(self._networks[end.network_id], end)
-            self._plumb_again(desired.endpoint_owner(end.id), state)
-        try:
-            self._write_firewall()
-        except overlay_errors.KernelError as exc:
-            log.warning("firewall not written yet, retrying in the background: %s", exc)
+            self._plumbing.set_again(desired.endpoint_owner(end.id), state)
+        self._plumbing.write_firewall_again()
 
-    def create_network(
-        self, network_id: names.NetworkId, pools: list[network.PoolData], options: network.Options, *, internal: bool
-    ) -> network.Network:
+    def create_network(self, request: creation.Request) -> network.Network:
         """Record and build a network. Raises BadRequest, WrongIpam, Conflict, NotReady, KernelError.
 
         After an error nothing of the network stays: the engine calls no DeleteNetwork then.
         """
-        data = _single_pool(pools)
-        held = self._leases.held()
-        if data.address_space != network.ADDRESS_SPACE:
-            raise errors.WrongIpam(network.explain_wrong_ipam(data, held))
-        holding = network.find_holding(data.pool, held)
-        if holding is None:
-            raise errors.BadRequest(
-                f"pool {data.pool} is not part of a lease of this host "
-                f"({', '.join(str(known.subnet) for known in held) or 'none held'})"
-            )
-        net = network.make_network(network_id, data, options, holding, internal=internal)
-        with self._lock:
-            known = self._networks.get(network_id)
-            if known not in (None, net):
-                raise errors.Conflict(f"network {network_id[:12]} exists with other properties")
-            if known is None:
-                self._store.save_network(net)
-                self._networks[network_id] = net
-        try:
-            self._plumbing.set(desired.network_owner(network_id), desired.network_state(net))
-            self._write_firewall()
-        except overlay_errors.KernelError:
-            if known is None:
-                self._take_back(network_id)
-            raise
-        log.info("network created id=%s pool=%s bridge=%s", network_id[:12], net.pool, net.bridge)
+        with self._turn:
+            net = creation.plan(request, self._leases.held())
+            with self._lock:
+                known = self._networks.get(net.id)
+                if known not in (None, net):
+                    raise errors.Conflict(f"network {net.id[:12]} exists with other properties")
+                if known is None:
+                    self._store.save_network(net)
+                    self._networks[net.id] = net
+            try:
+                self._plumbing.set(desired.network_owner(net.id), desired.network_state(net))
+                self._plumbing.write_firewall()
+            except overlay_errors.KernelError:
+                if known is None:
+                    self._take_back(net.id)
+                raise
+        log.info("network created id=%s pool=%s bridge=%s", net.id[:12], net.pools, net.bridge)
         return net
+
+    def refresh(self) -> None:
+        """Let networks follow what became of their leases: the overlay's MTU, its devices, its ranges.
+
+        Cheap where nothing changed. What the kernel refuses is retried in the background.
+        """
+        self._follow(lambda net: net)
+
+    def learn_chosen_mtu(self, network_id: names.NetworkId, chosen_mtu: int | None) -> None:
+        """Docker's word on which MTU a network was created with: rows of before 1.1 do not tell."""
+        self._follow(lambda net: dataclasses.replace(net, chosen_mtu=chosen_mtu) if net.id == network_id else net)
 
     def delete_network(self, network_id: names.NetworkId) -> None:
         """Take a network away with what is left of its endpoints; unknown is success.
@@ -114,7 +99,7 @@ class Driver:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
         refused: list[str] = []
         bridge = functools.partial(self._plumbing.remove, desired.network_owner(network_id))
-        for take_away in (bridge, self._write_firewall):
+        for take_away in (bridge, self._plumbing.write_firewall):
             try:
                 take_away()
             except overlay_errors.KernelError as exc:
@@ -131,15 +116,12 @@ class Driver:
         """
         with self._lock:
             net = self._known_network(end.network_id)
-            _check_address(net, end)
+            endpoint.require_address(net, end)
             known = self._endpoints.get(end.id)
-            if known is not None and (known.network_id, known.address, known.mac) != (
-                end.network_id,
-                end.address,
-                end.mac,
-            ):
+            if known is not None and not known.is_same(end):
                 raise errors.Conflict(f"endpoint {end.id[:12]} exists with address {known.address}")
             if known is None:
+                end = dataclasses.replace(end, mtu=net.mtu)
                 self._store.save_endpoint(end)
                 self._endpoints[end.id] = end
         self.allow_forwarding()
@@ -210,7 +192,7 @@ class Driver:
             self._store.save_endpoint(end)
             self._endpoints[end.id] = end
             net = self._networks[end.network_id]
-        self._plumb_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
+        self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
 
     def allow_forwarding(self) -> None:
         """Let the host route.
@@ -218,7 +200,7 @@ class Driver:
         Not at start: a dockerd that finds ip_forward on leaves the FORWARD policy at ACCEPT, and a plugin starts
         before dockerd looks.
         """
-        self._plumb_again("forwarding", desired.FORWARDING)
+        self._plumbing.set_again("forwarding", desired.forwarding(self.networks()))
 
     def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
         changed = dataclasses.replace(end, joined=joined)
@@ -241,22 +223,45 @@ class Driver:
             if gone:
                 self._plumbing.forget(owner)
 
+    def _follow(self, correct: Callable[[network.Network], network.Network]) -> None:
+        with self._turn:
+            leases = {held.prefix: held for held in self._leases.held()}
+            changed = [
+                (net, after)
+                for net in self.networks()
+                if (after := network.follow(correct(net), leases.get(net.prefix))) != net
+            ]
+            for before, after in changed:
+                self._change_network(before, after)
+            if changed:
+                self._plumbing.write_firewall_again()
+
+    def _change_network(self, before: network.Network, after: network.Network) -> None:
+        """Record and plumb what became of a network, unless it is deleted meanwhile."""
+        with self._lock:
+            if before.id not in self._networks:
+                return
+            self._store.save_network(after)
+            self._networks[after.id] = after
+            ends = [end for end in self._endpoints.values() if end.network_id == after.id]
+        log.info("network follows its lease id=%s %s", after.id[:12], network.format_change(before, after))
+        for doubt in network.doubts(after) if after.mtu != before.mtu else ():
+            log.warning("%s id=%s", doubt, after.id[:12])
+        self._plumbing.set_again(desired.network_owner(after.id), desired.network_state(after))
+        for end in ends:
+            self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(after, end))
+        with self._lock:
+            gone = [desired.network_owner(after.id)] if after.id not in self._networks else []
+            gone += [desired.endpoint_owner(end.id) for end in ends if end.id not in self._endpoints]
+        for owner in gone:
+            self._plumbing.forget(owner)
+
     def _take_back(self, network_id: names.NetworkId) -> None:
         """Undo a creation that failed; what the kernel refuses now goes in the background."""
         try:
             self.delete_network(network_id)
         except overlay_errors.KernelError as exc:
             log.warning("not taken back whole, retrying in the background id=%s reason=%s", network_id[:12], exc)
-
-    def _write_firewall(self) -> None:
-        with self._firewall_lock:
-            self._plumbing.set_firewall(desired.firewall_plan(self.networks()))
-
-    def _plumb_again(self, owner: str, state: netstate.NetState) -> None:
-        try:
-            self._plumbing.set(owner, state)
-        except overlay_errors.KernelError as exc:
-            log.warning("not plumbed yet, retrying in the background owner=%s reason=%s", owner, exc)
 
     def _known_network(self, network_id: names.NetworkId) -> network.Network:
         net = self._networks.get(network_id)
@@ -273,18 +278,3 @@ class Driver:
                 f"endpoint {endpoint_id[:12]} is not known to flannelpy; start the container anew"
             )
         return end
-
-
-def _single_pool(pools: list[network.PoolData]) -> network.PoolData:
-    if len(pools) != 1:
-        raise errors.BadRequest(
-            f"IPv4Data: expected one pool, got {len(pools)}; a flannelpy network has one --subnet at most"
-        )
-    return pools[0]
-
-
-def _check_address(net: network.Network, end: endpoint.Endpoint) -> None:
-    if end.address.ip not in net.pool or end.address.ip == net.gateway.ip:
-        raise errors.BadRequest(
-            f"Interface.Address: {end.address} is not a container's address in network {net.id[:12]} ({net.pool})"
-        )

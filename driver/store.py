@@ -37,8 +37,43 @@ SCHEMA = statefile.Schema(
         );
         CREATE INDEX endpoints_by_network ON endpoints (network_id)
         """,
+        # 1.1: IPv6, all four or none; whether an MTU was chosen could not be told before, so each counts as chosen
+        # until Docker was asked (`service.learn_chosen_mtu`)
+        """
+        ALTER TABLE networks ADD COLUMN pool_v6 TEXT;
+        ALTER TABLE networks ADD COLUMN gateway_v6 TEXT;
+        ALTER TABLE networks ADD COLUMN overlay_v6 TEXT;
+        ALTER TABLE networks ADD COLUMN device_v6 TEXT;
+        ALTER TABLE networks ADD COLUMN chosen_mtu INTEGER;
+        UPDATE networks SET chosen_mtu = mtu;
+        CREATE UNIQUE INDEX networks_by_pool_v6 ON networks (pool_v6);
+        ALTER TABLE endpoints ADD COLUMN address_v6 TEXT;
+        ALTER TABLE endpoints ADD COLUMN mtu INTEGER NOT NULL DEFAULT 0;
+        UPDATE endpoints SET mtu = (SELECT mtu FROM networks WHERE networks.id = endpoints.network_id)
+        """,
     ),
 )
+
+# not OR REPLACE: that deletes the old row first, and with it the network's endpoints
+_SAVE_NETWORK = """
+    INSERT INTO networks (
+        id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
+        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
+    overlay_v6 = excluded.overlay_v6, device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu
+"""
+_LOAD_NETWORKS = """
+    SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
+    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu FROM networks ORDER BY rowid
+"""
+_SAVE_ENDPOINT = """
+    INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET network_id = excluded.network_id, address = excluded.address, mac = excluded.mac,
+    joined = excluded.joined, address_v6 = excluded.address_v6, mtu = excluded.mtu
+"""
+_LOAD_ENDPOINTS = "SELECT id, network_id, address, mac, joined, address_v6, mtu FROM endpoints ORDER BY rowid"
 
 
 class DriverStore:
@@ -50,26 +85,23 @@ class DriverStore:
     def load(self) -> tuple[list[network.Network], list[endpoint.Endpoint]]:
         """Everything known, networks in the order of their creation."""
         with self._state.read() as tx:
-            networks = tx.rows(
-                "SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode "
-                "FROM networks ORDER BY rowid"
-            )
-            endpoints = tx.rows("SELECT id, network_id, address, mac, joined FROM endpoints ORDER BY rowid")
+            networks = tx.rows(_LOAD_NETWORKS)
+            endpoints = tx.rows(_LOAD_ENDPOINTS)
         return [_network(row) for row in networks], [_endpoint(row) for row in endpoints]
 
     def save_network(self, net: network.Network) -> None:
-        """Insert, once; raises Conflict where the bridge's name or the pool is another network's."""
+        """Insert, or change what may change; raises Conflict where the bridge's name or a pool is another one's."""
+        v6 = _texts_v6(net.v6)
         with self._state.write() as tx:
             taken = tx.rows(
-                "SELECT id, bridge, pool FROM networks WHERE (bridge = ? OR pool = ?) AND id <> ?",
-                (net.bridge, str(net.pool), net.id),
+                "SELECT id, bridge, pool FROM networks WHERE (bridge = ? OR pool = ? OR pool_v6 = ?) AND id <> ?",
+                (net.bridge, str(net.pool), v6[0], net.id),
             )
             if taken:
                 other, bridge, pool = taken[0]
                 raise errors.Conflict(f"network {other[:12]} has bridge {bridge} and pool {pool} already")
             tx.run(
-                # not OR REPLACE: that deletes the old row first, and with it the network's endpoints
-                "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                _SAVE_NETWORK,
                 (
                     net.id,
                     net.bridge,
@@ -82,6 +114,8 @@ class DriverStore:
                     net.internal,
                     net.masquerade,
                     net.gateway_mode,
+                    *v6,
+                    net.chosen_mtu,
                 ),
             )
 
@@ -97,11 +131,10 @@ class DriverStore:
             taken = tx.rows("SELECT id FROM endpoints WHERE host_end = ? AND id <> ?", (host_end, end.id))
             if taken:
                 raise errors.Conflict(f"endpoint {taken[0][0]} has the interface {host_end} already")
+            address_v6 = str(end.address_v6) if end.address_v6 is not None else None
             tx.run(
-                "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-                "network_id = excluded.network_id, address = excluded.address, mac = excluded.mac, "
-                "joined = excluded.joined",
-                (end.id, end.network_id, str(end.address), end.mac, host_end, end.joined),
+                _SAVE_ENDPOINT,
+                (end.id, end.network_id, str(end.address), end.mac, host_end, end.joined, address_v6, end.mtu),
             )
 
     def delete_endpoint(self, endpoint_id: names.EndpointId) -> None:
@@ -110,8 +143,12 @@ class DriverStore:
             tx.run("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
 
 
+def _texts_v6(v6: network.NetworkV6 | None) -> tuple[str | None, ...]:
+    return (None,) * 4 if v6 is None else (str(v6.pool), str(v6.gateway), str(v6.overlay), v6.device)
+
+
 def _network(row: statefile.Row) -> network.Network:
-    network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode = row
+    network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *v6, chosen_mtu = row
     return network.Network(
         id=names.NetworkId(network_id),
         bridge=netstate.IfName(bridge),
@@ -124,15 +161,28 @@ def _network(row: statefile.Row) -> network.Network:
         internal=bool(internal),
         masquerade=bool(masquerade),
         gateway_mode=network.GatewayMode(mode),
+        chosen_mtu=chosen_mtu,
+        v6=_network_v6(*v6) if v6[0] is not None else None,
+    )
+
+
+def _network_v6(pool: str, gateway: str, overlay: str, device: str) -> network.NetworkV6:
+    return network.NetworkV6(
+        pool=ipaddress.IPv6Network(pool),
+        gateway=ipaddress.IPv6Interface(gateway),
+        overlay=ipaddress.IPv6Network(overlay),
+        device=netstate.IfName(device),
     )
 
 
 def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
-    endpoint_id, network_id, address, mac, joined = row
+    endpoint_id, network_id, address, mac, joined, address_v6, mtu = row
     return endpoint.Endpoint(
         id=names.EndpointId(endpoint_id),
         network_id=names.NetworkId(network_id),
         address=ipaddress.IPv4Interface(address),
         mac=netstate.Mac(mac),
         joined=bool(joined),
+        address_v6=ipaddress.IPv6Interface(address_v6) if address_v6 is not None else None,
+        mtu=mtu,
     )

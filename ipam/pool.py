@@ -15,7 +15,7 @@ import heapq
 import ipaddress
 from collections.abc import Iterator
 
-from ipam import errors, slices
+from ipam import errors
 from overlay import netstate
 
 REST_LIMIT = 4096
@@ -178,7 +178,7 @@ def _spared(cidr: netstate.IPNetwork) -> str:
 
 
 def _narrow(usable: range, cidr: netstate.IPNetwork, subpool: netstate.IPNetwork) -> range:
-    if not slices.is_part(subpool, cidr):
+    if not netstate.is_part(subpool, cidr):
         raise errors.PoolUnusable(f"--ip-range {subpool} is not part of the pool {cidr}")
     narrow = range(
         max(usable.start, int(subpool.network_address)), min(usable.stop, int(subpool.broadcast_address) + 1)

@@ -193,7 +193,7 @@ class Ipam:
         )
 
     def _entry_of_known(self, held: list[lease.HeldSubnet], item: requests.KnownPool) -> store.PoolEntry:
-        around = [leased for one in held for leased in one.subnets if slices.is_part(item.cidr, leased)]
+        around = [leased for one in held for leased in one.subnets if netstate.is_part(item.cidr, leased)]
         return self._entry(item.cidr, item.subpool, item.prefix, around[0] if around else item.cidr)
 
     def _prefixes(self) -> set[str]:
@@ -232,11 +232,11 @@ def _hint_other_prefix(
     request: requests.PoolRequest, held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]
 ) -> None:
     wanted = request.cidr
-    if wanted is None or any(slices.is_part(wanted, leased) for leased in held.subnets):
+    if wanted is None or any(netstate.is_part(wanted, leased) for leased in held.subnets):
         return
     for other in others:
         for theirs in other.subnets:
-            if slices.is_part(wanted, theirs):
+            if netstate.is_part(wanted, theirs):
                 raise errors.PoolOutsideLease(
                     f"subnet {wanted} is part of this host's lease {theirs} of {other.prefix}, not of "
                     f"{' and '.join(map(str, held.subnets))} of {held.prefix}; add --ipam-opt "

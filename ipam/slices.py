@@ -26,7 +26,7 @@ def plan(
         if taken:
             raise errors.PoolTaken(_explain_shared(lease, taken))
         return lease
-    if not is_part(wanted, lease):
+    if not netstate.is_part(wanted, lease):
         raise errors.PoolOutsideLease(
             f"subnet {wanted} is not part of this host's lease {lease}; leave --subnet away or take a slice of the "
             "lease"
@@ -45,26 +45,21 @@ def free(lease: netstate.IPNetwork, taken: Iterable[netstate.IPNetwork]) -> list
     return sorted(rest, key=order_of)
 
 
-def is_part(part: netstate.IPNetwork, whole: netstate.IPNetwork) -> bool:
-    """Whether `part` lies in `whole`; never where they are of two families, for which `subnet_of` raises."""
-    return part.prefixlen >= whole.prefixlen and part.network_address in whole
-
-
 def order_of(pool: netstate.IPNetwork) -> tuple[int, int, int]:
     """Sorts pools by family, address and size: those of two families do not compare by themselves."""
     return pool.version, int(pool.network_address), pool.prefixlen
 
 
 def _without(whole: netstate.IPNetwork, pool: netstate.IPNetwork) -> list[netstate.IPNetwork]:
-    if is_part(whole, pool):
+    if netstate.is_part(whole, pool):
         return []
-    if not is_part(pool, whole):
+    if not netstate.is_part(pool, whole):
         return [whole]
     return [part for half in whole.subnets() for part in _without(half, pool)]
 
 
 def _explain_shared(lease: netstate.IPNetwork, taken: Sequence[netstate.IPNetwork]) -> str:
-    if any(is_part(lease, pool) for pool in taken):
+    if any(netstate.is_part(lease, pool) for pool in taken):
         return f"lease {lease} of this host is taken whole by {_pools(taken)}; {_advise_split(lease)}"
     return f"lease {lease} of this host is taken in part by {_pools(taken)}; {_advise_free(lease, taken)}"
 
@@ -75,7 +70,7 @@ def _explain_overlap(
     wanted: netstate.IPNetwork,
     overlapping: Sequence[netstate.IPNetwork],
 ) -> str:
-    if any(is_part(lease, pool) for pool in overlapping):
+    if any(netstate.is_part(lease, pool) for pool in overlapping):
         return f"subnet {wanted}: {_explain_shared(lease, overlapping)}"
     return (
         f"subnet {wanted} overlaps {_pools(overlapping)} of this host's lease {lease}; {_advise_free(lease, taken)}"

@@ -174,6 +174,11 @@ class Remove:
 Op = Add | Change | Remove
 
 
+def is_part(part: IPNetwork, whole: IPNetwork) -> bool:
+    """Whether `part` lies in `whole`; never where they are of two families, for which `subnet_of` raises."""
+    return part.prefixlen >= whole.prefixlen and part.network_address in whole
+
+
 def key_of(obj: KernelObject) -> Key:
     """What the kernel lets exist once: a later object with the same key replaces the earlier."""
     match obj:

@@ -6,8 +6,11 @@ of the writable mount that plugin/config.json asks for. Source: sysctl(8) for th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import pathlib
+
+IPV6_FORWARDING = "net.ipv6.conf.all.forwarding"
 
 _SWAPPED = str.maketrans("./", "/.")
 
@@ -26,8 +29,22 @@ class Sysctls:
             return None
 
     def write(self, key: str, value: str) -> None:
-        """Set a parameter. Raises OSError."""
+        """Set a parameter. Raises OSError.
+
+        A host that begins to forward IPv6 stops hearing router advertisements and forgets the default routes that it
+        heard of, and is cut off: so links that hear them are told first to go on.
+        Source: kernel Documentation/networking/ip-sysctl.rst, accept_ra.
+        """
+        if key == IPV6_FORWARDING and value == "1":
+            self._keep_hearing_routers()
         self._path(key).write_text(value)
+
+    def _keep_hearing_routers(self) -> None:
+        for link in sorted((self._root / "net/ipv6/conf").iterdir()):
+            with contextlib.suppress(OSError):  # a link that has just gone
+                hears = (link / "accept_ra").read_text().strip(), (link / "forwarding").read_text().strip()
+                if link.name not in {"all", "default"} and hears == ("1", "0"):
+                    (link / "accept_ra").write_text("2")
 
     def _path(self, key: str) -> pathlib.Path:
         """`net.ipv4.conf.eth0/7.forwarding` is that of eth0.7: dots and slashes change places."""

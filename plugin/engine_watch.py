@@ -7,7 +7,6 @@ counts. What the rooms do with it is theirs (`driver.audit`, `ipam.service`); he
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import logging
 import threading
 import time
@@ -16,7 +15,7 @@ from driver import audit, engine, errors, service
 from ipam import endpoints as ipam_endpoints
 from ipam import requests
 from ipam import service as ipam_service
-from overlay import holdings
+from overlay import holdings, netstate
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +103,10 @@ class EngineWatch:
         done = audit.mend(self._driver, audit.confirm(self._last, now))
         self._last = now
         known = [
-            _known_pool(net, net.pool, self._options.default_prefix)
+            _known_pool(net, pool, self._options.default_prefix)
             for net in seen
-            if net.ipam_ours and net.pool is not None
+            if net.ipam_ours
+            for pool in net.pools
         ]
         done += self._ipam.release_unknown(known, seen_at, self._timing.grace_s)
         done += self._ipam.adopt(known, seen_at, self._timing.grace_s)
@@ -152,12 +152,18 @@ class EngineWatch:
             self._error = error
 
 
-def _known_pool(net: engine.EngineNetwork, pool: ipaddress.IPv4Network, default_prefix: str) -> requests.KnownPool:
+def _known_pool(net: engine.EngineNetwork, pool: engine.EnginePool, default_prefix: str) -> requests.KnownPool:
     return requests.KnownPool(
         prefix=ipam_endpoints.parse_prefix(net.ipam_options) or default_prefix,
-        cidr=pool,
-        subpool=net.ip_range,
-        gateway=net.gateway,
-        aux=net.aux,
-        endpoints=frozenset(end.address.ip for end in net.endpoints) if net.ours else None,
+        cidr=pool.cidr,
+        subpool=pool.ip_range,
+        gateway=pool.gateway,
+        aux=pool.aux,
+        endpoints=_endpoint_addresses(net, pool.cidr.version) if net.ours else None,
     )
+
+
+def _endpoint_addresses(net: engine.EngineNetwork, version: int) -> frozenset[netstate.IPAddress]:
+    if version == 4:
+        return frozenset(end.address.ip for end in net.endpoints)
+    return frozenset(end.address_v6.ip for end in net.endpoints if end.address_v6 is not None)

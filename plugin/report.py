@@ -51,6 +51,8 @@ def status(built: graph.Graph) -> dict[str, Any]:
                 "bridge": net.bridge,
                 "pool": str(net.pool),
                 "gateway": str(net.gateway.ip),
+                "pool_v6": str(net.v6.pool) if net.v6 is not None else None,
+                "gateway_v6": str(net.v6.gateway.ip) if net.v6 is not None else None,
                 "prefix": net.prefix,
                 "mtu": net.mtu,
                 "internal": net.internal,
@@ -58,7 +60,13 @@ def status(built: graph.Graph) -> dict[str, Any]:
             for net in built.driver.networks()
         ],
         "endpoints": [
-            {"id": end.id, "network_id": end.network_id, "address": str(end.address.ip), "joined": end.joined}
+            {
+                "id": end.id,
+                "network_id": end.network_id,
+                "address": str(end.address.ip),
+                "address_v6": str(end.address_v6.ip) if end.address_v6 is not None else None,
+                "joined": end.joined,
+            }
             for end in built.driver.endpoints()
         ],
         "addresses": [

@@ -28,6 +28,13 @@ HELD = lease.HeldSubnet(
 )
 
 
+HELD_V6 = lease.HeldSubnetV6(
+    network=ipaddress.IPv6Network("fd00:2::/48"),
+    subnet=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+    device="flannel-v6.1",
+)
+
+
 class FixedHoldings:
     """This host's leases as a list that a test writes."""
 
@@ -83,16 +90,31 @@ class Host:
         """One call of the engine, past HTTP."""
         return endpoints.methods(self.driver)[f"NetworkDriver.{name}"](fields.parse_object(json.dumps(body)))
 
-    def create_network(self, network_id: str = NETWORK_ID, pool: str = "10.2.20.0/24", **options: str) -> None:
-        gateway = ipaddress.IPv4Network(pool)[1]
-        data = [{"AddressSpace": "flannelpy", "Pool": pool, "Gateway": f"{gateway}/{pool.partition('/')[2]}"}]
-        generic = {"com.docker.network.generic": {key.replace("__", "."): value for key, value in options.items()}}
-        self.call("CreateNetwork", {"NetworkID": network_id, "Options": generic, "IPv4Data": data, "IPv6Data": []})
+    def create_network(
+        self, network_id: str = NETWORK_ID, pool: str = "10.2.20.0/24", pool_v6: str = "", **options: str
+    ) -> None:
+        generic = {key.replace("__", "."): value for key, value in options.items()}
+        told = {"com.docker.network.enable_ipv6": bool(pool_v6), "com.docker.network.generic": generic}
+        pools = {"IPv4Data": [pool_data(pool)], "IPv6Data": [pool_data(pool_v6)] if pool_v6 else []}
+        self.call("CreateNetwork", {"NetworkID": network_id, "Options": told, **pools})
+
+    def give_ipv6(self) -> None:
+        """This host's lease has IPv6 from now on."""
+        self.holdings.leases[0] = dataclasses.replace(self.holdings.leases[0], v6=HELD_V6)
+
+    def change_mtu(self, overlay_mtu: int) -> None:
+        """The underlay's MTU changed, and the lease tells."""
+        self.holdings.leases[0] = dataclasses.replace(self.holdings.leases[0], overlay_mtu=overlay_mtu)
+        self.driver.refresh()
 
     def create_endpoint(
-        self, endpoint_id: str = ENDPOINT_ID, address: str = "10.2.20.5/24", network_id: str = NETWORK_ID
+        self,
+        endpoint_id: str = ENDPOINT_ID,
+        address: str = "10.2.20.5/24",
+        network_id: str = NETWORK_ID,
+        address_v6: str = "",
     ) -> Mapping[str, Any]:
-        interface = {"Address": address, "AddressIPv6": "", "MacAddress": ""}
+        interface = {"Address": address, "AddressIPv6": address_v6, "MacAddress": ""}
         ids = {"NetworkID": network_id, "EndpointID": endpoint_id}
         return self.call("CreateEndpoint", {**ids, "Interface": interface, "Options": {}})
 
@@ -112,6 +134,12 @@ class Host:
         told = self.driver.networks(), self.driver.endpoints()
         assert self.store().load() == told
         return told
+
+
+def pool_data(pool: str) -> dict[str, str]:
+    """An element of IPv4Data or IPv6Data."""
+    net = ipaddress.ip_network(pool)
+    return {"AddressSpace": "flannelpy", "Pool": pool, "Gateway": f"{net[1]}/{net.prefixlen}"}
 
 
 @pytest.fixture

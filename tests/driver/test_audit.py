@@ -22,8 +22,9 @@ SEEN = engine.EngineNetwork(
     name="flannel",
     ours=True,
     ipam_ours=True,
-    pool=ipaddress.IPv4Network("10.2.20.0/24"),
-    gateway=ipaddress.IPv4Address("10.2.20.1"),
+    pools=(
+        engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.20.0/24"), gateway=ipaddress.IPv4Address("10.2.20.1")),
+    ),
     endpoints=(SEEN_END,),
 )
 FOREIGN = engine.EngineNetwork(id=FOREIGN_ID, name="", ours=False)
@@ -62,8 +63,9 @@ def test_what_we_lack_is_missing(host: Host) -> None:
 
 
 def test_a_network_of_ours_without_a_pool_is_not_adopted(host: Host) -> None:
-    config_only = dataclasses.replace(SEEN, pool=None, gateway=None, endpoints=())
-    assert look(host, config_only) == audit.Findings()
+    for pools in ((), (engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.20.0/24")),)):
+        config_only = dataclasses.replace(SEEN, pools=pools, endpoints=())
+        assert look(host, config_only) == audit.Findings()
 
 
 def test_a_known_network_under_a_name_we_do_not_know_loses_no_endpoint(host: Host) -> None:
@@ -129,8 +131,9 @@ def test_one_that_cannot_be_adopted_does_not_keep_the_others_out(
         SEEN,
         id=FOREIGN_ID,
         name="old",
-        pool=ipaddress.IPv4Network("10.3.0.0/24"),
-        gateway=ipaddress.IPv4Address("10.3.0.1"),
+        pools=(
+            engine.EnginePool(cidr=ipaddress.IPv4Network("10.3.0.0/24"), gateway=ipaddress.IPv4Address("10.3.0.1")),
+        ),
         endpoints=(),
     )
     twin = engine.EngineEndpoint(
@@ -180,3 +183,45 @@ def test_a_network_the_kernel_holds_on_to_is_forgotten_all_the_same(host: Host) 
 )
 def test_a_drivers_name_says_whether_it_is_ours(name: str, ours: bool) -> None:
     assert engine.is_ours(name) is ours
+
+
+SEEN6 = dataclasses.replace(
+    SEEN,
+    pools=(
+        *SEEN.pools,
+        engine.EnginePool(
+            cidr=ipaddress.IPv6Network("fd00:2:0:14::/64"), gateway=ipaddress.IPv6Address("fd00:2:0:14::1")
+        ),
+    ),
+    endpoints=(dataclasses.replace(SEEN_END, address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64")),),
+)
+
+
+def test_a_network_and_an_endpoint_of_both_families_are_adopted(host: Host) -> None:
+    host.give_ipv6()
+    done = audit.mend(host.driver, look(host, SEEN6))
+    assert done == [
+        "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24, fd00:2:0:14::/64",
+        "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
+    ]
+    adopted = host.known()
+    assert adopted[1] == [dataclasses.replace(ADOPTED, address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64"))]
+    host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+    host.create_network(pool_v6="fd00:2:0:14::/64")
+    assert host.known()[0] == adopted[0]
+
+
+def test_docker_tells_whether_a_network_of_an_old_state_file_was_made_with_an_mtu(host: Host) -> None:
+    """A row of 1.0 says 1450, be it chosen or not."""
+    host.create_network(com__docker__network__driver__mtu="1450")
+    chosen = dataclasses.replace(SEEN, options={"com.docker.network.driver.mtu": "1450"}, endpoints=())
+    assert look(host, chosen) == audit.Findings()
+    unreadable = dataclasses.replace(SEEN, options={"com.docker.network.driver.mtu": "x"}, endpoints=())
+    assert look(host, unreadable) == audit.Findings()
+    unchosen = look(host, dataclasses.replace(SEEN, endpoints=()))
+    assert unchosen == audit.Findings(chosen_mtus=frozenset({(NETWORK_ID, None)}))
+    assert audit.confirm(audit.Findings(), unchosen) == audit.Findings()
+    assert audit.mend(host.driver, audit.confirm(unchosen, unchosen)) == []
+    assert [(net.mtu, net.chosen_mtu) for net in host.known()[0]] == [(1450, None)]
+    host.change_mtu(8950)
+    assert [net.mtu for net in host.known()[0]] == [8950]

@@ -34,6 +34,42 @@ def test_a_network_is_a_bridge_with_the_gateways_address() -> None:
     }
 
 
+NET6 = dataclasses.replace(
+    NET,
+    v6=network.NetworkV6(
+        pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+        gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),
+        overlay=ipaddress.IPv6Network("fd00:2::/48"),
+        device=netstate.IfName("flannel-v6.1"),
+    ),
+)
+
+
+def test_a_network_of_both_families_has_both_gateways_at_once_and_hears_no_router() -> None:
+    assert desired.network_state(NET6) == desired.network_state(NET) | {
+        netstate.Address(link=BRIDGE, interface=ipaddress.IPv6Interface("fd00:2:0:14::1/64")),
+        netstate.Sysctl(key="net.ipv6.conf.fp-4d5d70de7705.disable_ipv6", value="0"),
+        netstate.Sysctl(key="net.ipv6.conf.fp-4d5d70de7705.accept_ra", value="0"),
+        netstate.Sysctl(key="net.ipv6.conf.fp-4d5d70de7705.accept_dad", value="0"),
+    }
+
+
+def test_the_host_forwards_ipv6_only_where_a_network_has_it() -> None:
+    v4 = netstate.Sysctl(key="net.ipv4.ip_forward", value="1")
+    v6 = netstate.Sysctl(key="net.ipv6.conf.all.forwarding", value="1")
+    assert (desired.forwarding([]), desired.forwarding([NET])) == ({v4}, {v4})
+    assert desired.forwarding([NET, NET6]) == {v4, v6}
+
+
+def test_a_ports_mtu_is_never_less_than_the_containers_end_has() -> None:
+    old = dataclasses.replace(END, mtu=1450, joined=True)
+    ports = [desired.endpoint_state(dataclasses.replace(NET, mtu=mtu), old) for mtu in (1400, 1450, 8950)]
+    assert [obj.mtu for state in ports for obj in state if isinstance(obj, netstate.BridgePort)] == [1450, 1450, 8950]
+    (pair,) = desired.endpoint_state(NET, dataclasses.replace(END, mtu=1450))
+    assert isinstance(pair, netstate.VethPair)
+    assert pair.mtu == 1450
+
+
 def test_before_join_both_ends_of_the_pair_are_ours() -> None:
     assert desired.endpoint_state(NET, END) == {
         netstate.VethPair(
@@ -64,6 +100,7 @@ def test_the_firewall_has_the_rules_of_all_networks() -> None:
             device=NET.device,
             internal=False,
             masquerade=True,
+            prefix="/coreos.com/network",
         ),
         firewall.BridgeRules(
             bridge=netstate.IfName("blue"),
@@ -72,9 +109,16 @@ def test_the_firewall_has_the_rules_of_all_networks() -> None:
             device=NET.device,
             internal=True,
             masquerade=False,
+            prefix="/coreos.com/network",
         ),
     }
     assert desired.firewall_plan([]) == frozenset()
+    (v6,) = (rules.v6 for rules in desired.firewall_plan([NET6]))
+    assert v6 == firewall.BridgeRulesV6(
+        subnet=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+        overlay=ipaddress.IPv6Network("fd00:2::/48"),
+        device=netstate.IfName("flannel-v6.1"),
+    )
 
 
 def test_owners_never_meet() -> None:

@@ -65,3 +65,67 @@ def test_a_native_network_refuses_published_ports_and_says_how_to_publish() -> N
     assert str(caught.value) == (
         "flannelpy.gateway=native publishes no ports; use a network with flannelpy.gateway=auto for -p"
     )
+
+
+NET6 = dataclasses.replace(
+    NET,
+    v6=network.NetworkV6(
+        pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+        gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),
+        overlay=ipaddress.IPv6Network("fd00:2::/48"),
+        device=netstate.IfName("flannel-v6.1"),
+    ),
+)
+ROUTES6 = [OVERLAY_ROUTE, {"Destination": "fd00:2::/48", "RouteType": 0, "NextHop": "fd00:2:0:14::1"}]
+
+
+@pytest.mark.parametrize(
+    ("mode", "internal", "publishes", "answer"),
+    [
+        (network.GatewayMode.AUTO, False, False, NATIVE | {"GatewayIPv6": "fd00:2:0:14::1"}),
+        (network.GatewayMode.AUTO, False, True, DOCKER | {"StaticRoutes": ROUTES6}),
+        (network.GatewayMode.DOCKER, False, False, DOCKER | {"StaticRoutes": ROUTES6}),
+        (network.GatewayMode.AUTO, True, False, INTERNAL | {"StaticRoutes": ROUTES6}),
+    ],
+)
+def test_join_tells_the_way_out_in_both_families(
+    mode: network.GatewayMode, internal: bool, publishes: bool, answer: dict[str, Any]
+) -> None:
+    """Never an IPv6 gateway beside published ports: newer engines would not attach docker_gwbridge then."""
+    net = dataclasses.replace(NET6, gateway_mode=mode, internal=internal)
+    assert endpoint.format_join(ENDPOINT_ID, endpoint.choose_exit(net, publishes=publishes)) == answer
+
+
+END = endpoint.Endpoint(
+    id=ENDPOINT_ID,
+    network_id=NET.id,
+    address=ipaddress.IPv4Interface("10.2.20.5/24"),
+    mac=netstate.Mac("02:42:0a:02:14:05"),
+)
+
+
+@pytest.mark.parametrize(
+    ("net", "address_v6", "message"),
+    [
+        (NET, "fd00:2:0:14::5/64", "network 4d5d70de7705 has no IPv6, got fd00:2:0:14::5/64"),
+        (NET6, "fd00:2:0:14::1/64", "fd00:2:0:14::1/64 is not a container's address in network 4d5d70de7705"),
+        (NET6, "fd00:2:0:15::5/64", "fd00:2:0:15::5/64 is not a container's address in network 4d5d70de7705"),
+    ],
+)
+def test_an_ipv6_address_that_no_container_can_have_is_refused(
+    net: network.Network, address_v6: str, message: str
+) -> None:
+    with pytest.raises(errors.BadRequest) as caught:
+        endpoint.require_address(net, dataclasses.replace(END, address_v6=ipaddress.IPv6Interface(address_v6)))
+    assert str(caught.value).startswith(f"Interface.AddressIPv6: {message}")
+
+
+def test_a_container_may_have_ipv6_or_not() -> None:
+    for address_v6 in (None, ipaddress.IPv6Interface("fd00:2:0:14::5/64")):
+        endpoint.require_address(NET6, dataclasses.replace(END, address_v6=address_v6))
+
+
+def test_an_endpoint_is_the_same_however_far_it_has_got() -> None:
+    assert END.is_same(dataclasses.replace(END, joined=True, mtu=1450))
+    assert not END.is_same(dataclasses.replace(END, address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64")))
+    assert not END.is_same(dataclasses.replace(END, mac=netstate.Mac("02:42:0a:02:14:06")))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from driver import endpoints, errors
-from overlay import fields
+from overlay import fields, lease
 
 Host = Any  # the fixture's class lives in conftest.py
 Answer = Mapping[str, Any]
@@ -26,15 +26,22 @@ NETWORK_ID = "4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e"
 ENDPOINT_ID = "1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809"
 IDS = {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID}
 POOL = {"AddressSpace": "flannelpy", "Pool": "10.2.20.0/24", "Gateway": "10.2.20.1/24"}
+POOL6 = {"AddressSpace": "flannelpy", "Pool": "fd00:2:0:14::/64", "Gateway": "fd00:2:0:14::1/64"}
 INTERFACE = {"Address": "10.2.20.5/24", "AddressIPv6": "", "MacAddress": ""}
 OVERLAY = "10.64.0.0/10"
-"""Holds all recorded pools."""
+OVERLAY_V6 = "fd93::/32"
+"""Hold all recorded pools."""
 
 
 def widen(host: Host) -> None:
-    """This host's lease becomes OVERLAY."""
-    cidr = ipaddress.IPv4Network(OVERLAY)
-    host.holdings.leases[0] = dataclasses.replace(host.holdings.leases[0], network=cidr, subnet=cidr)
+    """This host's lease becomes OVERLAY, and OVERLAY_V6."""
+    cidr, v6 = ipaddress.IPv4Network(OVERLAY), ipaddress.IPv6Network(OVERLAY_V6)
+    host.holdings.leases[0] = dataclasses.replace(
+        host.holdings.leases[0],
+        network=cidr,
+        subnet=cidr,
+        v6=lease.HeldSubnetV6(network=v6, subnet=v6, device="flannel-v6.1"),
+    )
 
 
 def read_records(name: str) -> Iterator[Mapping[str, Any]]:
@@ -116,10 +123,20 @@ def test_a_session_with_engine_29_is_answered_word_for_word(host: Host) -> None:
             ("Leave", {}),
             ("DeleteEndpoint", {}),
         ],
-        "A.5": [  # docker network create --ipv6: refused, and whatever came after it would be too
-            ("CreateNetwork", errors.BadRequest),
-            ("CreateEndpoint", errors.BadRequest),
-            ("Join", errors.UnknownNetwork),
+        "A.5": [  # docker network create --internal --ipv6 --subnet … --subnet …; docker run -p 99:99
+            ("CreateNetwork", {}),
+            ("CreateEndpoint", {"Interface": {}}),
+            (
+                "Join",
+                {
+                    "InterfaceName": {"SrcName": "fpc5cb89ac40000", "DstPrefix": "eth"},
+                    "StaticRoutes": [
+                        {"Destination": OVERLAY, "RouteType": 0, "NextHop": "10.93.0.1"},
+                        {"Destination": OVERLAY_V6, "RouteType": 0, "NextHop": "fd93::1"},
+                    ],
+                    "DisableGatewayService": True,
+                },
+            ),
             ("ProgramExternalConnectivity", {}),
             ("EndpointOperInfo", {"Value": {}}),
             ("RevokeExternalConnectivity", {}),
@@ -127,7 +144,12 @@ def test_a_session_with_engine_29_is_answered_word_for_word(host: Host) -> None:
             ("DeleteEndpoint", {}),
         ],
     }
-    assert (len(host.known()[0]), host.known()[1], host.links()) == (1, [], {"fp-a3d445df0000"})
+    networks, ends = host.known()
+    assert [(net.pools, net.internal) for net in networks] == [
+        ("10.99.0.0/24", False),
+        ("10.93.0.0/24,fd93::/64", True),
+    ]
+    assert (ends, host.links()) == ([], {"fp-a3d445df0000", "fp-2df7fa310000"})
 
 
 def test_an_internal_network_gets_no_way_out_even_for_published_ports(host: Host) -> None:
@@ -166,6 +188,22 @@ def test_a_network_without_a_gateway_in_the_request_takes_the_first_address(host
     assert host.driver.networks()[0].gateway == ipaddress.IPv4Interface("10.2.20.1/24")
 
 
+def test_an_ipv6_network_without_a_gateway_in_the_request_takes_the_first_address(host: Host) -> None:
+    host.give_ipv6()
+    data = {key: value for key, value in POOL6.items() if key != "Gateway"}
+    host.call("CreateNetwork", {"NetworkID": NETWORK_ID, "IPv4Data": [POOL], "IPv6Data": [data]})
+    assert host.driver.networks()[0].v6.gateway == ipaddress.IPv6Interface("fd00:2:0:14::1/64")
+
+
+def test_ipv6_alone_on_an_engine_of_before_27_is_told_the_command(host: Host) -> None:
+    """There libnetwork asks for no IPv6 pool unless --subnet gives one."""
+    host.give_ipv6()
+    options = {"com.docker.network.enable_ipv6": True, "com.docker.network.generic": {}}
+    with pytest.raises(errors.BadRequest, match=r"--ipv6 --subnet fd00:2:0:14::/64 NAME$"):
+        host.call("CreateNetwork", {"NetworkID": NETWORK_ID, "Options": options, "IPv4Data": [POOL], "IPv6Data": []})
+    assert (host.known(), host.links()) == (([], []), set())
+
+
 def test_docker_must_ask_for_a_gateway() -> None:
     body = {"Options": {"com.docker.network.generic": {}}}
     methods = endpoints.methods(None)  # type: ignore[arg-type]  # it never looks
@@ -190,9 +228,18 @@ def test_docker_must_ask_for_a_gateway() -> None:
             {"IPv4Data": [{"AddressSpace": "flannelpy", "Pool": "255.255.255.255/32"}]},
             "IPv4Data.Pool: 255.255.255.255/32 has no address for a gateway",
         ),
-        ({"IPv6Data": [{"Pool": "fd00::/64"}]}, "the flannel network has no IPv6; leave --ipv6"),
+        ({"IPv6Data": [POOL6]}, "--ipv6: the flannel network /coreos.com/network has no IPv6; leave --ipv6"),
+        ({"IPv6Data": [{**POOL6, "Pool": "10.2.20.0/24"}]}, "IPv6Data.Pool: expected an IPv6 prefix"),
+        ({"IPv6Data": [{**POOL6, "Gateway": "10.2.20.1/24"}]}, "IPv6Data.Gateway: expected an address such as fd00"),
+        (
+            {"IPv6Data": [{"Pool": "fd00::/127"}]},
+            "IPv6Data.Pool: fd00::/127 has no address for a gateway; expected a",
+        ),
         ({"Options": []}, "Options: expected an object, got a list"),
-        ({"Options": {"com.docker.network.enable_ipv6": True}}, "the flannel network has no IPv6"),
+        (
+            {"Options": {"com.docker.network.enable_ipv6": True}},
+            "--ipv6: the flannel network /coreos.com/network has",
+        ),
         ({"Options": {"com.docker.network.enable_ipv4": False}}, "a flannelpy network needs IPv4"),
         ({"Options": {"com.docker.network.internal": "yes"}}, "com.docker.network.internal: expected true or false"),
         ({"Options": {"com.docker.network.generic": {"parent": "eth0"}}}, "unknown option 'parent'"),
@@ -217,7 +264,15 @@ def test_a_wrong_create_network_is_refused_and_changes_nothing(
         ({"Interface": "eth0"}, "Interface: expected an object, got a string"),
         ({"Interface": {**INTERFACE, "Address": "10.2.20"}}, "Interface.Address: expected an address such as"),
         ({"Interface": {**INTERFACE, "Address": 7}}, "Address: expected a string, got a number"),
-        ({"Interface": {**INTERFACE, "AddressIPv6": "fd00::5/64"}}, "Interface.AddressIPv6: the flannel network"),
+        (
+            {"Interface": {**INTERFACE, "AddressIPv6": "fd00::5/64"}},
+            "Interface.AddressIPv6: network 4d5d70de7705 has",
+        ),
+        ({"Interface": {**INTERFACE, "AddressIPv6": "fd00::5"}}, "Interface.AddressIPv6: network 4d5d70de7705 has"),
+        (
+            {"Interface": {**INTERFACE, "AddressIPv6": "10.2.20.5/24"}},
+            "Interface.AddressIPv6: expected an address such",
+        ),
         ({"Interface": {**INTERFACE, "MacAddress": "01:00:5e:00:00:01"}}, "Interface.MacAddress: expected a unicast"),
         (
             {"Interface": {**INTERFACE, "Address": "10.2.20.1/24"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import http.server
 import ipaddress
@@ -58,10 +59,14 @@ OURS_SEEN = engine.EngineNetwork(
     name="flannel",
     ours=True,
     ipam_ours=True,
-    pool=ipaddress.IPv4Network("10.2.20.0/24"),
-    gateway=ipaddress.IPv4Address("10.2.20.1"),
-    ip_range=ipaddress.IPv4Network("10.2.20.128/25"),
-    aux=frozenset({ipaddress.IPv4Address("10.2.20.2")}),
+    pools=(
+        engine.EnginePool(
+            cidr=ipaddress.IPv4Network("10.2.20.0/24"),
+            gateway=ipaddress.IPv4Address("10.2.20.1"),
+            ip_range=ipaddress.IPv4Network("10.2.20.128/25"),
+            aux=frozenset({ipaddress.IPv4Address("10.2.20.2")}),
+        ),
+    ),
     internal=True,
     options={"flannelpy.gateway": "docker"},
     ipam_options={"flannelpy.prefix": "/blue/network"},
@@ -173,10 +178,42 @@ def test_our_networks_are_read_whole_and_others_as_an_id(
     assert dockerd.inspected == [OURS]
 
 
+def test_ipv6_is_read_as_docker_shows_it(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
+    v6 = {
+        "Subnet": "FD00:2:0:14:0::/64",
+        "IPRange": "fd00:2:0:14::f0/124",
+        "Gateway": "fd00:2:0:14::1",
+        "AuxiliaryAddresses": {"router": "fd00:2:0:14::9"},
+    }
+    (v4,) = DETAIL["IPAM"]["Config"]
+    one = {**DETAIL["Containers"]["c1"], "IPv6Address": "fd00:2:0:14::5/64"}
+    two = {**DETAIL["Containers"]["ep-2"], "IPv6Address": ""}
+    dockerd.networks = [
+        {**DETAIL, "IPAM": {**DETAIL["IPAM"], "Config": [v4, v6]}, "Containers": {"c1": one, "ep-2": two}}
+    ]
+    (seen,) = client.list_networks(())
+    assert seen == dataclasses.replace(
+        OURS_SEEN,
+        pools=(
+            *OURS_SEEN.pools,
+            engine.EnginePool(
+                cidr=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+                gateway=ipaddress.IPv6Address("fd00:2:0:14::1"),
+                ip_range=ipaddress.IPv6Network("fd00:2:0:14::f0/124"),
+                aux=frozenset({ipaddress.IPv6Address("fd00:2:0:14::9")}),
+            ),
+        ),
+        endpoints=(
+            dataclasses.replace(OURS_SEEN.endpoints[0], address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64")),
+            OURS_SEEN.endpoints[1],
+        ),
+    )
+
+
 def test_a_network_of_our_ipam_alone_is_read_too(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
     dockerd.networks = [{**DETAIL, "Driver": "macvlan"}]
     (seen,) = client.list_networks(())
-    assert (seen.ours, seen.ipam_ours, seen.pool) == (False, True, OURS_SEEN.pool)
+    assert (seen.ours, seen.ipam_ours, seen.pools) == (False, True, OURS_SEEN.pools)
 
 
 def test_the_operators_alias_is_learned_from_the_networks_we_know(
@@ -198,7 +235,7 @@ def test_a_form_for_networks_is_no_pool(dockerd: Dockerd, client: engine_docker.
 
 
 def test_host_bits_and_missing_parts_break_nothing(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
-    config = [{"Subnet": "fd00::/64"}, {"Subnet": "10.2.20.5/24", "IPRange": "10.2.20.200/25"}]
+    config = [{}, {"Subnet": "10.2.20.5/24", "IPRange": "10.2.20.200/25"}]
     dockerd.networks = [
         {
             "Id": OURS,
@@ -209,10 +246,10 @@ def test_host_bits_and_missing_parts_break_nothing(dockerd: Dockerd, client: eng
         {"Id": OTHER, "Driver": "localhost:5000/flannelpy:1", "IPAM": None, "Options": None},
     ]
     first, second = client.list_networks(())
-    assert (first.pool, first.ip_range, first.gateway) == (
-        ipaddress.IPv4Network("10.2.20.0/24"),
-        ipaddress.IPv4Network("10.2.20.128/25"),
-        None,
+    assert first.pools == (
+        engine.EnginePool(
+            cidr=ipaddress.IPv4Network("10.2.20.0/24"), ip_range=ipaddress.IPv4Network("10.2.20.128/25")
+        ),
     )
     assert second == engine.EngineNetwork(id=names.NetworkId(OTHER), name="", ours=True)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,6 @@ HELD = lease.HeldSubnet(
     device="flannel.1",
     overlay_mtu=1450,
 )
-DATA = network.PoolData(
-    address_space="flannelpy",
-    pool=ipaddress.IPv4Network("10.2.20.0/24"),
-    gateway=ipaddress.IPv4Interface("10.2.20.1/24"),
-)
-NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
 
 
 def test_no_options_are_the_defaults() -> None:
@@ -81,51 +76,74 @@ def test_dockers_words_for_yes_are_understood(text: str) -> None:
     assert network.parse_options({network.OPTION_MASQUERADE: text}).masquerade
 
 
-def test_a_network_has_the_overlays_mtu_and_a_bridge_of_its_own() -> None:
-    made = network.make_network(NETWORK_ID, DATA, network.Options(), HELD, internal=False)
-    assert made == network.Network(
-        id=NETWORK_ID,
-        bridge=names.bridge_name(NETWORK_ID),
-        pool=DATA.pool,
-        gateway=DATA.gateway,
-        prefix="/coreos.com/network",
-        overlay=HELD.network,
-        device=netstate.IfName("flannel.1"),
-        mtu=1450,
-        internal=False,
-        masquerade=True,
-        gateway_mode=network.GatewayMode.AUTO,
+NET = network.Network(
+    id=names.NetworkId("4d5d70de7705"),
+    bridge=netstate.IfName("fp-4d5d70de7705"),
+    pool=ipaddress.IPv4Network("10.2.20.0/25"),
+    gateway=ipaddress.IPv4Interface("10.2.20.1/25"),
+    prefix="/coreos.com/network",
+    overlay=ipaddress.IPv4Network("10.2.0.0/16"),
+    device=netstate.IfName("flannel.1"),
+    mtu=1450,
+)
+V6 = network.NetworkV6(
+    pool=ipaddress.IPv6Network("fd00:2:0:14::/65"),
+    gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/65"),
+    overlay=ipaddress.IPv6Network("fd00:2::/48"),
+    device=netstate.IfName("flannel-v6.1"),
+)
+HELD_V6 = lease.HeldSubnetV6(
+    network=ipaddress.IPv6Network("fd00:2::/32"),
+    subnet=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+    device="flannel-v6.9",
+)
+
+
+def held(mtu: int, **more: Any) -> lease.HeldSubnet:
+    return dataclasses.replace(HELD, overlay_mtu=mtu, **more)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "overlay_mtu", "mtu"),
+    [(None, 1450, 1450), (None, 8950, 8950), (None, 1400, 1400), (1400, 1450, 1400), (1400, 1300, 1300)],
+)
+def test_a_network_follows_the_overlays_mtu_unless_one_was_chosen(
+    chosen: int | None, overlay_mtu: int, mtu: int
+) -> None:
+    net = dataclasses.replace(NET, mtu=min(chosen or 1450, 1450), chosen_mtu=chosen)
+    shrunk = network.follow(net, held(overlay_mtu))
+    assert shrunk == dataclasses.replace(net, mtu=mtu)
+    assert network.follow(shrunk, held(1450)) == net
+
+
+def test_a_network_follows_its_devices_and_ranges() -> None:
+    net = dataclasses.replace(NET, v6=V6)
+    wide = ipaddress.IPv4Network("10.0.0.0/8")
+    after = network.follow(net, held(1450, network=wide, device="flannel.9", v6=HELD_V6))
+    assert after == dataclasses.replace(
+        net,
+        overlay=wide,
+        device=netstate.IfName("flannel.9"),
+        v6=dataclasses.replace(
+            V6, overlay=ipaddress.IPv6Network("fd00:2::/32"), device=netstate.IfName("flannel-v6.9")
+        ),
     )
-
-
-def test_a_smaller_mtu_is_kept_and_a_larger_one_is_refused() -> None:
-    assert network.make_network(NETWORK_ID, DATA, network.Options(mtu=1400), HELD, internal=True).mtu == 1400
-    with pytest.raises(errors.BadRequest, match=r"driver\.mtu=1451 does not fit the overlay: at most 1450 bytes"):
-        network.make_network(NETWORK_ID, DATA, network.Options(mtu=1451), HELD, internal=False)
-
-
-def test_a_gateway_outside_the_pool_is_refused() -> None:
-    data = dataclasses.replace(DATA, gateway=ipaddress.IPv4Interface("10.2.21.1/24"))
-    with pytest.raises(errors.BadRequest, match=r"IPv4Data.Gateway: 10.2.21.1 is not in pool 10.2.20.0/24"):
-        network.make_network(NETWORK_ID, data, network.Options(), HELD, internal=False)
-
-
-def test_a_slice_belongs_to_the_lease_around_it() -> None:
-    blue = dataclasses.replace(HELD, prefix="/blue", subnet=ipaddress.IPv4Network("10.9.7.0/24"))
-    assert network.find_holding(ipaddress.IPv4Network("10.9.7.64/26"), [HELD, blue]) == blue
-    assert network.find_holding(ipaddress.IPv4Network("10.2.20.0/24"), [HELD, blue]) == HELD
-    assert network.find_holding(ipaddress.IPv4Network("10.2.20.0/23"), [HELD, blue]) is None
-    assert network.find_holding(ipaddress.IPv4Network("172.18.0.0/16"), []) is None
-
-
-def test_dockers_own_ipam_is_answered_with_the_exact_command() -> None:
-    data = network.PoolData(
-        address_space="LocalDefault",
-        pool=ipaddress.IPv4Network("172.18.0.0/16"),
-        gateway=ipaddress.IPv4Interface("172.18.0.1/16"),
+    assert network.format_change(net, after) == (
+        "device=flannel.9 was=flannel.1 overlay=10.0.0.0/8 was=10.2.0.0/16 device_v6=flannel-v6.9 was=flannel-v6.1 "
+        "overlay_v6=fd00:2::/32 was=fd00:2::/48"
     )
-    assert network.explain_wrong_ipam(data, [HELD]) == (
-        "172.18.0.0/16 comes from Docker's own IPAM, not from this host's flannel lease (10.2.20.0/24); "
-        "create the network with: docker network create -d flannelpy --ipam-driver flannelpy NAME"
-    )
-    assert "(not held yet)" in network.explain_wrong_ipam(data, [])
+    assert network.follow(net, held(1450)) == net  # an IPv6 half that is lost is not followed
+
+
+def test_a_lease_that_is_not_about_the_network_changes_nothing() -> None:
+    elsewhere = held(1300, subnet=ipaddress.IPv4Network("10.2.21.0/24"), device="flannel.9")
+    assert network.follow(NET, elsewhere) == network.follow(NET, None) == NET
+
+
+def test_what_an_mtu_leaves_to_be_desired_is_told() -> None:
+    assert list(network.doubts(NET)) == list(network.doubts(dataclasses.replace(NET, chosen_mtu=1450))) == []
+    assert list(network.doubts(dataclasses.replace(NET, v6=V6, mtu=1200, chosen_mtu=1300))) == [
+        "the overlay has no room for the network's own MTU wanted=1300 mtu=1200",
+        "the overlay's MTU is too small for IPv6, which needs 1280 mtu=1200",
+    ]
+    assert list(network.doubts(dataclasses.replace(NET, mtu=1200))) == []

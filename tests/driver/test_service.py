@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from driver import desired, endpoint, errors, names, network, service
+from driver import desired, endpoint, errors, names, network, plumbing, service
 from overlay import errors as overlay_errors
 from overlay import netstate
 
@@ -29,6 +29,7 @@ END = endpoint.Endpoint(
     network_id=NETWORK_ID,
     address=ipaddress.IPv4Interface("10.2.20.5/24"),
     mac=netstate.Mac("02:42:0a:02:14:05"),
+    mtu=1450,
 )
 NET = network.Network(
     id=NETWORK_ID,
@@ -330,14 +331,15 @@ def test_forty_containers_join_at_once(host: Host) -> None:
 
 
 class SlowPlumbing:
-    """A reconciler whose `set` of an endpoint waits for a test: the engine may have given up meanwhile."""
+    """A reconciler whose `set` of one kind of owner waits for a test: the engine may have given up meanwhile."""
 
-    def __init__(self, inner: service.Plumbing) -> None:
+    def __init__(self, inner: plumbing.Plumbing, owner: str = "endpoint:") -> None:
         self.inner = inner
+        self.owner = owner
         self.began, self.go_on = threading.Event(), threading.Event()
 
     def set(self, owner: str, state: netstate.NetState) -> None:
-        if owner.startswith("endpoint:"):
+        if owner.startswith(self.owner):
             self.began.set()
             assert self.go_on.wait(10)
         self.inner.set(owner, state)
@@ -427,3 +429,171 @@ def test_a_restart_does_not_let_the_host_route_yet(make_host: Callable[[], Host]
     host.kernel = type(host.kernel)()
     host.start()
     assert not host.kernel.observe(desired.FORWARDING) & desired.FORWARDING
+
+
+# -- IPv6 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dual(host: Host) -> Host:
+    host.give_ipv6()
+    host.create_network(pool_v6="fd00:2:0:14::/64")
+    return host
+
+
+def test_a_network_of_both_families_is_recorded_built_and_opened(dual: Host) -> None:
+    (net,), _ = dual.known()
+    assert net == dataclasses.replace(
+        NET,
+        v6=network.NetworkV6(
+            pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+            gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),
+            overlay=ipaddress.IPv6Network("fd00:2::/48"),
+            device=netstate.IfName("flannel-v6.1"),
+        ),
+    )
+    state = desired.network_state(net)
+    assert dual.kernel.observe(state) >= state
+    assert dual.firewall.plan == desired.firewall_plan([net])
+    dual.create_network(pool_v6="fd00:2:0:14::/64")
+    assert dual.known() == ([net], [])
+
+
+def test_an_endpoint_has_both_addresses(dual: Host) -> None:
+    assert dual.create_endpoint(address_v6="fd00:2:0:14::5/64") == {"Interface": {"MacAddress": "02:42:0a:02:14:05"}}
+    _, ends = dual.known()
+    assert ends == [dataclasses.replace(END, address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64"))]
+    dual.create_endpoint(address_v6="fd00:2:0:14::5/64")
+    with pytest.raises(errors.Conflict):
+        dual.create_endpoint(address_v6="fd00:2:0:14::6/64")
+    assert dual.join()["GatewayIPv6"] == "fd00:2:0:14::1"
+
+
+def test_the_first_endpoint_lets_the_host_route_both_families(dual: Host) -> None:
+    both = desired.FORWARDING | desired.FORWARDING_V6
+    assert not dual.kernel.observe(both) & both
+    dual.create_endpoint()
+    assert dual.kernel.observe(both) >= both
+
+
+def test_without_ipv6_the_host_is_left_without_ipv6_forwarding(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    assert not host.kernel.observe(desired.FORWARDING_V6) & desired.FORWARDING_V6
+
+
+def test_a_bridge_deleted_by_hand_comes_back_with_ipv6_as_it_was(dual: Host) -> None:
+    (net,), _ = dual.known()
+    state = desired.network_state(net)
+    dual.kernel.delete(netstate.BridgeLink(name=BRIDGE, mac=netstate.Mac(""), mtu=0))
+    assert not dual.kernel.observe(state) & state
+    dual.reconciler.run_pass()
+    assert dual.kernel.observe(state) >= state
+    assert dual.reconciler.last_errors == ()
+
+
+def test_a_network_of_both_families_leaves_nothing_behind(dual: Host) -> None:
+    dual.create_endpoint(address_v6="fd00:2:0:14::5/64")
+    dual.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+    assert (dual.known(), dual.links(), dual.firewall.plan) == (([], []), set(), frozenset())
+
+
+# -- following the lease ---------------------------------------------------------------------------------------------
+
+
+def mtus(host: Host) -> dict[str, int]:
+    """What the kernel has."""
+    return {obj.name: obj.mtu for obj in host.kernel.observe(netstate.EMPTY) if isinstance(obj, netstate.Link)}
+
+
+def test_devices_and_rows_follow_the_overlays_mtu(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "driver")
+    host.create_network()
+    host.create_endpoint()
+    host.join()
+    host.change_mtu(8950)
+    assert host.known() == ([dataclasses.replace(NET, mtu=8950)], [dataclasses.replace(END, joined=True)])
+    assert mtus(host) == {BRIDGE: 8950, HOST_END: 8950}
+    host.create_endpoint(OTHER_ENDPOINT_ID, "10.2.20.6/24")
+    assert mtus(host) == {BRIDGE: 8950, HOST_END: 8950, "fph2b3d5839100a": 8950}
+    host.change_mtu(1400)
+    assert mtus(host) == {BRIDGE: 1400, HOST_END: 1450, "fph2b3d5839100a": 8950}  # no less than the containers' ends
+    assert [line for line in caplog.messages if "follows" in line] == [
+        "network follows its lease id=4d5d70de7705 mtu=8950 was=1450",
+        "network follows its lease id=4d5d70de7705 mtu=1400 was=8950",
+    ]
+    host.start()
+    assert host.known()[0] == [dataclasses.replace(NET, mtu=1400)]
+    assert mtus(host)[BRIDGE] == 1400
+
+
+def test_a_chosen_mtu_is_kept_as_far_as_it_fits(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.create_network(com__docker__network__driver__mtu="1400")
+    for overlay_mtu, mtu in ((8950, 1400), (1300, 1300), (1350, 1350), (1450, 1400)):
+        host.change_mtu(overlay_mtu)
+        assert mtus(host) == {BRIDGE: mtu}
+        assert [(net.mtu, net.chosen_mtu) for net in host.known()[0]] == [(mtu, 1400)]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"the overlay has no room for the network's own MTU wanted=1400 mtu={mtu} id=4d5d70de7705"
+        for mtu in (1300, 1350)
+    ]
+
+
+def test_another_device_reaches_the_firewall_and_the_file(dual: Host) -> None:
+    held = dual.holdings.leases[0]
+    dual.holdings.leases[0] = dataclasses.replace(
+        held, device="flannel.9", v6=dataclasses.replace(held.v6, device="flannel-v6.9")
+    )
+    dual.driver.refresh()
+    assert [(net.device, net.v6.device) for net in dual.known()[0]] == [("flannel.9", "flannel-v6.9")]
+    assert [(rules.device, rules.v6.device) for rules in dual.firewall.plan] == [("flannel.9", "flannel-v6.9")]
+
+
+def test_a_refresh_without_news_touches_nothing(host: Host) -> None:
+    host.create_network()
+    host.kernel.set_link(BRIDGE, mtu=1400)  # were it plumbed again, it would be put right
+    host.firewall.flush()
+    host.driver.refresh()
+    assert mtus(host) == {BRIDGE: 1400}
+    assert host.firewall.plan == frozenset()
+
+
+def test_a_refresh_without_a_lease_changes_nothing(host: Host) -> None:
+    host.create_network()
+    host.holdings.leases.clear()
+    host.driver.refresh()
+    assert host.known() == ([NET], [])
+
+
+def test_what_the_kernel_refuses_to_change_is_changed_in_the_background(host: Host) -> None:
+    host.create_network()
+    bridge = netstate.BridgeLink(name=BRIDGE, mac=netstate.Mac("02:42:0a:02:14:01"), mtu=1450)
+    host.kernel.refuse(bridge)
+    host.firewall.refusal = "nft: busy"
+    host.change_mtu(1400)
+    assert host.known()[0] == [dataclasses.replace(NET, mtu=1400)]
+    host.kernel.refuse(bridge, None)
+    host.firewall.refusal = None
+    host.reconciler.run_pass()
+    assert mtus(host) == {BRIDGE: 1400}
+
+
+@pytest.mark.parametrize("owner", ["network:", "endpoint:"])
+def test_a_network_deleted_while_it_follows_leaves_nothing_behind(host: Host, owner: str) -> None:
+    host.create_network()
+    host.create_endpoint()
+    slow = SlowPlumbing(host.reconciler, owner)
+    slow.go_on.set()
+    driver = service.Driver(host.store(), host.holdings, slow)
+    driver.restore()
+    slow.began.clear()
+    slow.go_on.clear()
+    host.holdings.leases[0] = dataclasses.replace(host.holdings.leases[0], overlay_mtu=1400)
+    thread = threading.Thread(target=driver.refresh)
+    thread.start()
+    assert slow.began.wait(10)
+    driver.delete_network(NETWORK_ID)
+    slow.go_on.set()
+    thread.join(10)
+    assert driver.networks() == []
+    assert host.links() == set()

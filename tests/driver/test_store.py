@@ -32,6 +32,13 @@ OTHER_NET = dataclasses.replace(
     internal=True,
     masquerade=False,
     gateway_mode=network.GatewayMode.DOCKER,
+    chosen_mtu=1300,
+    v6=network.NetworkV6(
+        pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
+        gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),
+        overlay=ipaddress.IPv6Network("fd00:2::/48"),
+        device=netstate.IfName("flannel-v6.1"),
+    ),
 )
 END = endpoint.Endpoint(
     id=ENDPOINT_ID,
@@ -129,3 +136,63 @@ def test_deleting_what_is_gone_is_success(rows: store.DriverStore) -> None:
     rows.delete_network(NETWORK_ID)
     rows.delete_endpoint(ENDPOINT_ID)
     assert rows.load() == ([], [])
+
+
+def test_an_ipv6_pool_has_one_network(rows: store.DriverStore) -> None:
+    rows.save_network(OTHER_NET)
+    clash = dataclasses.replace(NET, v6=OTHER_NET.v6)
+    with pytest.raises(errors.Conflict, match=r"network 7f84cb89bbd1 has bridge blue and pool 10\.2\.20\.128/25 al"):
+        rows.save_network(clash)
+    assert rows.load() == ([OTHER_NET], [])
+
+
+def test_saving_a_network_again_changes_what_follows_the_lease(rows: store.DriverStore) -> None:
+    rows.save_network(OTHER_NET)
+    rows.save_endpoint(dataclasses.replace(END, network_id=OTHER_NETWORK_ID))
+    assert OTHER_NET.v6 is not None
+    changed = dataclasses.replace(
+        OTHER_NET,
+        mtu=1300,
+        chosen_mtu=None,
+        device=netstate.IfName("flannel.9"),
+        overlay=ipaddress.IPv4Network("10.0.0.0/8"),
+        v6=dataclasses.replace(
+            OTHER_NET.v6, overlay=ipaddress.IPv6Network("fd00::/16"), device=netstate.IfName("flannel-v6.9")
+        ),
+    )
+    rows.save_network(changed)
+    assert rows.load() == ([changed], [dataclasses.replace(END, network_id=OTHER_NETWORK_ID)])
+
+
+def test_an_endpoint_keeps_its_ipv6_address_and_its_pairs_mtu(rows: store.DriverStore) -> None:
+    rows.save_network(OTHER_NET)
+    end = dataclasses.replace(
+        END, network_id=OTHER_NETWORK_ID, address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64"), mtu=1450
+    )
+    rows.save_endpoint(end)
+    rows.save_endpoint(dataclasses.replace(end, joined=True))
+    assert rows.load() == ([OTHER_NET], [dataclasses.replace(end, joined=True)])
+
+
+def test_a_state_file_of_1_0_is_read_on(tmp_path: pathlib.Path) -> None:
+    """Its rows do not tell whether an MTU was chosen: each counts as chosen, until Docker is asked."""
+    old = statefile.Schema(room="driver", steps=store.SCHEMA.steps[:1])
+    file = statefile.StateFile(tmp_path / "state.db", [old])
+    with file.write() as tx:
+        tx.run(
+            "INSERT INTO networks VALUES (?, ?, '10.2.20.0/25', '10.2.20.1/25', '/coreos.com/network', '10.2.0.0/16',"
+            " 'flannel.1', 1450, 0, 1, 'auto')",
+            (NETWORK_ID, NET.bridge),
+        )
+        tx.run(
+            "INSERT INTO endpoints VALUES (?, ?, '10.2.20.5/25', '02:42:0a:02:14:05', 'fph1a2299da1bc9', 1)",
+            (ENDPOINT_ID, NETWORK_ID),
+        )
+    file.close()
+    for _ in range(2):
+        file = statefile.StateFile(tmp_path / "state.db", [store.SCHEMA])
+        assert store.DriverStore(file).load() == (
+            [dataclasses.replace(NET, chosen_mtu=1450)],
+            [dataclasses.replace(END, joined=True, mtu=1450)],
+        )
+        file.close()

@@ -4,7 +4,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipam import pool, requests, service
@@ -221,6 +221,7 @@ def test_ipv6_pools_and_addresses_are_released_and_adopted_like_the_others(
 subsets = st.frozensets(st.integers(2, 30), max_size=12)
 
 
+@settings(deadline=None)
 @given(ours=subsets, dockers=subsets, aux=subsets)
 def test_afterwards_both_know_the_same(
     tmp_path_factory: pytest.TempPathFactory,

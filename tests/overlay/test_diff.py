@@ -289,3 +289,21 @@ def test_every_change_reads_as_one_line(desired: netstate.NetState, observed: ne
         text = diff.format_op(op)
         assert text.split()[0] in {"ip", "bridge", "sysctl", "ethtool"}
         assert "\n" not in text
+
+
+def test_a_links_parameters_are_set_between_the_link_and_its_addresses() -> None:
+    name = netstate.IfName("fp-1")
+    state = frozenset(
+        {
+            netstate.Sysctl(key="net.ipv6.conf.all.forwarding", value="1"),
+            netstate.Sysctl(key="net.ipv6.conf.fp-1.accept_dad", value="0"),
+            netstate.BridgeLink(name=name, mac=netstate.Mac("02:00:00:00:00:01"), mtu=1450),
+            netstate.Address(link=name, interface=ipaddress.ip_interface("2001:db8::1/64")),
+        }
+    )
+    assert [diff.format_op(op) for op in diff.plan(state, netstate.EMPTY)] == [
+        "sysctl -w net.ipv6.conf.all.forwarding=1",
+        "ip link add fp-1 up address 02:00:00:00:00:01 mtu 1450 type bridge",
+        "sysctl -w net.ipv6.conf.fp-1.accept_dad=0",
+        "ip addr add 2001:db8::1/64 dev fp-1",
+    ]

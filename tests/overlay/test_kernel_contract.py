@@ -298,6 +298,18 @@ def test_a_links_parameter_is_gone_with_the_link(host: Host) -> None:
     assert changed not in host.kernel.observe(frozenset({changed}))
 
 
+def test_a_links_parameter_comes_and_goes_with_the_link(host: Host) -> None:
+    wanted = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0")
+    state = frozenset({wanted, BRIDGE})
+    [failure] = host.kernel.apply([netstate.Add(obj=wanted)])
+    assert failure.reason == "No such file or directory"
+    for _ in range(2):
+        assert host.kernel.apply(diff.plan(state, host.kernel.observe(state))) == []
+        assert host.kernel.observe(state) == state
+        host.hand.delete(BRIDGE)
+        assert host.kernel.observe(state) == netstate.EMPTY
+
+
 def test_a_port_moves_to_another_bridge(host: Host) -> None:
     host.build(BRIDGE, OTHER_BRIDGE, PAIR)
     moved = dataclasses.replace(PORT, bridge=OTHER_BRIDGE.name)

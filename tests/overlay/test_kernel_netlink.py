@@ -32,6 +32,7 @@ from overlay import (
     sysctls,
     underlay,
 )
+from tests.overlay import node_host
 
 pytestmark = pytest.mark.contract
 
@@ -445,6 +446,26 @@ def test_a_parameter_that_does_not_exist_is_a_failure(host: kernel_netlink.Kerne
     assert failure.reason == "No such file or directory"
 
 
+def test_forwarding_ipv6_leaves_the_links_that_hear_routers_hearing(tmp_path: pathlib.Path) -> None:
+    links = {"all": "10", "default": "10", "eth0": "10", "deaf": "00", "always": "20", "routing": "11"}
+    for name, (hears, forwards) in links.items():
+        (tmp_path / "net/ipv6/conf" / name).mkdir(parents=True)
+        (tmp_path / "net/ipv6/conf" / name / "accept_ra").write_text(f"{hears}\n")
+        (tmp_path / "net/ipv6/conf" / name / "forwarding").write_text(f"{forwards}\n")
+    (tmp_path / "net/ipv6/conf/gone").mkdir()
+    parameters = sysctls.Sysctls(tmp_path)
+
+    def heard() -> dict[str, str | None]:
+        return {name: parameters.read(f"net.ipv6.conf.{name}.accept_ra") for name in links}
+
+    before = heard()
+    parameters.write("net.ipv6.conf.all.forwarding", "0")
+    assert heard() == before
+    parameters.write("net.ipv6.conf.all.forwarding", "1")
+    assert parameters.read("net.ipv6.conf.all.forwarding") == "1"
+    assert heard() == before | {"eth0": "2"}
+
+
 def test_dots_in_a_name_are_slashes_in_the_key(tmp_path: pathlib.Path) -> None:
     (tmp_path / "conf" / "flannel.1").mkdir(parents=True)
     parameters = sysctls.Sysctls(tmp_path)
@@ -452,6 +473,57 @@ def test_dots_in_a_name_are_slashes_in_the_key(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "conf" / "flannel.1" / "accept_ra").read_text() == "0"
     with pytest.raises(PermissionError):
         parameters.write("//.//.etc.x", "0")
+
+
+ADVERTISE = """
+    import socket, struct, sys
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    index = socket.if_nametoindex("wire")
+    sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+"""
+
+
+def test_a_default_route_learned_from_a_router_survives_forwarding(netns: Any, make_netns: Any) -> None:
+    """Without a word to the links first, the kernel forgets it at once, and hears of no other."""
+    router = make_netns()
+    netns.run(
+        "ip link add eth0 type veth peer name wire",
+        f"ip link set wire netns {router.path}",
+    )
+    for space, name in ((netns, "eth0"), (router, "wire")):
+        space.sysctl(f"ipv6/conf/{name}/accept_dad", "0")
+        space.run(f"ip link set {name} up")
+
+    def learned() -> bool:
+        return "proto ra" in netns.run("ip -6 route show default dev eth0")
+
+    def advertise() -> bool:
+        with router.inside():
+            subprocess.run([sys.executable, "-c", textwrap.dedent(ADVERTISE)], check=False, timeout=20)
+        return learned()
+
+    node_host.until(advertise)
+    with netns.inside():
+        port = kernel_netlink.KernelNetlink()
+        wanted = netstate.Sysctl(key="net.ipv6.conf.all.forwarding", value="1")
+        assert port.apply([netstate.Add(obj=wanted)]) == []
+    assert learned()
+    netns.run("ip -6 route del default dev eth0")
+    node_host.until(advertise)
+    router.close()
+
+
+def test_a_gateway_answers_at_once_on_a_bridge_without_a_port(netns: Any) -> None:
+    """Else it would be tentative until a first container has joined, and a second longer."""
+    name = netstate.IfName("fp-1")
+    bridge = netstate.BridgeLink(name=name, mac=netstate.Mac("02:42:0a:02:14:01"), mtu=1450)
+    parameter = netstate.Sysctl(key="net.ipv6.conf.fp-1.accept_dad", value="0")
+    address = netstate.Address(link=name, interface=ipaddress.ip_interface("2001:db8::1/64"))
+    with netns.inside():
+        port = kernel_netlink.KernelNetlink()
+        assert port.apply(diff.plan(frozenset({bridge, parameter, address}), netstate.EMPTY)) == []
+    node_host.until(lambda: "tentative" not in netns.run("ip -6 addr show dev fp-1"))
 
 
 # -- the reconciler over the real kernel -----------------------------------------------------------------------------

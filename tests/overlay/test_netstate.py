@@ -60,3 +60,13 @@ def test_what_is_desired_is_up() -> None:
 )
 def test_a_kernel_parameter_knows_its_link(key: str, link: str | None) -> None:
     assert netstate.Sysctl(key=key, value="0").link == link
+
+
+def test_a_part_lies_in_the_whole_and_never_across_families() -> None:
+    net = ipaddress.ip_network
+    assert netstate.is_part(net("10.2.20.0/25"), net("10.2.20.0/24"))
+    assert netstate.is_part(net("2001:db8::/64"), net("2001:db8::/64"))
+    assert not netstate.is_part(net("10.2.20.0/23"), net("10.2.20.0/24"))
+    assert not netstate.is_part(net("10.2.21.0/24"), net("10.2.20.0/24"))
+    assert not netstate.is_part(net("2001:db8::/64"), net("0.0.0.0/0"))
+    assert not netstate.is_part(net("10.2.20.0/24"), net("::/0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import pathlib
 import threading
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import endpoint, engine, names, network
+from driver import creation, endpoint, engine, names
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -194,10 +195,12 @@ def fill_network(plugin: MemoryPlugin) -> str:
     """A network on the whole lease; its pool's id."""
     granted = plugin.ipam.request_pool(POOL)
     gateway = requests.AddressRequest(pool_id=granted.id, purpose=requests.Purpose.GATEWAY)
-    data = network.PoolData(
-        address_space="flannelpy", pool=granted.cidr, gateway=plugin.ipam.request_address(gateway)
+    data = creation.PoolData(
+        address_space="flannelpy",
+        pool=ipaddress.IPv4Network(granted.cidr),
+        gateway=ipaddress.IPv4Interface(plugin.ipam.request_address(gateway)),
     )
-    plugin.driver.create_network(NETWORK_ID, [data], network.Options(), internal=False)
+    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,)))
     return granted.id
 
 

@@ -23,8 +23,7 @@ SEEN = engine.EngineNetwork(
     name="flannel",
     ours=True,
     ipam_ours=True,
-    pool=ipaddress.IPv4Network("10.2.1.0/24"),
-    gateway=ipaddress.IPv4Address("10.2.1.1"),
+    pools=(engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.1.0/24"), gateway=ipaddress.IPv4Address("10.2.1.1")),),
     endpoints=(
         engine.EngineEndpoint(id=memory_plugin.ENDPOINT_ID, address=ipaddress.IPv4Interface("10.2.1.2/24"), mac=None),
     ),
@@ -102,6 +101,28 @@ def test_what_we_lost_is_adopted_with_its_address(plugin: Plugin) -> None:
     assert [net.id for net in plugin.driver.networks()] == [memory_plugin.NETWORK_ID]
     assert [end.joined for end in plugin.driver.endpoints()] == [True]
     assert addresses(plugin) == {"10.2.1.1", "10.2.1.2"}
+
+
+def test_addresses_of_both_families_are_taken_from_what_docker_shows(plugin: Plugin) -> None:
+    v6 = engine.EnginePool(
+        cidr=ipaddress.IPv6Network("fd00:2:0:1::/64"),
+        gateway=ipaddress.IPv6Address("fd00:2:0:1::1"),
+        ip_range=ipaddress.IPv6Network("fd00:2:0:1::/80"),
+        aux=frozenset({ipaddress.IPv6Address("fd00:2:0:1::9")}),
+    )
+    (end,) = SEEN.endpoints
+    dual = dataclasses.replace(end, address_v6=ipaddress.IPv6Interface("fd00:2:0:1::2/64"))
+    plugin.engine.networks = [dataclasses.replace(SEEN, pools=(*SEEN.pools, v6), endpoints=(dual,))]
+    plugin.watch.look()
+    assert addresses(plugin) == {"10.2.1.1", "10.2.1.2", "fd00:2:0:1::1", "fd00:2:0:1::2", "fd00:2:0:1::9"}
+    assert [(usage.cidr, usage.subpool) for usage in plugin.ipam.usage()] == [
+        (ipaddress.IPv4Network("10.2.1.0/24"), None),
+        (ipaddress.IPv6Network("fd00:2:0:1::/64"), ipaddress.IPv6Network("fd00:2:0:1::/80")),
+    ]
+    plugin.engine.networks = [dataclasses.replace(SEEN, pools=(*SEEN.pools, v6))]  # its container has IPv4 alone
+    assert "address fd00:2:0:1::2 of pool flannelpy/fd00:2:0:1::/64 released: Docker has no endpoint with it" in (
+        plugin.watch.look()
+    )
 
 
 def test_with_networks_the_host_routes_once_docker_answers(plugin: Plugin) -> None:

@@ -102,6 +102,8 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
             "bridge": "fp-4d5d70de7705",
             "pool": "10.2.1.0/24",
             "gateway": "10.2.1.1",
+            "pool_v6": None,
+            "gateway_v6": None,
             "prefix": PREFIX,
             "mtu": 1450,
             "internal": False,
@@ -112,6 +114,7 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
             "id": memory_plugin.ENDPOINT_ID,
             "network_id": memory_plugin.NETWORK_ID,
             "address": "10.2.1.2",
+            "address_v6": None,
             "joined": False,
         }
     ]

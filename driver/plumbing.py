@@ -1,0 +1,60 @@
+"""The driver's way to the kernel: its slices of the desired state, and the firewall's plan.
+
+Owned by `driver.service`. What must work before the engine is answered raises KernelError; what is declared `again`,
+at a start or since a lease changed, is left to the reconciler's passes where the kernel refuses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from driver import desired, network
+from overlay import errors, firewall, netstate
+
+log = logging.getLogger(__name__)
+
+
+class Plumbing(Protocol):
+    """What the driver needs of `overlay.reconciler.Reconciler`."""
+
+    def set(self, owner: str, state: netstate.NetState) -> None: ...
+
+    def forget(self, owner: str) -> None: ...
+
+    def remove(self, owner: str) -> None: ...
+
+    def set_firewall(self, plan: firewall.FirewallPlan) -> None: ...
+
+
+class Plumber:
+    """See the module. `networks` tells those of the moment. Safe to call from any thread."""
+
+    def __init__(self, inner: Plumbing, networks: Callable[[], Iterable[network.Network]]) -> None:
+        self._inner = inner
+        self._networks = networks
+        self._firewall_lock = threading.Lock()  # plans reach the firewall in the order in which they were made
+        self.set = inner.set
+        self.forget = inner.forget
+        self.remove = inner.remove
+
+    def set_again(self, owner: str, state: netstate.NetState) -> None:
+        """Declare a slice."""
+        try:
+            self._inner.set(owner, state)
+        except errors.KernelError as exc:
+            log.warning("not plumbed yet, retrying in the background owner=%s reason=%s", owner, exc)
+
+    def write_firewall(self) -> None:
+        """Declare the rules of all networks. Raises KernelError."""
+        with self._firewall_lock:
+            self._inner.set_firewall(desired.firewall_plan(self._networks()))
+
+    def write_firewall_again(self) -> None:
+        """Declare the rules of all networks."""
+        try:
+            self.write_firewall()
+        except errors.KernelError as exc:
+            log.warning("firewall not written yet, retrying in the background: %s", exc)
