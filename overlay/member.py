@@ -129,7 +129,7 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
     hint = None if saved else ports.previous()
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
-        in_use = saved is not None and last is not None and ports.in_use()
+        in_use = last is not None and ports.in_use()
         member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
         preflight.refuse_clash(member.backend.device, running, ports.kernel.list_underlays())
         if hint is not None:

@@ -7,10 +7,9 @@ the subnet is given to a Docker network and at every keepalive.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Iterable, Sequence
 
-from overlay import errors, flanneld, kernel, lease
+from overlay import errors, flanneld, kernel, lease, netstate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +43,10 @@ def refuse_clash(device: str, running: Sequence[flanneld.Flanneld], links: Itera
 
 def refuse_overlap(held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink]) -> None:
     """Raises AddressTaken where another link has addresses of the subnet that Docker networks are about to get."""
-    for link, address in _overlapping(held.subnet, held.device, links):
-        if address.ip in held.subnet:
+    for link, address, half in _overlapping(held, links):
+        if address.ip in half.subnet:
             raise errors.AddressTaken(
-                f"{link} has {address}, and {held.subnet} is this host's flannel subnet: its containers could not "
+                f"{link} has {address}, and {half.subnet} is this host's flannel subnet: its containers could not "
                 f"be reached through two links; {_describe_cure(link)}"
             )
 
@@ -59,11 +58,11 @@ def look_around(
     return Findings(
         rival=_find_rival(prefix, running),
         overlaps=tuple(
-            f"{link} has {address} of this host's flannel subnet {held.subnet}: {_describe_cure(link)}"
-            if address.ip in held.subnet
-            else f"{link} has {address}, which overlaps the flannel network {held.network}: what is there becomes "
+            f"{link} has {address} of this host's flannel subnet {half.subnet}: {_describe_cure(link)}"
+            if address.ip in half.subnet
+            else f"{link} has {address}, which overlaps the flannel network {half.network}: what is there becomes "
             "unreachable where a host has its subnet; give the flannel network another range"
-            for link, address in _overlapping(held.network, held.device, links)
+            for link, address, half in _overlapping(held, links)
         ),
     )
 
@@ -81,14 +80,19 @@ def _find_rival(prefix: str, running: Iterable[flanneld.Flanneld]) -> str | None
 
 
 def _overlapping(
-    network: ipaddress.IPv4Network, device: str, links: Iterable[kernel.UnderlayLink]
-) -> list[tuple[str, ipaddress.IPv4Interface]]:
-    return [
-        (link.name, address)
-        for link in links
-        for address in link.addresses
-        if link.name != device and address.network.overlaps(network)
-    ]
+    held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink]
+) -> list[tuple[str, netstate.IPInterface, lease.HeldSubnet | lease.HeldSubnetV6]]:
+    """Addresses in the range of the flannel network, in either family; its own devices left out."""
+    v6 = held.v6
+    devices = {held.device, v6.device if v6 else ""}
+    found: list[tuple[str, netstate.IPInterface, lease.HeldSubnet | lease.HeldSubnetV6]] = []
+    for link in links:
+        if link.name in devices:
+            continue
+        found += [(link.name, one, held) for one in link.addresses if one.network.overlaps(held.network)]
+        if v6 is not None:
+            found += [(link.name, one, v6) for one in link.addresses_v6 if one.network.overlaps(v6.network)]
+    return found
 
 
 def _describe_home(one: flanneld.Flanneld) -> str:
@@ -98,7 +102,7 @@ def _describe_home(one: flanneld.Flanneld) -> str:
 def _describe_cure(link: str) -> str:
     if link == "docker0":
         return (
-            "remove bip and mtu from dockerd's options (--bip and --mtu, daemon.json, mk-docker-opts.sh), then: "
-            "systemctl stop docker docker.socket; ip link delete docker0; systemctl start docker"
+            "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh) take away mtu, give bip "
+            "another range such as 172.17.0.1/16 (without any, Docker keeps the old one) and restart docker"
         )
     return f"take the address away (ip addr del … dev {link}) or the link"

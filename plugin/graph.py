@@ -39,6 +39,7 @@ from overlay import (
 from plugin import engine_watch, http, settings
 
 STATE_FILE = "flannelpy.db"
+HOST_PROC = pathlib.Path("/host/procfs")
 STANDALONE_CONFIG = '{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan"}}'
 """The network of a host without etcd whose operator chose none."""
 
@@ -190,8 +191,7 @@ def _proc_sys() -> pathlib.Path:
 
 def _proc() -> pathlib.Path:
     """A managed plugin has a process namespace of its own; `plugin/config.json` mounts the host's /proc aside."""
-    mounted = pathlib.Path("/host/procfs")
-    return mounted if (mounted / "self").is_symlink() else pathlib.Path("/proc")
+    return HOST_PROC if (HOST_PROC / "self").is_symlink() else pathlib.Path("/proc")
 
 
 def _make_mac() -> netstate.Mac:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 
 import pytest
@@ -15,8 +16,8 @@ TOLD = (
     "stop it (systemctl disable --now flanneld), then flannelpy takes over its lease and device by itself"
 )
 CURE = (
-    "remove bip and mtu from dockerd's options (--bip and --mtu, daemon.json, mk-docker-opts.sh), then: "
-    "systemctl stop docker docker.socket; ip link delete docker0; systemctl start docker"
+    "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh) take away mtu, give bip another "
+    "range such as 172.17.0.1/16 (without any, Docker keeps the old one) and restart docker"
 )
 KUBE = flanneld.Flanneld(pid=99, prefix=None)
 HELD = lease.HeldSubnet(
@@ -105,3 +106,21 @@ def test_looking_around_tells_what_is_amiss() -> None:
 def test_nothing_amiss_is_nothing_told() -> None:
     links = [link("eth0", "192.0.2.1/24"), link("docker0", "172.17.0.1/16")]
     assert preflight.look_around(node_host.PREFIX, HELD, [KUBE], links) == preflight.Findings()
+
+
+def test_the_second_family_is_looked_at_too() -> None:
+    v6 = lease.HeldSubnetV6(
+        network=ipaddress.IPv6Network("2001:db8:42::/56"),
+        subnet=ipaddress.IPv6Network("2001:db8:42:7::/64"),
+        device="flannel-v6.1",
+    )
+    held = dataclasses.replace(HELD, v6=v6)
+    docker0 = dataclasses.replace(link("docker0"), addresses_v6=(ipaddress.IPv6Interface("2001:db8:42:7::1/64"),))
+    device = dataclasses.replace(docker0, name=netstate.IfName("flannel-v6.1"))
+    wide = dataclasses.replace(link("eth0"), addresses_v6=(ipaddress.IPv6Interface("2001:db8::1/32"),))
+    preflight.refuse_overlap(held, [device, wide])
+    preflight.refuse_overlap(HELD, [docker0])
+    with pytest.raises(errors.AddressTaken, match=r"docker0 has 2001:db8:42:7::1/64, and 2001:db8:42:7::/64 is this"):
+        preflight.refuse_overlap(held, [wide, docker0])
+    (told,) = preflight.look_around(node_host.PREFIX, held, [], [device, wide]).overlaps
+    assert told.startswith("eth0 has 2001:db8::1/32, which overlaps the flannel network 2001:db8:42::/56")

@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from plugin import server, settings
+from plugin import graph, server, settings
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 CONFIG: dict[str, Any] = json.loads((CHECKOUT / "plugin/config.json").read_text())
@@ -15,7 +15,7 @@ KEYS = {
     *("description", "documentation", "interface", "entrypoint", "workdir", "network", "linux", "mounts", "env"),
     "propagatedmount",
 }
-BOOT_PROOF = {"/run", "/proc/sys/net"}
+BOOT_PROOF = {"/run", "/proc", "/proc/sys/net"}
 
 
 def test_no_key_is_misspelt() -> None:
@@ -66,6 +66,10 @@ def test_the_defaults_of_the_program_are_where_dockerd_mounts() -> None:
     defaults = settings.Settings()
     assert defaults.state_dir == CONFIG["propagatedmount"]
     assert defaults.run_dir == {mount["name"]: mount["destination"] for mount in CONFIG["mounts"]}["run"]
+
+
+def test_flannelds_are_looked_for_where_dockerd_mounts() -> None:
+    assert {mount["source"]: mount["destination"] for mount in CONFIG["mounts"]}["/proc"] == str(graph.HOST_PROC)
 
 
 def test_every_setting_can_be_set_and_no_other() -> None:

@@ -1,0 +1,172 @@
+"""A host moves from flanneld and `--bip` to flannelpy, by the steps of docs/operations.md.
+
+No flanneld can be had where these tests run. What it leaves in the kernel, in etcd and in /run is made by hand, in
+its order and with its values; a program of its name, with its arguments, stands in for the process.
+Source: flannel pkg/backend/vxlan/vxlan_network.go, pkg/trafficmngr/iptables/iptables.go, main.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import pathlib
+
+import pytest
+
+from lab import site
+
+SUBNET = "10.2.60.0/24"
+KEY = f"{site.PREFIX}/subnets/{SUBNET.replace('/', '-')}"
+MAC = "c6:d2:32:6f:8f:60"
+FLANNELD = "/usr/local/bin/flanneld"
+FORWARDED = '-m comment --comment "flanneld forward"'
+FORWARD = ["iptables -N FLANNEL-FWD", f"iptables -A FORWARD {FORWARDED} -j FLANNEL-FWD"]
+FORWARD += [f"iptables -A FLANNEL-FWD -{way} 10.2.0.0/16 {FORWARDED} -j ACCEPT" for way in "sd"]
+MASKED = '-m comment --comment "flanneld masq"'
+MASQUERADE = ["iptables -t nat -N FLANNEL-POSTRTG", f"iptables -t nat -A POSTROUTING {MASKED} -j FLANNEL-POSTRTG"]
+MASQUERADE += [
+    f"iptables -t nat -A FLANNEL-POSTRTG {MASKED} {rule}"
+    for rule in (
+        f"-s {SUBNET} -d 10.2.0.0/16 -j RETURN",
+        f"-s 10.2.0.0/16 -d {SUBNET} -j RETURN",
+        f"! -s 10.2.0.0/16 -d {SUBNET} -j RETURN",
+        "-s 10.2.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE",
+        "! -s 10.2.0.0/16 -d 10.2.0.0/16 -j MASQUERADE",
+    )
+]
+RIVAL = (
+    "flanneld (pid {pid}) runs on this host with prefix /coreos.com/network and would fight for this host's lease: "
+    "stop it (systemctl disable --now flanneld), then flannelpy takes over its lease and device by itself"
+)
+DOCKER0 = f"docker0 has 10.2.60.1/24, and {SUBNET} is this host's flannel subnet"
+
+
+def leases(pair):
+    """The leases of the other hosts: (subnet, PublicIP, MAC)."""
+    found = []
+    for entry in json.loads(pair.lab.etcdctl("get", "--prefix", "-w", "json", f"{site.PREFIX}/subnets"))["kvs"]:
+        name = base64.b64decode(entry["key"]).decode().rpartition("/")[2].replace("-", "/")
+        value = json.loads(base64.b64decode(entry["value"]))
+        if name != SUBNET:
+            found.append((name, value["PublicIP"], value["BackendData"]["VtepMAC"]))
+    return found
+
+
+def become_flannel(pair, host):
+    """Kernel, etcd, /run and dockerd as flanneld and its unit files leave them."""
+    vxlan = f"type vxlan id 1 dev ens33 local {host.ip} dstport 8472 nolearning"
+    lines = [
+        f"ip link add flannel.1 address {MAC} mtu 1450 {vxlan}",
+        "ip addr add 10.2.60.0/32 dev flannel.1",
+        "ip link set flannel.1 up",
+    ]
+    for subnet, ip, mac in leases(pair):
+        gateway = subnet.partition("/")[0]
+        lines += [
+            f"ip neigh replace {gateway} lladdr {mac} dev flannel.1 nud permanent",
+            f"bridge fdb replace {mac} dev flannel.1 dst {ip} self permanent",
+            f"ip route replace {subnet} via {gateway} dev flannel.1 onlink",
+        ]
+    lines += [*MASQUERADE, *FORWARD]
+    lines += [
+        "mkdir -p /run/flannel",
+        "printf 'FLANNEL_NETWORK=10.2.0.0/16\\nFLANNEL_SUBNET=10.2.60.1/24\\n' > /run/flannel/subnet.env",
+        f"printf '#!/bin/sh\\nwhile :; do sleep 1; done\\n' > {FLANNELD}",
+        f"chmod +x {FLANNELD}",
+    ]
+    host.exec(["sh", "-ec", "\n".join(lines)])
+    grant = pair.lab.etcdctl("lease", "grant", "86400").split()[1]
+    value = {"PublicIP": host.ip, "PublicIPv6": None, "BackendType": "vxlan"}
+    value["BackendData"] = {"VNI": 1, "VtepMAC": MAC}
+    pair.lab.etcdctl("put", f"--lease={grant}", KEY, json.dumps(value, separators=(",", ":")))
+    host.spawn("flanneld", [FLANNELD, f"--etcd-endpoints={pair.lab.etcd_endpoints}", "--ip-masq"])
+    host.dockerd_args = ("--bip=10.2.60.1/24", "--mtu=1450")
+    host.restart_dockerd()
+
+
+@pytest.fixture
+def flannel_host(pair, solo):
+    """h3 as a flannel host of the classic guide; afterwards as it was."""
+    host = solo.host
+    before = host.dockerd_args
+    become_flannel(pair, host)
+    yield host
+    site.remove(host)
+    host.dockerd_args = before
+    pair.lab.etcdctl("del", KEY)
+    host.reboot()
+
+
+def key(pair):
+    """(value, etcd lease, create revision) of the host's key."""
+    (entry,) = json.loads(pair.lab.etcdctl("get", "-w", "json", KEY))["kvs"]
+    return base64.b64decode(entry["value"]).decode(), entry["lease"], entry["create_revision"]
+
+
+def seen_from(host):
+    """What another host has in its kernel about this one."""
+    lines = host.exec(["sh", "-c", "ip route; ip neigh show dev flannel.1; bridge fdb show dev flannel.1"])
+    return sorted(line.strip() for line in lines.splitlines() if "10.2.60." in line or MAC in line)
+
+
+def device(host):
+    """What would be new if the device had been made anew: its number, MAC and local address."""
+    (link,) = json.loads(host.exec(["ip", "-j", "-d", "link", "show", "flannel.1"]))
+    return link["ifindex"], link["address"], link["linkinfo"]["info_data"]["local"]
+
+
+def rules_of_flanneld(host):
+    """How many rules and chains are flanneld's."""
+    return host.exec(["sh", "-c", "iptables -S; iptables -t nat -S"]).count("FLANNEL-")
+
+
+def refusal(host):
+    told = host.try_docker("network", "create", "-d", "flannelpy", "--ipam-driver", "flannelpy", "mynet")
+    assert not told.ok
+    return told.err
+
+
+def test_a_flannel_host_is_taken_over_and_no_other_host_notices(pair, solo, flannel_host, run):
+    host = flannel_host
+    far = run(pair.h1)
+    far_ip = site.ip_of(pair.h1, far)
+    site.wait_for("the peer's route", lambda: len(seen_from(pair.h1)) >= 3, 10)
+    before, made, there = key(pair), device(host), seen_from(pair.h1)
+    assert "2 packets received" in host.docker("run", "--rm", "busybox", "ping", "-c", "2", "-w", "9", far_ip)
+
+    # While flanneld runs nothing is touched, and everybody is told why.
+    solo.install(ETCD_ENDPOINTS=pair.lab.etcd_endpoints)
+    rival = RIVAL.format(pid=host.daemon_pid("flanneld"))
+    site.wait_for("the refusal", lambda: rival in site.ask(host, "/readyz")[1])
+    assert site.ask(host, "/readyz")[0] == 503
+    assert rival in refusal(host)
+    assert "flannelpy" not in host.exec(["ip", "-d", "link"])
+
+    # It ends, and flannelpy takes over by itself.
+    host.end("flanneld")
+    site.wait_ready(host)
+    assert (key(pair), device(host), seen_from(pair.h1)) == (before, made, there)
+    assert DOCKER0 in refusal(host)
+    assert "2 packets received" in host.docker("run", "--rm", "busybox", "ping", "-c", "2", "-w", "9", far_ip)
+
+    # Docker lets go of the subnet.
+    host.dockerd_args = ("--bip=172.17.0.1/16",)
+    host.restart_dockerd()
+    site.wait_ready(host)
+    site.create_network(host, "mynet")
+    assert site.subnet_of(host, "mynet") == SUBNET
+    near = run(host)
+    near_ip = site.ip_of(host, near)
+    site.serve_who(host, near)
+    assert "2 packets received" in site.inside(host, near, f"ping -c 2 -w 9 {far_ip}")
+    assert "2 packets received" in site.inside(pair.h1, far, f"ping -c 2 -w 9 {near_ip}")
+    assert site.inside(pair.h1, far, f"wget -qO- http://{near_ip}/cgi-bin/who").strip() == far_ip
+    assert (key(pair), device(host), seen_from(pair.h1)) == (before, made, there)
+
+    # flanneld's own rules are not ours to remove: an operator does, as the document says.
+    assert rules_of_flanneld(host) == (1 + 1 + 5) + (1 + 1 + 2)
+    text = (pathlib.Path(__file__).parents[2] / "docs/operations.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("        iptables ")]
+    host.exec(["sh", "-ec", "\n".join(lines)])
+    assert rules_of_flanneld(host) == 0
+    assert "2 packets received" in site.inside(host, near, f"ping -c 2 -w 9 {far_ip}")
