@@ -184,14 +184,15 @@ class Node:
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):
             return  # joined anew meanwhile, and so by what the underlay is
-        self._standing.count(tally.Event.UNDERLAY_CHANGED)
-        log.info(
-            "underlay changed prefix=%s link=%s mtu=%d public_ip=%s",
-            self.prefix,
-            moved.own.underlay.name,
-            moved.own.underlay.mtu,
-            moved.attrs.host,
-        )
+        if moved.own.underlay != known.own.underlay:  # else the devices alone: their checksum offload
+            self._standing.count(tally.Event.UNDERLAY_CHANGED)
+            log.info(
+                "underlay changed prefix=%s link=%s mtu=%d public_ip=%s",
+                self.prefix,
+                moved.own.underlay.name,
+                moved.own.underlay.mtu,
+                moved.attrs.host,
+            )
         self._publish()
         self._ports.changed()
         if moved.attrs != known.attrs:

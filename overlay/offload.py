@@ -96,7 +96,10 @@ def is_on(state: netstate.NetState) -> bool:
 
 
 def may_ask(memory: Memory, now: float) -> bool:
-    """Whether it is worth while to look for somebody to ask: with thousands of peers that takes its time."""
+    """Whether it is worth while to look for somebody to ask: with thousands of peers that takes its time.
+
+    What was found broken is not asked about again: with the offload off there is nothing to see.
+    """
     if memory.verdict is Verdict.BROKEN:
         return False
     return memory.next_s is None or now >= _earliest(memory, fresh=True)
@@ -105,11 +108,8 @@ def may_ask(memory: Memory, now: float) -> bool:
 def choose_tunnel(
     memory: Memory, tunnels: Sequence[Tunnel], now: float, pick: Callable[[int], int]
 ) -> tuple[Memory, Tunnel | None]:
-    """Whom to ask now, if anybody. New peers come first, of the family that was asked less; `pick(n)` is below n.
-
-    What was found broken is not asked about again: with the offload off there is nothing to see.
-    """
-    if not tunnels or memory.verdict is Verdict.BROKEN:
+    """Whom to ask, where `may_ask`. New peers come first, of the family that was asked less; `pick(n)` is below n."""
+    if not tunnels:
         return memory, None
     if memory.next_s is None:  # the first peer is there
         return dataclasses.replace(memory, next_s=now + FIRST_S), None

@@ -127,6 +127,8 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
         yield "flannelpy_etcd_requests_total", "Requests sent to etcd.", {"kind": kind}, float(count)
     for looked in built.offload.status():
         of = {"prefix": looked.prefix}
+        broken = looked.verdict == offload.Verdict.BROKEN.value
+        yield "flannelpy_offload_broken", "1 where checksum offload was found broken.", of, float(broken)
         yield "flannelpy_offload_questions", "Questions to peers about checksum offload.", of, float(looked.questions)
     for usage in built.ipam.usage():
         of = {"pool": str(usage.cidr), "prefix": usage.prefix}

@@ -62,6 +62,13 @@ def v6_alone(number: int) -> lease.Lease:
     return dual(number, public_ip=NO_V4)
 
 
+def test_the_devices_of_both_families_are_switched_alike() -> None:
+    for on in (True, False):
+        state, _ = backend_vxlan.VxlanBackend().desired(dataclasses.replace(DUAL, tx_checksum=on), {})
+        devices = {obj.name: obj.tx_checksum for obj in state if isinstance(obj, netstate.VxlanLink)}
+        assert devices == {"flannel.1": on, "flannel-v6.1": on}
+
+
 def v4_lines(number: int) -> list[str]:
     mac = f"02:00:00:00:01:{number:02x}"
     return [

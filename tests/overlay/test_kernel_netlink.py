@@ -29,6 +29,9 @@ from overlay import (
     lease,
     netstate,
     reconciler,
+    rtnl,
+    rtnl_links,
+    rtnl_socket,
     sysctls,
     underlay,
 )
@@ -50,6 +53,8 @@ VXLAN = netstate.VxlanLink(
 )
 BRIDGE = netstate.BridgeLink(name=netstate.IfName("br-a"), mac=netstate.Mac("02:00:00:00:00:02"), mtu=1450)
 PAIR = netstate.VethPair(name=netstate.IfName("v1"), peer=netstate.IfName("c1"), bridge=BRIDGE.name, mtu=1450)
+RTMGRP_LINK, IFLA_EVENT, FEATURES = 0x1, 44, b"\2\0\0\0"
+"""Why a link is told of; FEATURES is IFLA_EVENT_FEATURES. Source: linux/rtnetlink.h, linux/if_link.h."""
 ADDRESS = netstate.Address(link=DEVICE, interface=ipaddress.ip_interface("10.254.0.0/32"))
 
 
@@ -114,6 +119,20 @@ def test_a_vxlan_device_is_made_as_flannel_makes_it(host: kernel_netlink.KernelN
         "udp_csum": True,
     }
     assert pathlib.Path("/proc/sys/net/ipv6/conf/flannel.1/accept_ra").read_text() == "0\n"
+
+
+def test_checksum_offload_is_off_before_the_device_is_up(host: kernel_netlink.KernelNetlink) -> None:
+    with rtnl_socket.open_socket(RTMGRP_LINK, 1 << 20) as sock:
+        add(host, dataclasses.replace(VXLAN, tx_checksum=False))
+        told = [
+            (rtnl_links.parse_link(data, at, end), rtnl.parse_attributes(data, at + 16, end).get(IFLA_EVENT))
+            for datagram in iter(lambda: sock.wait(0.3), [])
+            for data, kind, at, end in datagram
+            if kind == rtnl.RTM_NEWLINK
+        ]
+    ours = [(row.up, event == FEATURES) for row, event in told if row.name == DEVICE]
+    assert [up for up, switched in ours if switched] == [False]
+    assert ours[-1][0]
 
 
 def test_a_bridge_keeps_its_mtu_and_mac_whatever_joins_it(host: kernel_netlink.KernelNetlink) -> None:

@@ -134,7 +134,7 @@ def test_after_a_restart_a_device_that_is_off_stays_off_while_the_wire_is_broken
     world.watch = offload_watch.OffloadWatch(
         lambda: world.nodes, world.wire, lambda _count: 0, monotonic=lambda: world.now
     )
-    world.join()
+    world.join().look_at_underlay()
     assert world.on is False
     world.look()
     assert (seen, world.on, world.status.verdict) == ([False, True], False, "broken")
@@ -159,6 +159,14 @@ def test_a_fixed_setting_overrules_what_is_found(world: World) -> None:
     world.host.reopen()
     world.host.options = member.Options(tx_checksum=True)
     world.join()
+    assert world.on is True
+
+
+def test_switching_the_devices_is_no_change_of_the_underlay(world: World) -> None:
+    made = world.join()
+    made.set_tx_checksum(False)
+    assert (world.on, made.status().events.get("underlay_changed", 0)) == (False, 0)
+    made.set_tx_checksum(True)
     assert world.on is True
 
 
