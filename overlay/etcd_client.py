@@ -9,22 +9,34 @@ Source: etcd api/etcdserverpb/rpc.proto, etcd client/v3/client.go, grpc doc/keep
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from overlay import errors, etcd_errors, etcd_resolve, etcd_settings, etcd_shim, etcd_values, tally
+from overlay import errors, etcd_errors, etcd_pool, etcd_resolve, etcd_settings, etcd_shim, etcd_values, tally
 
 etcd_shim.install()
 
 import etcd3  # noqa: E402  # only after the shim
 from etcd3 import etcdrpc  # noqa: E402
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+
+class Stop(Protocol):
+    """What ends a watch; a threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+        ...
+
 
 _POLL_S = 0.5
 """How often a silent watch looks at its stop event."""
@@ -39,7 +51,8 @@ class EtcdClient:
     """One cluster. Safe to call from any thread. Construction dials nothing, and succeeds while etcd is down.
 
     A call ends after `timeout_s`. A request without an answer after half of that, or cut off sooner, is sent again,
-    to another member where there is one: what a dying leader had is lost. Every operation bears being done twice.
+    to another member where there is one: what a dying leader had is lost, and a frozen one keeps its connections.
+    Every operation bears being done twice.
     Raises SettingsError for settings that cannot work, RegistryUnavailable and RegistryDenied from every call.
     """
 
@@ -48,21 +61,16 @@ class EtcdClient:
         self._settings = settings
         self._cluster = etcd_settings.parse_cluster(settings)
         self._resolver = etcd_resolve.Resolver(self._cluster, settings.timeout_s)
-        self._lock = threading.Lock()
+        self._pool = etcd_pool.Pool(self._connect)
         self._login_lock = threading.Lock()
-        self._channels: list[_Channel] = []
-        self._current = 0
-        self._resolved_at = 0.0
+        self._lock = threading.Lock()
         self._token: str | None = None  # "" where etcd wants none
-        self._closed = False
+        self._turns = 0
+        self._resolved_at = 0.0
 
     def close(self) -> None:
         """Close all channels; running watches end. A second close is harmless."""
-        with self._lock:
-            self._closed = True
-            closing, self._channels = self._channels, []
-        for channel in closing:
-            channel.client.close()
+        self._pool.close()
 
     def get(self, key: str) -> etcd_values.KeyValue | None:
         """One key, by a linearizable read."""
@@ -126,27 +134,29 @@ class EtcdClient:
         """End a lease, and with it the keys that have it. Raises LeaseLost where there is none."""
         self._call(f"revoke lease {lease_id:016x}", lambda client: client.revoke_lease(lease_id))
 
-    def keep_alive(self, lease_id: int) -> int:
-        """Renew a lease once; the seconds granted. Raises LeaseLost where it has ended."""
+    def keep_alive(self, lease_id: int) -> etcd_values.Renewed:
+        """Renew a lease once. Raises LeaseLost where it has ended."""
         answers = self._call(f"renew lease {lease_id:016x}", lambda client: list(client.refresh_lease(lease_id)))
-        ttl_s: int = answers[0].TTL if answers else 0
-        if ttl_s <= 0:  # how etcd says it: no error, no time
+        if not answers or answers[0].TTL <= 0:  # how etcd says it: no error, no time
             raise errors.LeaseLost(f"etcd lease {lease_id:016x} has ended")
-        return ttl_s
+        return etcd_values.Renewed(ttl_s=answers[0].TTL, revision=answers[0].header.revision)
 
     def time_left(self, lease_id: int) -> int:
         """Seconds until a lease ends; -1 where it has ended."""
         left_s: int = self._call(f"query lease {lease_id:016x}", lambda client: client.get_lease_info(lease_id)).TTL
         return left_s
 
-    def watch_prefix(self, prefix: str, after: int, stop: threading.Event) -> Iterator[etcd_values.Batch]:
+    def watch_prefix(self, prefix: str, after: int, stop: Stop) -> Iterator[etcd_values.Batch]:
         """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.
 
         One stream, never resumed: it ends with an error (RegistryError, Compacted) or, half a second after it at the
         latest and however silent etcd is, with `stop`. A half-dead connection is noticed after 14 s.
         """
+        with self._pool.using() as channel:
+            yield from self._watch(channel, prefix, after, stop)
+
+    def _watch(self, channel: _Channel, prefix: str, after: int, stop: Stop) -> Iterator[etcd_values.Batch]:
         what = f"watch {prefix}"
-        channel = self._channel()
         self.requests.add("watch")
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         requests.put(_watch_request(prefix, after + 1))
@@ -161,8 +171,9 @@ class EtcdClient:
             raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the stream to {what} ended")
         except (grpc.RpcError, ValueError) as exc:
             if not stop.is_set():
-                self._rotate(channel)
-                raise etcd_errors.read_failure(exc).as_error(what, str(self._cluster)) from exc
+                failure = etcd_errors.read_failure(exc)
+                self._turn(channel, failure)
+                raise failure.as_error(what, str(self._cluster)) from exc
         finally:
             over.set()
             requests.put(None)  # ends gRPC's thread that reads our requests
@@ -185,51 +196,44 @@ class EtcdClient:
         give_up = time.monotonic() + self._settings.timeout_s + 0.1
         tries_left = {"login": 1, "member": len(self._cluster.members)}
         while True:
-            channel = self._channel()
-            token = self._token
-            try:
-                if self._settings.username and token is None:
-                    token = self._log_in(channel)
-                self.requests.add(what.partition(" ")[0])
-                return run(channel.client)
-            except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as exc:
-                failure = etcd_errors.read_failure(exc)
-                if failure.asks_for_login and self._settings.username and tries_left["login"]:
-                    tries_left["login"] -= 1
-                    self._forget_token(token)
-                    continue
-                if failure.unanswered:
-                    self._rotate(channel)
-                    if tries_left["member"] and time.monotonic() + self._settings.attempt_s < give_up:
-                        tries_left["member"] -= 1
+            with self._pool.using() as channel:
+                token = self._token
+                try:
+                    if self._settings.username and token is None:
+                        token = self._log_in(channel)
+                    self.requests.add(what.partition(" ")[0])
+                    return run(channel.client)
+                except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as exc:
+                    failure = etcd_errors.read_failure(exc)
+                    if failure.asks_for_login and self._settings.username and tries_left["login"]:
+                        tries_left["login"] -= 1
+                        self._forget_token(token)
                         continue
-                raise failure.as_error(what, str(self._cluster)) from exc
+                    if failure.unanswered:
+                        self._turn(channel, failure)
+                        if tries_left["member"] and time.monotonic() + self._settings.attempt_s < give_up:
+                            tries_left["member"] -= 1
+                            continue
+                    raise failure.as_error(what, str(self._cluster)) from exc
 
-    def _channel(self) -> _Channel:
-        with self._lock:
-            if self._closed:
-                raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the client was closed")
-            if not self._channels:
-                self._connect()
-            return self._channels[self._current % len(self._channels)]
-
-    def _connect(self) -> None:
+    def _connect(self) -> list[_Channel]:
         addresses = self._resolver.resolve()
-        targets = etcd_settings.plan_targets(self._cluster, addresses, self._settings.server_name)
-        self._channels = [_Channel(target, self._settings) for target in targets]
+        cluster = self._cluster.starting_at(self._turns)
+        targets = etcd_settings.plan_targets(cluster, addresses, self._settings.server_name)
+        channels = [_Channel(target, self._settings) for target in targets]
+        for channel in channels:
+            channel.show(self._token)
         self._resolved_at = time.monotonic()
-        self._apply_token()
+        self._turns += 1
+        return channels
 
-    def _rotate(self, failed: _Channel) -> None:
-        """Turn to the next channel, with fresh addresses where names were resolved long ago."""
-        with self._lock:
-            if failed not in self._channels or self._channels[self._current % len(self._channels)] is not failed:
-                return  # another thread did it
-            self._current += 1
-            if self._resolver.has_names and time.monotonic() - self._resolved_at > _RESOLVE_AGAIN_S:
-                closing, self._channels = self._channels, []
-                for channel in closing:
-                    channel.client.close()
+    def _turn(self, failed: _Channel, failure: etcd_errors.Failure) -> None:
+        """To the next channel; and to a next member where one channel has them all, for gRPC sees that one alive.
+
+        With fresh addresses where names were resolved long ago.
+        """
+        stale = self._resolver.has_names and time.monotonic() - self._resolved_at > _RESOLVE_AGAIN_S
+        self._pool.turn(failed, anew=stale or (failure.stuck and len(self._cluster.members) > 1))
 
     def _log_in(self, channel: _Channel) -> str:
         """A token for all channels; its cost is a bcrypt on etcd's side, so threads wait for one another's."""
@@ -244,19 +248,16 @@ class EtcdClient:
                 if not etcd_errors.read_failure(exc).needs_no_login:
                     raise
                 token = ""
-            with self._lock:
-                self._token = token
-                self._apply_token()
+            log.info("logged in to etcd user=%s", self._settings.username)
+            self._token = token
+            for one in {channel, *self._pool.all()}:
+                one.show(token)
             return token
 
     def _forget_token(self, token: str | None) -> None:
         with self._lock:
             if self._token == token:
                 self._token = None
-
-    def _apply_token(self) -> None:
-        for channel in self._channels:
-            channel.client.metadata = (("token", self._token),) if self._token else None
 
 
 class _Channel:
@@ -282,6 +283,14 @@ class _Channel:
         self.auth = etcdrpc.AuthStub(self.client.channel)
         self.watch = etcdrpc.WatchStub(self.client.channel)
 
+    def show(self, token: str | None) -> None:
+        """Send this token with every request."""
+        self.client.metadata = (("token", token),) if token else None
+
+    def close(self) -> None:
+        """Implements `etcd_pool.Closable`."""
+        self.client.close()
+
 
 def _system_authorities() -> str | None:
     import ssl  # costs 10 ms, and hardly anybody asks
@@ -300,7 +309,7 @@ def _watch_request(prefix: str, start_revision: int) -> Any:
     )
 
 
-def _cancel_when(stream: Any, stop: threading.Event, over: threading.Event) -> None:
+def _cancel_when(stream: Any, stop: Stop, over: threading.Event) -> None:
     while not over.wait(_POLL_S):
         if stop.is_set():
             break

@@ -45,6 +45,11 @@ class Failure:
         """Nobody said no: the same call may work on another member, or here when an election is over."""
         return self.code in ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 
+    @property
+    def stuck(self) -> bool:
+        """The member is there but answers nothing, or says that it is cut off: another one may be fine."""
+        return self.code == "DEADLINE_EXCEEDED" or (self.code == "UNAVAILABLE" and "etcdserver" in self.details)
+
     def as_error(self, what: str, where: str) -> errors.RegistryError:
         """The error to raise for `what` ("read /key") at `where` (the endpoints)."""
         text = f"etcd at {where}: cannot {what}: {self.details[:_LONGEST] or self.code}"

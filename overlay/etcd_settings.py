@@ -58,11 +58,11 @@ class EtcdSettings:
     username: str = ""
     password: str = dataclasses.field(default="", repr=False)
     server_name: str = ""
-    timeout_s: float = 5.0
+    timeout_s: float = 8.0
 
     @property
     def attempt_s(self) -> float:
-        """Seconds for one request: longer than etcd takes to elect a leader by default, 1 to 2 s."""
+        """Seconds for one request: longer than a slow disk, or electing a leader (1 to 2 s), makes etcd take."""
         return self.timeout_s / 2
 
 
@@ -80,6 +80,11 @@ class Cluster:
 
     members: tuple[Endpoint, ...]
     tls: bool
+
+    def starting_at(self, turn: int) -> Cluster:
+        """The same members in another order: gRPC tries the first one first."""
+        turn %= len(self.members)
+        return dataclasses.replace(self, members=self.members[turn:] + self.members[:turn])
 
     def __str__(self) -> str:
         return ",".join(str(member) for member in self.members)

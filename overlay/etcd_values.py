@@ -38,6 +38,14 @@ class Refused:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """A lease was renewed for `ttl_s` seconds, by a store that is at `revision`."""
+
+    ttl_s: int
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
     """A key was deleted, or its lease ended."""
 

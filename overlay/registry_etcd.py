@@ -25,8 +25,11 @@ _BACKOFF_CAP_S = 5.0
 class EtcdRegistry:
     """One prefix. Several may share one client. Safe to call from any thread."""
 
-    def __init__(self, client: etcd_client.EtcdClient, prefix: str) -> None:
+    def __init__(self, client: etcd_client.EtcdClient, prefix: str, *, ttl_s: int = registry.SUBNET_TTL_S) -> None:
         self._client = client
+        self._ttl_s = ttl_s
+        self._followed = 0  # the highest revision that the watch has told
+        self._anew = threading.Event()  # the watch is to start over
         self._prefix = lease.clean_prefix(prefix)
         self._config_key = _join(self._prefix, "config")
         self._subnets = _join(self._prefix, "subnets") + "/"
@@ -71,8 +74,23 @@ class EtcdRegistry:
         return self._rewrite(wanted, over)
 
     def keep_alive(self, held: lease.Lease) -> int:
-        """See `Registry.keep_alive`."""
-        return self._client.keep_alive(held.lease_id) if held.lease_id else registry.SUBNET_TTL_S
+        """See `Registry.keep_alive`.
+
+        The answer tells the store's revision. Where that is below what the watch has told, the watch waits for
+        revisions of another store, silently and for ever, and starts over. It may be a member that lags behind:
+        then it starts over for nothing.
+        """
+        if not held.lease_id:
+            return self._ttl_s
+        renewed = self._client.keep_alive(held.lease_id)
+        if 0 < renewed.revision < self._followed:
+            log.warning(
+                "etcd is behind its own watch, lease watch starts over from=%d to=%d",
+                self._followed,
+                renewed.revision,
+            )
+            self._anew.set()
+        return renewed.ttl_s
 
     def time_left(self, held: lease.Lease) -> int | None:
         """See `Registry.time_left`."""
@@ -95,6 +113,7 @@ class EtcdRegistry:
             try:
                 snapshot = dataclasses.replace(self.read_leases(), compacted=compacted)
                 told = compacted = False
+                self._followed = snapshot.revision
                 yield snapshot
                 yield from self._follow(snapshot.revision, stop, backoff)
             except etcd_errors.Compacted:
@@ -106,13 +125,14 @@ class EtcdRegistry:
                 stop.wait(backoff.next_s())
 
     def _follow(self, since: int, stop: threading.Event, backoff: _Backoff) -> Iterator[registry.Delta]:
-        for batch in self._client.watch_prefix(self._subnets, since, stop):
+        self._anew.clear()
+        for batch in self._client.watch_prefix(self._subnets, since, _Either(stop, self._anew)):
             if batch.revision < since:  # restored from a backup, or a member that lags behind
                 log.warning("etcd went back in time, lease watch starts over from=%d to=%d", since, batch.revision)
                 stop.wait(backoff.next_s())
                 return
             backoff.reset()
-            since = batch.revision
+            since = self._followed = batch.revision
             changes = tuple(change for event in batch.events if (change := self._read_event(event)) is not None)
             if changes:
                 yield registry.Delta(revision=since, changes=changes)
@@ -176,7 +196,7 @@ class EtcdRegistry:
             raise _GrantGone(str(exc)) from exc
 
     def _grant(self, wanted: lease.Lease) -> lease.Lease:
-        lease_id, ttl_s = self._client.grant(registry.SUBNET_TTL_S)
+        lease_id, ttl_s = self._client.grant(self._ttl_s)
         return dataclasses.replace(wanted, lease_id=lease_id, ttl_s=ttl_s)
 
     def _revoke(self, lease_id: int) -> None:
@@ -225,6 +245,16 @@ class EtcdRegistry:
         if text != self._key(key):
             raise errors.CodecError(f"{text!r} is not how flannel writes {self._key(key)!r}")
         return key
+
+
+class _Either:
+    """Set as soon as one of the events is."""
+
+    def __init__(self, *events: threading.Event) -> None:
+        self._events = events
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
 
 
 class _GrantGone(errors.LeaseLost):
