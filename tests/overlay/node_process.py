@@ -2,7 +2,7 @@
 
     python -m tests.overlay.node_process ENDPOINTS FOLDER TTL_S
 
-Prints its status as a line of JSON twice a second until it is killed; logs to stderr. Kernel in memory, the rest real.
+Prints its status as a line of JSON twice a second until it is killed, and logs to stderr. The kernel is in memory.
 """
 
 from __future__ import annotations
