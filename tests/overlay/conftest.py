@@ -71,7 +71,7 @@ class Netns:
 
     def bind(self, address: str, port: int = 0) -> socket.socket:
         with self.inside():
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
             sock.bind((address, port))
         return sock
 
