@@ -292,6 +292,23 @@ def test_what_is_kept_apart_needs_nobody_elses_drop(alone: Host, family: int) ->
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+def test_who_reaches_into_the_overlay_needs_no_rule_of_the_engines(
+    alone: Host, mix: dict[str, str], family: int
+) -> None:
+    assert_rewritten_on_the_way_in(alone, mix, family)
+
+
+def assert_rewritten_on_the_way_in(host: Host, mix: dict[str, str], family: int) -> None:
+    """Far containers see the device's address, or the underlay's where packets cross it as they are."""
+    seen = host.talk(family, [(one, f"{colour}-far") for colour in mix for one in ("host", "docker")], 3)
+    for colour, backend in mix.items():
+        number = NUMBERS[colour]
+        own = (f"10.{number}.20.0", f"2001:db8:{number}:20::")
+        wanted = Talk(own[family] if backend == "vxlan" else HOST[family], answered=True)
+        assert {seen.get((one, f"{colour}-far")) for one in ("host", "docker")} == {wanted}
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_without_any_rules_every_pair_that_is_tested_below_can_talk(bare: Host, family: int) -> None:
     pairs = [*INSIDE, *APART, *INTERNAL, *CLOSED]
     assert bare.talk(family, pairs, 3) == {pair: Talk(ADDRESSES[pair[0]][family], answered=True) for pair in pairs}
@@ -322,9 +339,4 @@ class TestGuarded:
     def test_who_reaches_into_the_overlay_has_an_address_that_is_answered(
         self, guarded: Host, mix: dict[str, str], family: int
     ) -> None:
-        seen = guarded.talk(family, [(one, f"{c}-far") for c in mix for one in ("host", "docker")], 3)
-        for colour, backend in mix.items():
-            number = NUMBERS[colour]
-            own = (f"10.{number}.20.0", f"2001:db8:{number}:20::")
-            wanted = Talk(own[family] if backend == "vxlan" else HOST[family], answered=True)
-            assert {seen.get((one, f"{colour}-far")) for one in ("host", "docker")} == {wanted}
+        assert_rewritten_on_the_way_in(guarded, mix, family)
