@@ -108,6 +108,7 @@ def build(chosen: settings.Settings) -> Graph:
             claim_room=holdings.claim_room,
             pick=random.randrange,
             make_mac=_make_mac,
+            changed=lambda: driver.refresh(),  # noqa: PLW0108 - the driver is built after the nodes
             flannelds=lambda: processes.find_flannelds(proc),
             previous=lambda: processes.read_subnet_env(pathlib.Path(chosen.run_dir) / "flannel/subnet.env"),
         )

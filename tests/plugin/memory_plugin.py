@@ -181,6 +181,7 @@ class MemoryPlugin:
             claim_room=self.nodes.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: node_host.MAC,
+            changed=lambda: self.driver.refresh(),  # noqa: PLW0108 - made after the nodes
             flannelds=lambda: self.flannelds,
         )
         return node.Node(prefix, member.Options(), ports, timing=node_host.FAST)

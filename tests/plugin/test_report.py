@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -182,3 +183,11 @@ def test_events_and_requests_are_counters_and_in_the_status(ready: Plugin) -> No
     told = report.status(ready.graph)
     assert told["flannel_networks"][0]["events"]["lease_held"] == 1
     assert told["etcd_requests"] == {"list": 2}
+
+
+def test_another_mtu_below_reaches_the_bridges(ready: Plugin) -> None:
+    memory_plugin.fill(ready)
+    ready.kernel.set_underlays([dataclasses.replace(node_host.ETH0, mtu=9000)])
+    ready.nodes.all()[0].look_at_underlay()
+    bridges = {obj.mtu for obj in ready.kernel.observe(netstate.EMPTY) if isinstance(obj, netstate.BridgeLink)}
+    assert (bridges, report.status(ready.graph)["networks"][0]["mtu"]) == ({8950}, 8950)
