@@ -236,4 +236,4 @@ def _format_remove(obj: netstate.KernelObject) -> str:
 
 def _format_route(route: netstate.Route) -> str:
     onlink = " onlink" if route.onlink else ""
-    return f"{route.destination} via {route.gateway} dev {route.link}{onlink} proto {netstate.ROUTE_PROTOCOL}"
+    return f"{route.destination} via {route.gateway} dev {route.link}{onlink} proto {route.protocol}"

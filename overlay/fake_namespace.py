@@ -11,6 +11,7 @@ from typing import assert_never
 
 from overlay import diff, netstate
 
+RTPROT_BOOT = 3
 NO_BRIDGE = netstate.IfName("")
 
 
@@ -46,7 +47,9 @@ class FakeNamespace:
             for name, link in self.links.items()
             if (seen := _show(name, link)) is not None and (link.made_as is not None or name in named)
         }
-        return frozenset([*links.values(), *(obj for obj in self.objects.values() if _is_ours(obj, links, sysctls))])
+        left = [route for route in self.foreign_routes.values() if _is_flannelds(route, links.get(route.link))]
+        ours = (obj for obj in self.objects.values() if _is_ours(obj, links, sysctls))
+        return frozenset([*links.values(), *left, *ours])
 
     def apply(self, op: netstate.Op) -> str:
         """Make one change; returns why not, or ""."""
@@ -146,6 +149,9 @@ class FakeNamespace:
                 )
                 if found is not None and not left:
                     self.drop(link, netstate.Route)  # the link no longer speaks IP
+            case netstate.Route() if obj.protocol != netstate.ROUTE_PROTOCOL:
+                if self.foreign_routes.get(netstate.key_of(obj)) == obj:
+                    del self.foreign_routes[netstate.key_of(obj)]
             case netstate.Neighbour() | netstate.FdbEntry() | netstate.Route():
                 self.objects.pop(netstate.key_of(obj), None)
             case _:
@@ -176,6 +182,8 @@ class FakeNamespace:
         for key, obj in list(self.objects.items()):
             if isinstance(obj, kinds) and getattr(obj, "link", None) == name:
                 del self.objects[key]
+        if netstate.Route in kinds:
+            self.foreign_routes = {key: obj for key, obj in self.foreign_routes.items() if obj.link != name}
 
 
 def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
@@ -189,6 +197,11 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
             return netstate.BridgePort(name=name, bridge=link.bridge, mtu=link.mtu, up=link.up)
         case _:
             return None
+
+
+def _is_flannelds(route: netstate.Route, link: netstate.Link | None) -> bool:
+    shape = route.onlink and route.gateway == route.destination.network_address
+    return isinstance(link, netstate.VxlanLink) and shape and route.protocol == RTPROT_BOOT
 
 
 def _is_ours(

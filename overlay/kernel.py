@@ -60,6 +60,7 @@ class Kernel(Protocol):
     def observe(self, desired: netstate.NetState) -> netstate.NetState:
         """What is there of ours now: links of `desired` by name or with our ifalias, what hangs on them, our routes.
 
+        Also the routes that flanneld left on a VXLAN device of those, under their own protocol.
         Of sysctls, those that `desired` names. Raises KernelError where the kernel's tables could not be read whole.
         """
         ...

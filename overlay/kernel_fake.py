@@ -141,11 +141,11 @@ class KernelFake:
         self._notify()
 
     def add_foreign(self, obj: netstate.Address | netstate.Neighbour | netstate.Route) -> None:
-        """An object that somebody else made; a route gets protocol static and takes the place of ours."""
+        """An object that somebody else made; a route takes the place of ours, and has proto boot unless it says."""
         with self._lock:
             if isinstance(obj, netstate.Route):
                 self._space.objects.pop(netstate.key_of(obj), None)
-                self._space.foreign_routes[netstate.key_of(obj)] = obj
+                self._space.foreign_routes[netstate.key_of(obj)] = _foreign(obj)
             else:
                 self._space.objects[netstate.key_of(obj)] = obj
         self._notify()
@@ -153,8 +153,9 @@ class KernelFake:
     def has_foreign(self, obj: netstate.Address | netstate.Neighbour | netstate.Route) -> bool:
         """Whether what `add_foreign` made is still there."""
         with self._lock:
-            held = self._space.foreign_routes if isinstance(obj, netstate.Route) else self._space.objects
-            return held.get(netstate.key_of(obj)) == obj
+            if isinstance(obj, netstate.Route):
+                return self._space.foreign_routes.get(netstate.key_of(obj)) == _foreign(obj)
+            return self._space.objects.get(netstate.key_of(obj)) == obj
 
     def has_link(self, name: netstate.IfName) -> bool:
         """Whether a link of this name is there, whosoever it is."""
@@ -196,3 +197,8 @@ class KernelFake:
         with self._changed:
             self._version += 1
             self._changed.notify_all()
+
+
+def _foreign(route: netstate.Route) -> netstate.Route:
+    ours = route.protocol == netstate.ROUTE_PROTOCOL
+    return dataclasses.replace(route, protocol=fake_namespace.RTPROT_BOOT) if ours else route

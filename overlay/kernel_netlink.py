@@ -4,20 +4,18 @@ Acts on the network namespace of the calling thread. Every call opens its own so
 between threads but the numbers of our VXLAN devices, by which events are sorted. Recognises what is ours after a
 restart: links by their alias, what hangs on them, and routes by their protocol.
 
-A route of another protocol to a desired destination (flanneld writes proto boot) is not ours and not shown; so it is
-planned anew, and the kernel's replace puts our route in its place.
+A route of another protocol to a desired destination is not ours and not shown; so it is planned anew, and the
+kernel's replace puts our route in its place. Those that flanneld left on a device of ours are: see `observation`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import errno
 import itertools
 import pathlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from overlay import (
     diff,
@@ -27,8 +25,8 @@ from overlay import (
     link_messages,
     link_writer,
     netstate,
+    observation,
     rtnl,
-    rtnl_links,
     rtnl_socket,
     rtnl_underlay,
     sysctls,
@@ -57,7 +55,7 @@ class KernelNetlink:
         """See `kernel.Kernel.observe`."""
         try:
             with rtnl_socket.open_socket() as sock:
-                found = _Observation(sock, desired)
+                found = observation.Observation(sock, desired)
         except OSError as exc:
             raise errors.KernelError([f"cannot read the kernel's tables: {exc.strerror or exc}"]) from exc
         self._vxlan_indexes = found.vxlan_indexes
@@ -175,72 +173,6 @@ class KernelNetlink:
                 writer.ensure(new)
             case _:
                 pass  # what a kernel parameter was before is not known
-
-
-class _Observation:
-    """What is ours, read table by table over one socket."""
-
-    def __init__(self, sock: rtnl_socket.RtnlSocket, desired: netstate.NetState) -> None:
-        self._socket = sock
-        self.objects: list[netstate.KernelObject] = []
-        rows = [rtnl_links.parse_link(*message) for message in sock.dump(rtnl.RTM_GETLINK, rtnl.link_request())]
-        names = {row.index: row.name for row in rows}
-        named = {obj.name for obj in desired if isinstance(obj, netstate.Link)}
-        shown = {
-            row.index: _with_features(link)
-            for row in rows
-            if (row.is_ours or row.name in named) and (link := rtnl_links.show_link(row, names)) is not None
-        }
-        self.objects += shown.values()
-        self.vxlan_indexes = frozenset(index for index, link in shown.items() if isinstance(link, netstate.VxlanLink))
-        self._read_addresses(shown, desired)
-        for index in self.vxlan_indexes:
-            self._read_entries(index, names[index])
-        self._read_routes(names)
-
-    def _read_addresses(self, shown: Mapping[int, netstate.Link], desired: netstate.NetState) -> None:
-        """The kernel gives every link an address of its own making; that one is shown only where it is desired."""
-        for family in (rtnl.AF_INET, rtnl.AF_INET6):
-            for message in self._socket.dump(rtnl.RTM_GETADDR, rtnl.address_request(family)):
-                row = rtnl.parse_address(*message)
-                link = None if row is None else shown.get(row.index)
-                if row is None or not isinstance(link, netstate.VxlanLink | netstate.BridgeLink):
-                    continue
-                address = netstate.Address(link=link.name, interface=row.interface)
-                made_by_kernel = row.interface.version == 6 and row.scope == rtnl.SCOPE_LINK
-                if not made_by_kernel or address in desired:
-                    self.objects.append(address)
-
-    def _read_entries(self, index: int, name: netstate.IfName) -> None:
-        for data, at, end in self._socket.dump(rtnl.RTM_GETNEIGH, rtnl.neighbour_request(index)):
-            neighbour = rtnl.parse_neighbour(data, at, end, name)
-            if neighbour is not None:
-                self.objects.append(neighbour)
-        for data, at, end in self._socket.dump(rtnl.RTM_GETNEIGH, rtnl.fdb_request(index)):
-            entry = rtnl.parse_fdb_entry(data, at, end, name)
-            if entry is not None:
-                self.objects.append(entry)
-
-    def _read_routes(self, names: Mapping[int, netstate.IfName]) -> None:
-        for family in (rtnl.AF_INET, rtnl.AF_INET6):
-            request = rtnl.route_request(family, netstate.ROUTE_PROTOCOL)
-            for message in self._socket.dump(rtnl.RTM_GETROUTE, request):
-                row = rtnl.parse_route(*message)
-                if row.gateway is None or row.index not in names or row.protocol != netstate.ROUTE_PROTOCOL:
-                    continue
-                self.objects.append(
-                    netstate.Route(
-                        destination=row.destination, gateway=row.gateway, link=names[row.index], onlink=row.onlink
-                    )
-                )
-
-
-def _with_features(link: netstate.Link) -> netstate.Link:
-    """The link with what rtnetlink does not tell of it. Gone since it was listed: whatever it was."""
-    if isinstance(link, netstate.VxlanLink):
-        with contextlib.suppress(OSError):
-            return dataclasses.replace(link, tx_checksum=ethtool.read_tx_checksum(link.name))
-    return link
 
 
 def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:

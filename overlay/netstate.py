@@ -127,7 +127,7 @@ class FdbEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A route in the main table; what is desired has protocol ROUTE_PROTOCOL."""
+    """A route in the main table; what is desired has protocol ROUTE_PROTOCOL, what flanneld left another."""
 
     destination: IPNetwork
     gateway: IPAddress

@@ -25,7 +25,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 NUD_PERMANENT, NTF_SELF = 0x80, 0x02
-RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK, RTPROT_KERNEL = 254, 1, 4, 2
+RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK, RTPROT_KERNEL, RTPROT_BOOT = 254, 1, 4, 2, 3
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 IFA_F_TEMPORARY, IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x01, 0x02, 0x08, 0x20, 0x80
 SCOPE_LINK = 253
@@ -61,7 +61,7 @@ def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False)
     """The message that makes an entry be there, whatever is there now, or that takes it away; `index`: of its link.
 
     A forwarding entry is removed by its MAC alone: with an address the kernel answers success and deletes nothing
-    where the address is another one. A route is removed only where its protocol is ours.
+    where the address is another one. A route is removed only where it has the protocol told.
     """
     match entry:
         case netstate.Neighbour(ip=ip, mac=mac):
@@ -273,7 +273,7 @@ def _pack_route(route: netstate.Route, index: int) -> bytes:
             0,
             0,
             RT_TABLE_MAIN,
-            netstate.ROUTE_PROTOCOL,
+            route.protocol,
             0,
             RTN_UNICAST,
             flags,

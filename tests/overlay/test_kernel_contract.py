@@ -126,7 +126,9 @@ class Shell:
             case netstate.Neighbour():
                 return f"{obj.ip} lladdr {obj.mac} PERMANENT" in self.run(f"ip neigh show dev {obj.link}")
             case netstate.Route():
-                return str(obj.gateway) in self.run(f"ip route show {obj.destination} proto boot")
+                protocol = "boot" if obj.protocol == netstate.ROUTE_PROTOCOL else obj.protocol
+                shown = self.run(f"ip -{obj.destination.version} route show {obj.destination} proto {protocol}")
+                return str(obj.gateway) in shown
 
     def has_link(self, name: netstate.IfName) -> bool:
         return subprocess.run(["ip", "link", "show", name], capture_output=True, check=False).returncode == 0
@@ -401,13 +403,46 @@ def test_removing_ours_leaves_the_foreign(host: Host) -> None:
     assert host.hand.has_foreign(foreign)
 
 
+FLANNELDS = dataclasses.replace(ROUTE, protocol=3)
+
+
 def test_our_route_takes_the_place_of_flannelds(host: Host) -> None:
     host.build(VXLAN, ADDRESS)
-    host.hand.add_foreign(ROUTE)
-    assert host.shows(VXLAN, ADDRESS)
-    host.build(ROUTE)
+    host.hand.add_foreign(FLANNELDS)
+    assert host.shows(VXLAN, ADDRESS, FLANNELDS)
+    desired = frozenset({VXLAN, ADDRESS, ROUTE})
+    assert host.kernel.apply(diff.plan(desired, host.kernel.observe(desired))) == []
     assert host.shows(VXLAN, ADDRESS, ROUTE)
-    assert not host.hand.has_foreign(ROUTE)
+    assert not host.hand.has_foreign(FLANNELDS)
+
+
+def test_a_route_that_flanneld_left_to_a_peer_that_is_gone_is_removed(host: Host) -> None:
+    host.build(VXLAN, ADDRESS, NEIGHBOUR, FDB)
+    host.hand.add_foreign(FLANNELDS)
+    desired = frozenset({VXLAN, ADDRESS})
+    assert host.kernel.apply(diff.plan(desired, host.kernel.observe(desired))) == []
+    assert host.shows(VXLAN, ADDRESS)
+    assert not host.hand.has_foreign(FLANNELDS)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        dataclasses.replace(ROUTE, protocol=4),
+        dataclasses.replace(ROUTE, protocol=16),
+        dataclasses.replace(FLANNELDS, gateway=ipaddress.ip_address("10.2.21.7")),
+        dataclasses.replace(FLANNELDS, link=UNDERLAY),
+        dataclasses.replace(FLANNELDS, gateway=ipaddress.ip_address("198.51.100.3"), link=UNDERLAY, onlink=False),
+    ],
+    ids=["static", "dhcp", "another gateway", "another device", "host-gw"],
+)
+def test_another_foreign_route_is_neither_shown_nor_touched(host: Host, foreign: netstate.Route) -> None:
+    host.build(VXLAN, ADDRESS)
+    host.hand.add_foreign(foreign)
+    desired = frozenset({VXLAN, ADDRESS})
+    assert host.kernel.observe(desired) == desired
+    assert host.kernel.apply([netstate.Remove(obj=ROUTE), netstate.Remove(obj=FLANNELDS)]) == []
+    assert host.hand.has_foreign(foreign)
 
 
 def test_a_bridge_found_under_a_desired_name_is_shown_and_taken_over(host: Host) -> None:
