@@ -7,7 +7,6 @@ be older than our own last word. All times are monotonic: a wall clock that is s
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import random
@@ -15,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, member, nodestore, preflight, registry, standing, tally
+from overlay import claim, errors, lease, lookout, member, nodestore, registry, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,8 @@ class Timing:
 
     `heal_first_s` and `heal_s` are the pauses before the first and every later rewrite of our own key, of which
     between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
-    passes between the two looks at a snapshot that misses most peers.
+    passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
+    publishes our address.
     """
 
     beat_s: float = 120.0
@@ -39,6 +39,7 @@ class Timing:
     heal_s: float = 6 * 3600.0
     slow_s: float = 1.0
     doubt_s: float = 3.0
+    feud_s: float = 60.0
 
 
 class Keeper:
@@ -63,6 +64,7 @@ class Keeper:
         self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
         self._slow = False
+        self._lookout = lookout.Lookout(prefix, ports, here, timing.feud_s)
         self._wake = threading.Event()
         self._beat_at = time.monotonic() + timing.beat_s
         self._heal_at = self._beat_at + timing.heal_s
@@ -127,12 +129,22 @@ class Keeper:
             known, held, _ = self._standing.now()
             if known is None or self._leaving:
                 return
-            if told is not None and held is not None and told.mod_revision == held.mod_revision:
+            if told is not None and held is not None and not self._is_news(told, held, known):
                 return
             try:
                 self.settle(self._claim_now(known, rewrite=rewrite))
             except errors.OverlayError as exc:
                 self._fail(exc)
+
+    def _is_news(self, told: lease.Lease, held: lease.Lease, known: member.Membership) -> bool:
+        """Whether what stands under our key is looked at now: not our own writing, and a feud's only now and then."""
+        if told.mod_revision == held.mod_revision:
+            return False
+        wait_s = self._lookout.hold_back(known.attrs, told)
+        if wait_s > 0:
+            self._heal_at = time.monotonic() + wait_s
+            self._wake.set()
+        return wait_s <= 0
 
     def settle(self, outcome: member.Joined | member.Refused, event: tally.Event = tally.Event.LEASE_HELD) -> None:
         """Remember the outcome on disk, then say so. Called under `deciding`."""
@@ -164,7 +176,7 @@ class Keeper:
         self._wake.set()
         self._publish()
         self._ports.changed()
-        self._look_around()
+        self._lookout.look()
 
     def run(self, stop: threading.Event) -> None:
         """Keep the lease until `stop`, whose setter calls `wake`."""
@@ -193,17 +205,8 @@ class Keeper:
             self._heal()
         if now >= self._beat_at:
             self._beat_at = now + self._timing.beat_s
-            self._look_around()
+            self._lookout.look()
             self._keep_alive()
-
-    def _look_around(self) -> None:
-        """What else on this host would harm this network: told, and left to the operator."""
-        held = self._standing.held()
-        if held is None:
-            return
-        with contextlib.suppress(errors.KernelError):
-            links = self._ports.kernel.list_underlays()
-            self._standing.set_findings(preflight.look_around(self._prefix, held, self._ports.flannelds(), links))
 
     def _later(self, pause_s: float) -> float:
         """When part of the pause is over: hosts that start together shall not go on together."""

@@ -14,9 +14,10 @@ from overlay import errors, flanneld, kernel, lease, netstate
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What is amiss around a network that works. `rival` names a flanneld, `overlaps` links, a line each."""
+    """What is amiss around a network, a line each: a flanneld here, a host with our address, links in its range."""
 
     rival: str | None = None
+    twin: str | None = None
     overlaps: tuple[str, ...] = ()
 
 

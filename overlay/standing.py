@@ -186,13 +186,9 @@ class Standing:
             log.warning("peer skipped prefix=%s %s", self._prefix, one)
 
     def set_findings(self, found: preflight.Findings) -> None:
-        """What is amiss around this network; what is new is logged."""
+        """What is amiss around this network."""
         with self._changed:
-            before, self._findings = self._findings, found
-        if found.rival is not None and found.rival != before.rival:
-            log.error("flanneld runs beside us prefix=%s: %s", self._prefix, found.rival)
-        for one in sorted(set(found.overlaps) - set(before.overlaps)):
-            log.warning("addresses overlap prefix=%s %s", self._prefix, one)
+            self._findings = found
 
     def set_left(self) -> lease.Lease | None:
         """This host is no member any more; the lease to give back."""

@@ -36,8 +36,9 @@ def _missing_of(seen: standing.Status) -> Iterator[str]:
         yield f"{seen.prefix}: peers not read from the registry yet: {seen.outage or 'starting'}"
     if seen.underlay_trouble:
         yield f"{seen.prefix}: underlay: {seen.underlay_trouble}"
-    if seen.findings.rival:
-        yield f"{seen.prefix}: {seen.findings.rival}"
+    for one in (seen.findings.rival, seen.findings.twin):
+        if one:
+            yield f"{seen.prefix}: {one}"
 
 
 def status(built: graph.Graph) -> dict[str, Any]:

@@ -444,6 +444,22 @@ def test_a_restart_beside_a_flanneld_leaves_what_is_programmed(host: node_host.N
         one.wait(5)
 
 
+def test_two_hosts_with_one_address_are_told_and_do_not_write_for_ever(
+    host: node_host.NodeHost, tmp_path: pathlib.Path
+) -> None:
+    """Vagrant's first interface is 10.0.2.15 everywhere: each takes the other's key for its own."""
+    (tmp_path / "twin").mkdir()
+    twin = node_host.NodeHost(tmp_path / "twin", host.registry, mac=netstate.Mac("0e:00:00:00:00:02"))
+    try:
+        one, other = host.join(), twin.start()
+        until(lambda: one.status().findings.twin or other.status().findings.twin)
+        (told,) = {each.status().findings.twin for each in (one, other)} - {None}
+        assert "10.2.1.0/24 is published again and again with our PublicIP 192.0.2.1" in told
+        assert host.registry.read_leases().revision < 10
+    finally:
+        twin.close()
+
+
 def test_a_subnet_with_an_address_elsewhere_on_the_host_is_not_given_out(host: node_host.NodeHost) -> None:
     docker0 = dataclasses.replace(
         node_host.ETH0,
