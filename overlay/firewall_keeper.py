@@ -37,6 +37,7 @@ class FirewallKeeper:
             self._plan = plan
             self._touched = True
             self._firewall.ensure(plan)
+            self._touched = False
 
     def check(self, *, gate_open: bool) -> Check:
         """Write what is missing. Rules of an earlier life stay until the gate is open or a plan is declared."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from overlay import netstate
@@ -92,9 +92,17 @@ class Kernel(Protocol):
         """Whether the device of this name leaves checksums to the hardware; None where there is none."""
         ...
 
-    def events(self, stop: threading.Event) -> Iterator[None]:
+    def observe_silent(self, desired: netstate.NetState) -> netstate.NetState:
+        """What is there now of those objects of `desired` that may change without an event: the sysctls. Cheap."""
+        ...
+
+    def events(
+        self, stop: threading.Event, is_wanted: Callable[[netstate.Op], bool] = lambda _op: False
+    ) -> Iterator[None]:
         """Yields whenever links, addresses, neighbours or routes may have changed; ends within a second of `stop`.
 
+        What `is_wanted` says of an entry or a route of ours is not yielded: that it came to be (Add), or is no more
+        what it was (Remove, of which the key alone counts). So a caller need not hear of what it does itself.
         The first comes at once: from then on nothing is missed. Many events may come as one. Losing events (a full
         socket buffer) yields too: the caller looks at everything.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from overlay import diff, errors, fake_namespace, kernel, netstate
 
@@ -24,7 +24,7 @@ class KernelFake:
     ) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._version = 0
+        self._told: list[netstate.Op | None] = []
         self._space = fake_namespace.FakeNamespace()
         self._underlays: list[kernel.UnderlayLink] = []
         self._routes = list(routes)
@@ -49,8 +49,10 @@ class KernelFake:
                 reason = self._refusals.get(netstate.key_of(diff.target_of(op))) or self._space.apply(op)
             if reason:
                 failures.append(kernel.Failure(op=op, reason=reason))
-        if ops:
-            self._notify()
+        failed = {failure.op for failure in failures}
+        told = [_notice_of(op) for op in ops if op not in failed and not _is_silent(op)]
+        if told:
+            self._notify(*told)
         return failures
 
     def list_underlays(self) -> list[kernel.UnderlayLink]:
@@ -84,17 +86,24 @@ class KernelFake:
             link = self._space.links.get(name)
             return link.tx_checksum if link is not None else None
 
-    def events(self, stop: threading.Event) -> Iterator[None]:
+    def observe_silent(self, desired: netstate.NetState) -> netstate.NetState:
+        """See `kernel.Kernel.observe_silent`."""
+        with self._lock:
+            return frozenset(obj for obj in self._space.observe(desired) if isinstance(obj, netstate.Sysctl))
+
+    def events(
+        self, stop: threading.Event, is_wanted: Callable[[netstate.Op], bool] = lambda _op: False
+    ) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
         with self._lock:
-            seen = self._version
+            seen = len(self._told)
         yield
         while not stop.is_set():
             with self._changed:
-                if self._version == seen:
+                if len(self._told) == seen:
                     self._changed.wait(timeout=0.2)
-                before, seen = seen, self._version
-            if seen != before:
+                news, seen = self._told[seen:], len(self._told)
+            if any(op is None or not is_wanted(op) for op in news):
                 yield
 
     # -- the operator's hand ----------------------------------------------------------------------------------------
@@ -132,7 +141,7 @@ class KernelFake:
         """Take an object away behind everybody's back."""
         with self._lock:
             self._space.remove(obj)
-        self._notify()
+        self._notify(_notice_of(netstate.Remove(obj=obj)))
 
     def add_foreign_link(self, name: netstate.IfName, kind: str = "bridge") -> None:
         """A link that somebody else made, without our alias."""
@@ -148,7 +157,7 @@ class KernelFake:
                 self._space.foreign_routes[netstate.key_of(obj)] = _foreign(obj)
             else:
                 self._space.objects[netstate.key_of(obj)] = obj
-        self._notify()
+        self._notify(_notice_of(netstate.Add(obj=obj)) if isinstance(obj, netstate.Neighbour) else None)
 
     def has_foreign(self, obj: netstate.Address | netstate.Neighbour | netstate.Route) -> bool:
         """Whether what `add_foreign` made is still there."""
@@ -193,12 +202,25 @@ class KernelFake:
             del self._space.links[peer]
         self._notify()
 
-    def _notify(self) -> None:
+    def _notify(self, *told: netstate.Op | None) -> None:
+        """Tell of entries what became of them, of anything else (None, and that by default) only that it changed."""
         with self._changed:
-            self._version += 1
+            self._told += told or (None,)
             self._changed.notify_all()
 
 
 def _foreign(route: netstate.Route) -> netstate.Route:
     ours = route.protocol == netstate.ROUTE_PROTOCOL
     return dataclasses.replace(route, protocol=fake_namespace.RTPROT_BOOT) if ours else route
+
+
+def _is_silent(op: netstate.Op) -> bool:
+    return isinstance(diff.target_of(op), netstate.Sysctl)
+
+
+def _notice_of(op: netstate.Op) -> netstate.Op | None:
+    """What the kernel says after a change of an entry; None for a link or an address."""
+    obj = diff.target_of(op)
+    if not isinstance(obj, netstate.Neighbour | netstate.FdbEntry | netstate.Route):
+        return None
+    return op if isinstance(op, netstate.Remove) else netstate.Add(obj=obj)

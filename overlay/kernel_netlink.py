@@ -1,7 +1,7 @@
 """The kernel port over rtnetlink and /proc/sys.
 
 Acts on the network namespace of the calling thread. Every call opens its own socket and closes it: no state is shared
-between threads but the numbers of our VXLAN devices, by which events are sorted. Recognises what is ours after a
+between threads but the numbers and names of links, by which events are sorted. Recognises what is ours after a
 restart: links by their alias, what hangs on them, and routes by their protocol.
 
 A route of another protocol to a desired destination is not ours and not shown; so it is planned anew, and the
@@ -14,14 +14,14 @@ import errno
 import itertools
 import pathlib
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from overlay import (
     diff,
     errors,
     ethtool,
     kernel,
+    kernel_events,
     link_messages,
     link_writer,
     netstate,
@@ -34,13 +34,6 @@ from overlay import (
 
 PROC_SYS = pathlib.Path("/proc/sys")
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
-GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
-"""RTMGRP_*: links, neighbours, addresses and routes of both families; RTNLGRP_IPV4_NETCONF and its IPv6 twin:
-forwarding and others of its parameters. Source: linux/rtnetlink.h."""
-
-EVENT_BUFFER = 1 << 20
-COALESCE_S = 0.1
-
 Entry = netstate.Address | netstate.Neighbour | netstate.FdbEntry | netstate.Route
 
 
@@ -49,7 +42,7 @@ class KernelNetlink:
 
     def __init__(self, proc_sys: pathlib.Path = PROC_SYS) -> None:
         self._sysctls = sysctls.Sysctls(proc_sys)
-        self._vxlan_indexes: frozenset[int] | None = None
+        self._links: kernel_events.Links | None = None
 
     def observe(self, desired: netstate.NetState) -> netstate.NetState:
         """See `kernel.Kernel.observe`."""
@@ -58,13 +51,8 @@ class KernelNetlink:
                 found = observation.Observation(sock, desired)
         except OSError as exc:
             raise errors.KernelError([f"cannot read the kernel's tables: {exc.strerror or exc}"]) from exc
-        self._vxlan_indexes = found.vxlan_indexes
-        parameters = (
-            netstate.Sysctl(key=obj.key, value=value)
-            for obj in desired
-            if isinstance(obj, netstate.Sysctl) and (value := self._sysctls.read(obj.key)) is not None
-        )
-        return frozenset(itertools.chain(found.objects, parameters))
+        self._links = found.links
+        return frozenset(found.objects) | self.observe_silent(desired)
 
     def apply(self, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
         """See `kernel.Kernel.apply`."""
@@ -113,47 +101,19 @@ class KernelNetlink:
         except OSError:
             return None
 
-    def events(self, stop: threading.Event) -> Iterator[None]:
+    def observe_silent(self, desired: netstate.NetState) -> netstate.NetState:
+        """See `kernel.Kernel.observe_silent`."""
+        return frozenset(
+            netstate.Sysctl(key=obj.key, value=value)
+            for obj in desired
+            if isinstance(obj, netstate.Sysctl) and (value := self._sysctls.read(obj.key)) is not None
+        )
+
+    def events(
+        self, stop: threading.Event, is_wanted: Callable[[netstate.Op], bool] = lambda _op: False
+    ) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
-        while not stop.is_set():
-            try:
-                with rtnl_socket.open_socket(GROUPS, EVENT_BUFFER) as sock:
-                    yield  # what happened before anybody listened
-                    while not stop.is_set():
-                        if self._hear_burst(sock):
-                            yield
-            except OSError as exc:
-                if exc.errno != errno.ENOBUFS:
-                    raise errors.KernelError([f"kernel events: {exc.strerror or exc}"]) from exc
-                # events were lost, and the socket stays broken: on with a new one
-
-    def _hear_burst(self, sock: rtnl_socket.RtnlSocket) -> bool:
-        """Whether anything relevant happened within half a second; what follows closely counts as the same."""
-        if not self._hear(sock, 0.5):
-            return False
-        until = time.monotonic() + COALESCE_S
-        while (left_s := until - time.monotonic()) > 0:
-            self._hear(sock, left_s)
-        return True
-
-    def _hear(self, sock: rtnl_socket.RtnlSocket, timeout_s: float) -> bool:
-        return any(self._is_relevant(data, kind, at) for data, kind, at, _ in sock.wait(timeout_s))
-
-    def _is_relevant(self, data: bytes, kind: int, at: int) -> bool:
-        """Of neighbours only those of our VXLAN devices, and nothing that the kernel makes by itself.
-
-        Hosts resolve addresses all the time, and the kernel gives every new link IPv6 addresses and routes.
-        """
-        match kind:
-            case rtnl.RTM_NEWNEIGH | rtnl.RTM_DELNEIGH:
-                known = self._vxlan_indexes
-                return known is None or rtnl.event_index(data, at) in known
-            case rtnl.RTM_NEWROUTE | rtnl.RTM_DELROUTE:
-                return not rtnl.is_kernel_route(data, at)
-            case rtnl.RTM_NEWADDR | rtnl.RTM_DELADDR:
-                return not rtnl.is_link_scope(data, at)
-            case _:
-                return True
+        return kernel_events.Listener(lambda: self._links, is_wanted).events(stop)
 
     def _apply_each(self, sock: rtnl_socket.RtnlSocket, ops: Iterator[netstate.Op]) -> Iterator[kernel.Failure]:
         writer = link_writer.LinkWriter(sock, self._sysctls)

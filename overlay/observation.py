@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from overlay import ethtool, netstate, rtnl, rtnl_links, rtnl_socket
+from overlay import ethtool, kernel_events, netstate, rtnl, rtnl_links, rtnl_socket
 
 
 class Observation:
@@ -29,11 +29,12 @@ class Observation:
             if (row.is_ours or row.name in named) and (link := rtnl_links.show_link(row, names)) is not None
         }
         self.objects += shown.values()
-        self.vxlan_indexes = frozenset(index for index, link in shown.items() if isinstance(link, netstate.VxlanLink))
+        vxlan = {index: link.name for index, link in shown.items() if isinstance(link, netstate.VxlanLink)}
+        self.links = kernel_events.Links(names=names, vxlan=vxlan)
         self._read_addresses(shown, desired)
-        for index in self.vxlan_indexes:
-            self._read_entries(index, names[index])
-        self._read_routes(names)
+        for index, name in vxlan.items():
+            self._read_entries(index, name)
+        self._read_routes(self.links)
 
     def _read_addresses(self, shown: Mapping[int, netstate.Link], desired: netstate.NetState) -> None:
         """The kernel gives every link an address of its own making; that one is shown only where it is desired."""
@@ -58,17 +59,17 @@ class Observation:
             if entry is not None:
                 self.objects.append(entry)
 
-    def _read_routes(self, names: Mapping[int, netstate.IfName]) -> None:
+    def _read_routes(self, links: kernel_events.Links) -> None:
         for family in (rtnl.AF_INET, rtnl.AF_INET6):
             for row in self._dump_routes(rtnl.route_request(family, netstate.ROUTE_PROTOCOL)):
-                if row.gateway is not None and row.index in names:
-                    self.objects.append(_show_route(row, row.gateway, names[row.index]))
+                if row.gateway is not None and row.index in links.names:
+                    self.objects.append(_show_route(row, row.gateway, links.names[row.index]))
         own = {obj.destination for obj in self.objects if isinstance(obj, netstate.Route)}
-        for index in self.vxlan_indexes:
+        for index, name in links.vxlan.items():
             for family in (rtnl.AF_INET, rtnl.AF_INET6):
                 for row in self._dump_routes(rtnl.route_request(family, rtnl.RTPROT_BOOT, index)):
                     if row.gateway is not None and _is_flannelds(row) and row.destination not in own:
-                        self.objects.append(_show_route(row, row.gateway, names[index]))
+                        self.objects.append(_show_route(row, row.gateway, name))
 
     def _dump_routes(self, request: bytes) -> Iterator[rtnl.RouteRow]:
         return (rtnl.parse_route(*message) for message in self._socket.dump(rtnl.RTM_GETROUTE, request))

@@ -20,8 +20,12 @@ _BULK = (netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PassStats:
-    """The last full pass. `ops` counts the changes it made; `objects` what was observed before them."""
+    """The last full pass, the `number`th since the start.
 
+    `ops` counts the changes it made; `objects` what was observed before them.
+    """
+
+    number: int
     duration_s: float
     objects: int
     ops: int

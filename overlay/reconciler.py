@@ -1,8 +1,9 @@
 """The single writer of this host's kernel state: makes what is there what is desired, and keeps it so.
 
 Owners (`node`, `driver.service`) declare slices of the desired state, which are applied at once in their own thread;
-`run` looks at the whole host at the start, after kernel events, after failures and every ten seconds, and repairs;
-after a change of the packet filter it looks at that alone.
+`run` looks at the whole host at the start, after kernel events, after failures and every minute, and repairs. What
+may change without an event it glances at every ten seconds: kernel parameters and the packet filter, at which it also
+looks, and at that alone, when it hears of a change there.
 Level-triggered: a slice may be set twice, anything deleted by hand comes back. What it does not do: decide what is
 desired. No lock is held while the kernel is called, but for one per owner.
 """
@@ -10,31 +11,30 @@ desired. No lock is held while the kernel is called, but for one per owner.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from overlay import diff, errors, firewall, firewall_keeper, firewall_port, kernel, netstate, passes, slices, turns
+from overlay import (
+    diff,
+    errors,
+    firewall,
+    firewall_keeper,
+    firewall_port,
+    kernel,
+    netstate,
+    pace,
+    passes,
+    slices,
+    turns,
+)
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """When full passes happen. Units: seconds, but for `rounds`.
-
-    `gap_s` lies between the end of one pass and the begin of the next, at least, and three times the length of the
-    last pass up to `gap_cap_s`, so that a storm of events costs a quarter of a core. `settle_s` lets a burst end.
-    """
-
-    interval_s: float = 10.0
-    gap_s: float = 0.5
-    gap_cap_s: float = 1.5
-    settle_s: float = 0.1
-    tick_s: float = 0.25
-    rounds: int = 3
+Timing = pace.Timing
 
 
 class Reconciler:
@@ -136,16 +136,30 @@ class Reconciler:
         ]
         for listener in listeners:
             listener.start()
+        looked_at = -math.inf
         while not stop.is_set():
+            woken = self._wake.is_set()
             self._wake.clear()
             started = self._monotonic()
             try:
-                self.run_pass()
+                if woken or self.last_errors or started - looked_at >= self._timing.whole_s:
+                    self.run_pass()
+                    looked_at = started
+                else:
+                    self.glance()
             except Exception:  # the host must not stay unrepaired because of one bug
                 log.exception("bug: unexpected error in a full pass")
             self._rest(stop, self._monotonic() - started)
         for listener in listeners:
             listener.join(timeout=2)
+
+    def glance(self) -> None:
+        """Look at what may change without an event. The packet filter is repaired here, the rest by the next pass."""
+        self._look_at_firewall()
+        with self._lock:
+            wanted = self._slices.sysctls()
+        if self._kernel.observe_silent(wanted) != wanted:
+            self._wake.set()
 
     def run_pass(self) -> passes.PassStats:
         """Observe, plan and apply until nothing is left to do, at most `Timing.rounds` times.
@@ -185,7 +199,10 @@ class Reconciler:
 
     def _apply_chunk(self, work: passes.Pass, chunk: Sequence[netstate.Op]) -> None:
         with self._lock:
-            current = [op for op in chunk if self._slices.still_asks_for(op)]
+            asked = [op for op in chunk if self._slices.still_asks_for(op)]
+            current = [op for op in asked if not self._slices.is_being_written(op)]
+        if len(current) < len(asked):
+            self._wake.set()  # to see what its owner made of it
         if not current:
             return
         failures = {failure.op: failure for failure in self._kernel.apply(current)}
@@ -200,10 +217,14 @@ class Reconciler:
     def _finish(self, work: passes.Pass, repairing: bool, duration_s: float) -> passes.PassStats:
         passes.log_ops(log, "repaired" if repairing else "programmed", work.done)
         troubles = work.error_lines()
-        stats = passes.PassStats(
-            duration_s=duration_s, objects=work.objects, ops=len(work.done), failures=len(troubles)
-        )
         with self._lock:
+            stats = passes.PassStats(
+                number=1 if self._last_pass is None else self._last_pass.number + 1,
+                duration_s=duration_s,
+                objects=work.objects,
+                ops=len(work.done),
+                failures=len(troubles),
+            )
             self._slices.touch(netstate.key_of(diff.target_of(op)) for op in work.failures)
             if work.blind:
                 self._slices.touch(work.touched)  # they are still to come
@@ -223,7 +244,7 @@ class Reconciler:
         for op in work.done:
             key = netstate.key_of(diff.target_of(op))
             if key not in work.touched and not self._slices.was_touched(key):
-                self._repairs[key[0]] += 1
+                self._repairs[str(key[0])] += 1
         self._repairs.update(f"firewall:{place}" for place in work.firewall_repairs)
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -238,26 +259,33 @@ class Reconciler:
         refused = {diff.target_of(failure.op) for failure in failures}
         left = {obj for obj in refused if obj not in state}
         with self._lock:
-            keys = [netstate.key_of(diff.target_of(op)) for op in ops]
-            self._slices.settle(owner, (state - refused) | left, keys)
+            written = [netstate.key_of(diff.target_of(op)) for op in ops if diff.target_of(op) not in refused]
+            self._slices.settle(owner, (state - refused) | left, written)
+            self._slices.touch(netstate.key_of(obj) for obj in refused)
         passes.log_ops(log, "applied", [op for op in ops if diff.target_of(op) not in refused])
         if failures:
             self._wake.set()
             raise errors.KernelError([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
 
     def _listen(self, stop: threading.Event) -> None:
-        for _ in self._news(stop, "kernel", self._kernel.events):
+        for _ in pace.heard(log, stop, "kernel", lambda until: self._kernel.events(until, self._is_wanted)):
             self._wake.set()
+            for tell in self._listeners:
+                tell()
+
+    def _is_wanted(self, op: netstate.Op) -> bool:
+        with self._lock:
+            return self._slices.still_asks_for(op)
 
     def _guard_firewall(self, stop: threading.Event) -> None:
         """No full pass: that looks at thousands of entries, and somebody's script may change the filter for hours."""
-        for _ in self._news(stop, "firewall", self._firewall.events):
+        for _ in pace.heard(log, stop, "firewall", self._firewall.events):
             started = self._monotonic()
             try:
                 self._look_at_firewall()
             except Exception:  # as in `run`
                 log.exception("bug: unexpected error while looking at the firewall")
-            stop.wait(self._gap_s(self._monotonic() - started))
+            stop.wait(self._timing.rest_s(self._monotonic() - started))
 
     def _look_at_firewall(self) -> None:
         with self._lock:
@@ -269,26 +297,10 @@ class Reconciler:
             with self._lock:
                 self._repairs.update(f"firewall:{place}" for place in found.repaired)
 
-    def _news(
-        self, stop: threading.Event, source: str, events: Callable[[threading.Event], Iterator[None]]
-    ) -> Iterator[None]:
-        """What `events` yields, and once more whenever some may have been lost."""
-        while not stop.is_set():
-            try:
-                yield from events(stop)
-            except errors.KernelError as exc:
-                log.warning("%s events lost, listening again: %s", source, exc)
-                yield
-                stop.wait(1)
-
-    def _gap_s(self, busy_s: float) -> float:
-        """How long to rest after `busy_s` of work."""
-        return min(max(self._timing.gap_s, 3 * busy_s), max(self._timing.gap_cap_s, self._timing.gap_s))
-
     def _rest(self, stop: threading.Event, pass_s: float) -> None:
         """Wait for a reason to look again, but not too short."""
         ended = self._monotonic()
-        stop.wait(self._gap_s(pass_s))
+        stop.wait(self._timing.rest_s(pass_s))
         while not stop.is_set() and self._monotonic() - ended < self._timing.interval_s:
             if self._wake.wait(self._timing.tick_s):
                 stop.wait(self._timing.settle_s)

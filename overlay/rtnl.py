@@ -156,6 +156,31 @@ def parse_attributes(data: bytes, at: int, end: int, wanted: int = 1 << 16) -> d
     return found
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourRow:
+    """A neighbour or forwarding entry as the kernel tells of it."""
+
+    family: int
+    state: int
+    flags: int
+    ip: netstate.IPAddress | None
+    mac: netstate.Mac | None
+
+
+def parse_neighbour_row(data: bytes, at: int, end: int) -> NeighbourRow:
+    """Any of them."""
+    family, _, state, flags, _ = _NDMSG.unpack_from(data, at)
+    found = parse_attributes(data, at + _NDMSG.size, end, 2)
+    ip, mac = found.get(_NDA_DST), found.get(_NDA_LLADDR)
+    return NeighbourRow(
+        family=family,
+        state=state,
+        flags=flags,
+        ip=None if ip is None else parse_ip(ip),
+        mac=None if mac is None else parse_mac(mac),
+    )
+
+
 def parse_neighbour(data: bytes, at: int, end: int, link: netstate.IfName) -> netstate.Neighbour | None:
     """A permanent neighbour; None for another."""
     _, _, state, _, _ = _NDMSG.unpack_from(data, at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from overlay import netstate
+from overlay import diff, netstate
 
 
 class Slices:
@@ -18,10 +18,12 @@ class Slices:
         self._wanted: dict[str, netstate.NetState] = {}
         self._applied: dict[str, netstate.NetState] = {}
         self._by_key: dict[netstate.Key, dict[str, netstate.KernelObject]] = {}
-        self._touched: set[netstate.Key] = set()
+        self._touched: set[netstate.Key] = set()  # asked for and not written yet
+        self._written: set[netstate.Key] = set()  # by owners, since `take_touched`
+        self._writing: set[str] = set()
 
     def put(self, owner: str, state: netstate.NetState) -> netstate.NetState:
-        """Replace an owner's slice; returns what of the slice is applied."""
+        """Replace an owner's slice, which the owner will now write and then `settle`; what of it is applied."""
         before = self._wanted.get(owner, netstate.EMPTY)
         for obj in before - state:
             self._forget_object(owner, obj)
@@ -32,23 +34,32 @@ class Slices:
             holders[owner] = obj
             self._touched.add(key)
         self._wanted[owner] = state
+        self._writing.add(owner)
         return self._applied.get(owner, netstate.EMPTY)
 
     def drop(self, owner: str) -> netstate.NetState:
         """Forget an owner; returns what of its slice is applied."""
+        self._writing.discard(owner)
         for obj in self._wanted.pop(owner, netstate.EMPTY):
             self._forget_object(owner, obj)
         return self._applied.pop(owner, netstate.EMPTY)
 
     def settle(self, owner: str, applied: netstate.NetState, keys: Iterable[netstate.Key]) -> None:
         """Changes of an owner's slice have reached the kernel, under these keys; `applied` is what is there now."""
-        self._touched.update(keys)
+        self._writing.discard(owner)
+        written = set(keys)
+        self._written |= written
+        self._touched -= written
         if owner in self._wanted:
             self._applied[owner] = applied
 
     def whole(self) -> netstate.NetState:
         """The desired state of the host."""
         return frozenset(_last(holders) for holders in self._by_key.values())
+
+    def sysctls(self) -> netstate.NetState:
+        """The kernel parameters among them."""
+        return frozenset(_last(holders) for key, holders in self._by_key.items() if key[0] == "sysctl")
 
     def still_asks_for(self, op: netstate.Op) -> bool:
         """Whether a change planned earlier is still one towards the desired state."""
@@ -59,18 +70,24 @@ class Slices:
                 holders = self._by_key.get(netstate.key_of(obj))
                 return holders is not None and _last(holders) == obj
 
+    def is_being_written(self, op: netstate.Op) -> bool:
+        """Whether the owner who wants this is writing its slice at the moment, and so perhaps just this."""
+        holders = self._by_key.get(netstate.key_of(diff.target_of(op)))
+        return holders is not None and next(reversed(holders)) in self._writing
+
     def touch(self, keys: Iterable[netstate.Key]) -> None:
         """Whatever changes under these keys next is no repair."""
         self._touched.update(keys)
 
     def take_touched(self) -> set[netstate.Key]:
-        """The keys that callers changed since this was asked last."""
+        """The keys that callers asked to change, as far as nobody has written it: what does so is no repair."""
         touched, self._touched = self._touched, set()
+        self._written = set()
         return touched
 
     def was_touched(self, key: netstate.Key) -> bool:
-        """Whether a caller changed this key since `take_touched`."""
-        return key in self._touched
+        """Whether a caller asked for a change of this key since `take_touched`, or wrote it."""
+        return key in self._touched or key in self._written
 
     def owners(self) -> dict[str, int]:
         """How many objects each owner wants."""

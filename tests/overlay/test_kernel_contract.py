@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import subprocess
@@ -609,13 +610,17 @@ def test_an_underlay_set_down_is_listed_as_down(host: Host) -> None:
         pytest.param(lambda hand: hand.set_tx_checksum(DEVICE, on=False), id="tx_checksum"),
     ],
 )
-def test_a_change_by_hand_is_an_event(host: Host, change: Callable[[Hand], None]) -> None:
-    host.build(VXLAN, ADDRESS, *ENTRIES)
-    host.kernel.observe(WHOLE)
+def key(op: netstate.Op) -> netstate.Key:
+    return netstate.key_of(diff.target_of(op))
+
+
+@contextlib.contextmanager
+def listening(host: Host, is_wanted: Callable[[netstate.Op], bool]) -> Iterator[threading.Semaphore]:
+    """Released with every event, from a moment at which all is quiet."""
     stop, heard = threading.Event(), threading.Semaphore(0)
 
     def listen() -> None:
-        for _ in host.kernel.events(stop):
+        for _ in host.kernel.events(stop, is_wanted):
             heard.release()
 
     thread = threading.Thread(target=listen, daemon=True)
@@ -623,8 +628,59 @@ def test_a_change_by_hand_is_an_event(host: Host, change: Callable[[Hand], None]
     assert heard.acquire(timeout=5)  # it listens now
     while heard.acquire(timeout=0.6):
         pass
-    change(host.hand)
-    assert heard.acquire(timeout=5)
+    yield heard
     stop.set()
     thread.join(timeout=5)
     assert not thread.is_alive()
+
+
+def test_a_change_by_hand_is_an_event(host: Host) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.kernel.observe(WHOLE)
+    with listening(host, lambda _op: False) as heard:
+        host.hand.delete(ROUTE)
+        assert heard.acquire(timeout=5)
+
+
+def test_what_is_wanted_is_no_event(host: Host) -> None:
+    host.build(VXLAN, ADDRESS)
+    host.kernel.observe(WHOLE)
+    additions = [netstate.Add(obj=obj) for obj in ENTRIES]
+    with listening(host, lambda op: op in additions) as heard:
+        assert host.kernel.apply(additions) == []
+        assert not heard.acquire(timeout=0.8)
+
+
+@pytest.mark.parametrize("obj", ENTRIES)
+def test_a_wanted_entry_that_goes_is_an_event(host: Host, obj: netstate.KernelObject) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.kernel.observe(WHOLE)
+    with listening(host, lambda op: isinstance(op, netstate.Add)) as heard:
+        host.hand.delete(obj)
+        assert heard.acquire(timeout=5)
+
+
+@pytest.mark.parametrize("obj", ENTRIES)
+def test_an_unwanted_entry_that_goes_is_no_event(host: Host, obj: netstate.KernelObject) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.kernel.observe(WHOLE)
+    with listening(host, lambda op: isinstance(op, netstate.Remove) and key(op) == netstate.key_of(obj)) as heard:
+        assert host.kernel.apply([netstate.Remove(obj=obj)]) == []
+        assert not heard.acquire(timeout=0.8)
+
+
+def test_a_link_that_changes_is_an_event_whatever_is_wanted(host: Host) -> None:
+    host.build(VXLAN, ADDRESS, *ENTRIES)
+    host.kernel.observe(WHOLE)
+    with listening(host, lambda _op: True) as heard:
+        host.hand.set_link(DEVICE, mtu=1300)
+        assert heard.acquire(timeout=5)
+
+
+def test_sysctls_are_seen_in_a_glance(host: Host) -> None:
+    host.build(VXLAN)
+    assert host.kernel.apply([netstate.Add(obj=FORWARDING)]) == []
+    assert host.kernel.observe_silent(frozenset({FORWARDING, VXLAN, ROUTE})) == {FORWARDING}
+    off = dataclasses.replace(FORWARDING, value="0")
+    host.kernel.apply([netstate.Change(old=FORWARDING, new=off)])
+    assert host.kernel.observe_silent(frozenset({FORWARDING})) == {off}

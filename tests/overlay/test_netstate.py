@@ -15,11 +15,11 @@ OBJECTS: list[tuple[netstate.KernelObject, netstate.Key]] = [
     (netstate.BridgePort(name=netstate.IfName("v1"), bridge=BRIDGE, mtu=1450), ("link", "v1")),
     (
         netstate.Address(link=BRIDGE, interface=ipaddress.ip_interface("10.2.20.1/24")),
-        ("address", "br-a", "10.2.20.1/24"),
+        ("address", "br-a", b"\x0a\x02\x14\x01", 24),
     ),
     (
         netstate.Neighbour(link=BRIDGE, ip=ipaddress.ip_address("10.2.21.0"), mac=MAC),
-        ("neighbour", "br-a", "10.2.21.0"),
+        ("neighbour", "br-a", b"\x0a\x02\x15\x00"),
     ),
     (
         netstate.FdbEntry(link=BRIDGE, mac=MAC, vtep_ip=ipaddress.ip_address("198.51.100.2")),
@@ -29,7 +29,7 @@ OBJECTS: list[tuple[netstate.KernelObject, netstate.Key]] = [
         netstate.Route(
             destination=ipaddress.ip_network("10.2.21.0/24"), gateway=ipaddress.ip_address("10.2.21.0"), link=BRIDGE
         ),
-        ("route", "10.2.21.0/24"),
+        ("route", b"\x0a\x02\x15\x00", 24),
     ),
 ]
 

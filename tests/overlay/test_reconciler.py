@@ -496,7 +496,9 @@ class Deaf(kernel_fake.KernelFake):
         self.passes += 1
         return super().observe(desired)
 
-    def events(self, stop: threading.Event) -> Iterator[None]:
+    def events(
+        self, stop: threading.Event, is_wanted: Callable[[netstate.Op], bool] = lambda _op: False
+    ) -> Iterator[None]:
         stop.wait()
         yield from ()
 
@@ -605,3 +607,197 @@ def test_a_bug_in_a_pass_is_logged_and_the_thread_goes_on(caplog: pytest.LogCapt
     stop.set()
     thread.join(timeout=5)
     assert "bug: unexpected error in a full pass" in caplog.text
+
+
+def test_what_an_owner_wrote_and_somebody_deletes_is_a_repair_at_once(world: World) -> None:
+    world.reconciler.set("node", NODE)
+    world.kernel.delete(ROUTE)
+    world.reconciler.run_pass()
+    assert world.reconciler.repairs == {"route": 1}
+
+
+def test_a_pass_that_forgetting_made_necessary_is_no_repair_whatever_others_write_meanwhile(world: World) -> None:
+    world.reconciler.set("network", frozenset({BRIDGE}))
+    world.reconciler.set("endpoint", frozenset({PAIR}))
+    world.reconciler.forget("endpoint")
+    world.reconciler.set("node", NODE)
+    world.reconciler.run_pass()
+    assert world.holds(BRIDGE, *NODE)
+    assert world.reconciler.repairs == {}
+
+
+# -- when it looks ---------------------------------------------------------------------------------------------------
+
+FORWARDING = netstate.Sysctl(key="net.ipv4.ip_forward", value="1")
+
+
+class Counting(kernel_fake.KernelFake):
+    """Counts the looks at everything."""
+
+    looks = 0
+
+    def observe(self, desired: netstate.NetState) -> netstate.NetState:
+        self.looks += 1
+        return super().observe(desired)
+
+
+class Unheard(Counting):
+    """Tells of nothing that happens after the first look."""
+
+    def events(
+        self, stop: threading.Event, is_wanted: Callable[[netstate.Op], bool] = lambda _op: False
+    ) -> Iterator[None]:
+        yield
+        stop.wait()
+
+
+class Slow(kernel_fake.KernelFake):
+    """Writes entries when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__([UNDERLAY])
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def apply(self, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
+        if any(diff.target_of(op) == ROUTE for op in ops):
+            self.begun.set()
+            assert self.go_on.wait(5)
+        return super().apply(ops)
+
+
+def made_of(host: kernel_fake.KernelFake, **timing: float) -> World:
+    world = World()
+    world.kernel = host
+    quick = dataclasses.replace(FAST, **timing)  # type: ignore[arg-type]  # all but one are seconds
+    world.reconciler = reconciler.Reconciler(host, world.filters, timing=quick)
+    world.reconciler.open_gate()
+    return world
+
+
+def quiet(host: Counting, for_s: float = 0.4) -> int:
+    """Wait until it has not looked for a while; how often it looked so far."""
+    seen, since = host.looks, time.monotonic()
+    while time.monotonic() - since < for_s:
+        if host.looks != seen:
+            seen, since = host.looks, time.monotonic()
+        time.sleep(0.01)
+    return seen
+
+
+def test_what_an_owner_does_to_entries_is_no_reason_to_look() -> None:
+    host = Counting([UNDERLAY])
+    world = made_of(host, interval_s=60)
+    with world.running():
+        world.reconciler.set("node", frozenset({VXLAN}))
+        before = quiet(host)
+        world.reconciler.set("node", NODE)
+        assert quiet(host) == before
+        world.reconciler.set("node", NODE - {ROUTE})
+        assert quiet(host) == before
+        host.delete(NEIGHBOUR)
+        eventually(lambda: world.holds(VXLAN, NEIGHBOUR, FDB))
+        eventually(lambda: world.reconciler.repairs == {"neighbour": 1})
+
+
+def test_a_pass_leaves_to_an_owner_what_it_is_just_writing() -> None:
+    host = Slow()
+    world = made_of(host)
+    owner = threading.Thread(target=world.reconciler.set, args=("node", NODE))
+    owner.start()
+    assert host.begun.wait(5)
+    assert world.reconciler.run_pass().ops == 0
+    host.go_on.set()
+    owner.join(timeout=5)
+    assert world.holds(*NODE)
+    host.delete(ROUTE)
+    assert world.reconciler.run_pass().ops == 1
+
+
+def test_what_was_refused_beside_a_pass_is_no_repair_when_it_works() -> None:
+    host = Slow()
+    world = made_of(host)
+
+    def write() -> None:
+        with contextlib.suppress(errors.KernelError):
+            world.reconciler.set("node", NODE)
+
+    owner = threading.Thread(target=write)
+    owner.start()
+    assert host.begun.wait(5)
+    world.reconciler.run_pass()
+    host.refuse(ROUTE)
+    host.go_on.set()
+    owner.join(timeout=5)
+    host.refuse(ROUTE, None)
+    assert world.reconciler.run_pass().ops == 1
+    assert world.reconciler.repairs == {}
+
+
+def test_an_owner_that_writes_does_not_keep_others_from_being_repaired() -> None:
+    host = Slow()
+    world = made_of(host)
+    world.reconciler.set("network", frozenset({BRIDGE}))
+    owner = threading.Thread(target=world.reconciler.set, args=("node", NODE))
+    owner.start()
+    assert host.begun.wait(5)
+    host.delete(BRIDGE)
+    assert world.reconciler.run_pass().ops == 1
+    host.go_on.set()
+    owner.join(timeout=5)
+    assert world.holds(BRIDGE, *NODE)
+
+
+def test_a_sysctl_is_put_right_by_a_glance() -> None:
+    world = made_of(Counting([UNDERLAY]))
+    with world.running():
+        world.reconciler.set("network", frozenset({FORWARDING}))
+        quiet(world.kernel)  # type: ignore[arg-type]  # as made above
+        off = dataclasses.replace(FORWARDING, value="0")
+        world.kernel.apply([netstate.Change(old=FORWARDING, new=off)])
+        eventually(lambda: world.kernel.observe_silent(frozenset({FORWARDING})) == {FORWARDING})
+        eventually(lambda: world.reconciler.repairs == {"sysctl": 1})
+
+
+def test_the_packet_filter_is_put_right_by_a_glance_and_nothing_else_is_looked_at() -> None:
+    host = Counting([UNDERLAY])
+    world = made_of(host)
+    world.reconciler.set_firewall(PLAN)
+    with world.running():
+        before = quiet(host)
+        world.filters.flush()
+        eventually(lambda: world.filters.plan == PLAN)
+        eventually(lambda: world.reconciler.repairs == {"firewall:nft": 1})
+        assert quiet(host) == before
+
+
+def test_a_packet_filter_that_refuses_is_in_the_errors_after_a_glance() -> None:
+    world = made_of(Counting([UNDERLAY]))
+    world.reconciler.set_firewall(PLAN)
+    with world.running():
+        quiet(world.kernel)  # type: ignore[arg-type]  # as made above
+        world.filters.flush()
+        world.filters.refusal = "no nft here"
+        eventually(lambda: world.reconciler.last_errors == ("no nft here",))
+        world.filters.refusal = None
+        eventually(lambda: world.reconciler.last_errors == ())
+
+
+def test_what_no_event_told_is_found_in_the_end() -> None:
+    world = made_of(Unheard([UNDERLAY]), interval_s=0.05, whole_s=0.5)
+    with world.running():
+        world.reconciler.set("node", NODE)
+        quiet(world.kernel, for_s=0.2)  # type: ignore[arg-type]  # as made above
+        world.kernel.delete(ROUTE)
+        eventually(lambda: world.holds(*NODE))
+
+
+def test_what_was_refused_is_tried_again_at_every_interval() -> None:
+    host = Unheard([UNDERLAY])
+    world = made_of(host)
+    host.refuse(ROUTE)
+    with world.running():
+        with pytest.raises(errors.KernelError):
+            world.reconciler.set("node", NODE)
+        eventually(lambda: world.reconciler.last_errors != ())
+        host.refuse(ROUTE, None)
+        eventually(lambda: world.holds(*NODE))
