@@ -14,7 +14,8 @@ from tests.overlay.node_host import until
 
 pytestmark = pytest.mark.contract
 
-WITHIN_S = 10.0
+WITHIN_S = 6.0
+"""Shorter than the pause between two looks without an event."""
 ROUTE = "ip route add default via 192.0.2.254"
 
 
