@@ -59,7 +59,7 @@ def hosts(make_netns) -> Iterator[tuple]:
             "ip route add default via 192.0.2.254",
             *make_device(number, mac),
         )
-    ours.run(*add_peer("10.2.21", PEER_MAC, "192.0.2.2"), *add_peer("10.2.22", GONE_MAC, "192.0.2.3")[:2])
+    ours.run(*add_peer("10.2.21", PEER_MAC, "192.0.2.2"), *add_peer("10.2.22", GONE_MAC, "192.0.2.3"))
     peer.run(*add_peer("10.2.20", OUR_MAC, "192.0.2.1"))
     yield ours, peer
     ours.close()
