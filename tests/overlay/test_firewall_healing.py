@@ -199,7 +199,7 @@ def test_whatever_is_done_to_our_chain_is_undone_at_once(host: Host, flavour: st
         host.await_all(wanted, TOLD_S)
         host.await_quiet()
     assert set(host.reconciler.repairs) == {f"firewall:{flavour}"}
-    assert host.repairs(flavour)[flavour] >= len(chain_hands(flavour))
+    assert host.reconciler.repairs[f"firewall:{flavour}"] >= len(chain_hands(flavour))
 
 
 def test_after_a_flush_of_everything_ours_alone_come_back(host: Host) -> None:
