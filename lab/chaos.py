@@ -107,6 +107,7 @@ class Soak:
         )
         self._break_all(schedule)
         self._converge({name: subnet for name, subnet in before.items() if name not in self._moved})
+        time.sleep(chaos_verdict.PATIENCE_S)  # until the last probes are decided
         now = time.monotonic()
         sent, answered = self._watch.counts()
         pieces = chaos_verdict.judge(self._watch.losses(), list(self._windows.values()), now)
@@ -131,7 +132,6 @@ class Soak:
         """Let every host join and every pair answer; give the hosts' subnets. Raises LabError."""
         command.each(self._faults.hosts.join, self._lab.hosts.values())
         self._watch.start()
-        time.sleep(2 * chaos_watch.INTERVAL_S)
         command.wait_until("all pairs answer", lambda: not self._watch.silent(), timeout_s=_BEGIN_S)
         self._zero = time.monotonic()
         self._forget_before()

@@ -114,14 +114,14 @@ def _gateway(key: chaos_etcd.HeldKey) -> str:
 def _look_at(on: host.Host, url: str) -> HostSeen:
     try:
         code, text = site.ask(on, "/readyz")
-        told = json.loads(site.ask(on, "/status")[1])
-    except (OSError, ValueError) as exc:
-        code, text, told = 0, f"the plugin does not answer: {exc}", {"flannel_networks": [{"subnet": None}]}
+        subnet = str(json.loads(site.ask(on, "/status")[1])["flannel_networks"][0]["subnet"])
+    except (OSError, ValueError, LookupError) as exc:  # it is not there, or starting
+        code, text, subnet = 0, f"the plugin does not tell its status: {exc!r}", ""
     return HostSeen(
         name=on.name,
         ip=on.ip,
         ready="" if code == 200 else text.strip() or f"code {code}",
-        subnet=str(told["flannel_networks"][0]["subnet"]),
+        subnet=subnet,
         docker=site.subnet_of(on, chaos_hosts.NETWORK),
         forwarding=on.exec(["cat", "/proc/sys/net/ipv4/ip_forward"]),
         outside=on.try_docker("exec", chaos_hosts.CONTAINER, "timeout", "2", "wget", "-qO-", url).out.strip(),

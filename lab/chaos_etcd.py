@@ -50,7 +50,7 @@ class EtcdFaults:
     def __init__(self, built: lab.Lab) -> None:
         self._lab = built
 
-    def begin(self, kind: str, target: str, draw: float) -> str:
+    def begin(self, kind: str, target: str, draw: float) -> str:  # noqa: PLR0911  a table
         """Break it; tells how, where the fault's name does not. Raises LabError."""
         match kind:
             case "member-replaced":
@@ -64,6 +64,8 @@ class EtcdFaults:
                 return self._put_foreign(expires=kind == "foreign-expires")
             case "key-deleted" | "lease-expired":
                 return self._take_lease(target, expires=kind == "lease-expired")
+            case "key-deleted-unheard":
+                return self._take_unheard(target, self._drawn(draw))
             case _:
                 self._hit(kind, target)
                 return ""
@@ -75,12 +77,18 @@ class EtcdFaults:
                 command.each(lambda member: member.start_etcd(), self._lab.etcd.values())
             case "member-frozen" | "quorum-frozen" | "all-frozen":
                 command.each(lambda member: member.thaw(), self._lab.etcd.values())
+            case "key-deleted-unheard":
+                self._drawn(draw).thaw()
             case "member-replaced":
                 self._add_member(target)
             case "garbage-key":
                 self.ask("del", _key(_garbage(draw)[0]))
             case "foreign-lease":
                 self.ask("del", _key(FOREIGN))
+
+    def _drawn(self, draw: float) -> services.Etcd:
+        members = list(self._lab.etcd.values())
+        return members[int(draw * len(members)) % len(members)]
 
     def _hit(self, kind: str, target: str) -> None:
         """Kill or freeze members: the target, all, or all but the target."""
@@ -132,6 +140,10 @@ class EtcdFaults:
         words = ("lease", "revoke", f"{found.lease_id:x}") if expires else ("del", _key(found.name))
         self.ask(*words)
         return f"etcdctl {' '.join(words)}" + (f" (of {found.name})" if expires else "")
+
+    def _take_unheard(self, host_name: str, member: services.Etcd) -> str:
+        member.freeze()
+        return f"{member.name} frozen, {self._take_lease(host_name, expires=False)}"
 
     def _put_foreign(self, *, expires: bool) -> str:
         granted = self.ask("lease", "grant", str(_EXPIRES_S if expires else 3600)).split()[1]

@@ -100,6 +100,8 @@ ETCD_KINDS: Final = (
     Kind(name="foreign-expires", where="cluster", weight=3, lasts_s=(5, 6), needs=_WORDS),
     Kind(name="key-deleted", where="host", weight=5, heals_s=5, needs=_ETCD | _TRAFFIC),
     Kind(name="lease-expired", where="host", weight=5, heals_s=5, needs=_ETCD | _TRAFFIC),
+    # The host's watch may hang at the frozen member, and its peers' at others
+    Kind(name="key-deleted-unheard", where="host", weight=5, lasts_s=(10, 15), heals_s=5, needs=_ETCD | _TRAFFIC),
 )
 
 HOST_KINDS: Final = (
@@ -169,7 +171,7 @@ def plan(seed: int, seconds: float, hosts: Sequence[str], members: Sequence[str]
                     number=len(made) + 1,
                     kind=wish.kind,
                     target=wish.target,
-                    at_s=round(now, 2),
+                    at_s=now,
                     lasts_s=round(rng.uniform(*wish.kind.lasts_s), 2),
                     draw=rng.random(),
                 )
@@ -177,7 +179,7 @@ def plan(seed: int, seconds: float, hosts: Sequence[str], members: Sequence[str]
             held_s.update(dict.fromkeys(made[-1].resources, made[-1].free_s))
             index = wishes.index(wish)
             wishes[index] = draw(*LANES[index])
-        now += rng.uniform(*_PAUSE_S)
+        now = round(now + rng.uniform(*_PAUSE_S), 2)
     return tuple(made)
 
 

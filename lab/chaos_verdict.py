@@ -60,6 +60,8 @@ class Pair:
         self.target = target
         self.sent = 0
         self.answered = 0
+        self.heard_s = float("-inf")
+        """When the last probe was sent that was answered."""
         self._open: collections.deque[_Probe] = collections.deque()
         self._lost_since: float | None = None
         self._losses: list[Loss] = []
@@ -75,6 +77,7 @@ class Pair:
         for probe in self._open:
             if probe.number == number and probe.answered is None and now - probe.sent_s <= PATIENCE_S:
                 probe.answered = True
+                self.heard_s = max(self.heard_s, probe.sent_s)
         self.decide(now)
 
     def decide(self, now: float) -> None:

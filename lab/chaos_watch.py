@@ -23,6 +23,7 @@ from typing import Final
 from lab import chaos_verdict, errors
 
 INTERVAL_S: Final = 0.2
+_LATELY_S: Final = 1.5
 _CLONE_NEWNET: Final = 0x40000000
 _SOL_RAW: Final = 255
 _ICMP_FILTER: Final = 1
@@ -87,8 +88,10 @@ class Watch:
             return [loss for pair in self._pairs for loss in pair.losses()]
 
     def silent(self) -> list[str]:
-        """The pairs that lose at this moment, `h1>h2`."""
-        return [f"{loss.source}>{loss.target}" for loss in self.losses() if loss.end_s is None]
+        """The pairs of which nothing was heard lately, `h1>h2`; at first, all of them."""
+        with self._lock:
+            since = time.monotonic() - _LATELY_S
+            return [f"{pair.source}>{pair.target}" for pair in self._pairs if pair.heard_s < since]
 
     def counts(self) -> tuple[int, int]:
         """Probes sent, and answered."""

@@ -150,7 +150,7 @@ class EtcdClient:
         """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.
 
         One stream, never resumed: it ends with an error (RegistryError, Compacted) or, half a second after it at the
-        latest and however silent etcd is, with `stop`. A half-dead connection is noticed after 14 s.
+        latest and however silent etcd is, with `stop`. A half-dead connection is noticed after 8 s.
         """
         with self._pool.using() as channel:
             yield from self._watch(channel, prefix, after, stop)

@@ -15,9 +15,11 @@ from overlay import errors
 DEFAULT_PORT = 2379
 
 CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 10_000),  # etcd hangs up on pings more often than every 5 s
-    ("grpc.keepalive_timeout_ms", 4_000),
-    ("grpc.http2.ping_timeout_ms", 4_000),  # without it a dead peer is noticed after 68 s instead of 13 s
+    # A host whose watch hangs at a frozen member does not hear that its key is gone, and its peers do: both together
+    # must leave time to claim it again within ten seconds. etcd hangs up on pings more often than every 5 s.
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),  # without it a dead peer is noticed after 68 s
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # also: how long one member may take to answer a connect

@@ -60,6 +60,16 @@ def test_an_answer_twice_counts_once() -> None:
     assert (pair.sent, pair.answered, pair.losses()) == (1, 1, [])
 
 
+def test_when_a_pair_was_heard_last_is_when_the_answered_probe_was_sent() -> None:
+    pair = Pair("h1", "h2")
+    first, second, third = pair.send(1), pair.send(2), pair.send(3)
+    assert pair.heard_s == float("-inf")
+    pair.answer(second, 2.5)
+    pair.answer(first, 2.6)
+    pair.answer(third, 5.5)
+    assert pair.heard_s == 2
+
+
 def test_a_probe_that_could_not_be_sent_is_lost() -> None:
     pair = Pair("h1", "h2")
     pair.send(1, failed=True)

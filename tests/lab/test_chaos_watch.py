@@ -64,7 +64,7 @@ def test_a_cut_wire_is_a_loss_in_both_directions_and_ends_with_the_wire_mended(e
     # longer than an answer may take: what waits for its neighbour's address when the wire is mended is still answered
     until(lambda: watch.silent() == ["h1>h2", "h2>h1"] and time.monotonic() > whole_s + 4)
     subprocess.run([*cable, "up"], check=True, timeout=10)
-    until(lambda: not watch.silent())
+    until(lambda: not watch.silent() and all(loss.end_s is not None for loss in watch.losses()))
     lost = [loss for loss in watch.losses() if loss.begin_s > whole_s]
     long = {(loss.source, loss.target) for loss in lost if loss.end_s - loss.begin_s > 1}
     assert long == {("h1", "h2"), ("h2", "h1")}
