@@ -6,7 +6,8 @@
                                                                  ├── client     .6   no docker
                                                                  └── h1..hN     .11 ...
 
-Every lab has the same addresses (RFC 5737): they live in namespaces that cannot see each other.
+Every lab has the same addresses (RFC 5737): they live in namespaces that cannot see each other. Each machine also has
+an IPv6 address (RFC 3849) of the same last number: 2001:db8:51::11 beside 198.51.100.11, 2001:db8:113::10 outside.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from lab import config as cfg
 
 UNDERLAY: Final = ipaddress.IPv4Network("198.51.100.0/24")
 OUTSIDE: Final = ipaddress.IPv4Network("203.0.113.0/24")
+UNDERLAY_V6: Final = ipaddress.IPv6Network("2001:db8:51::/64")
+OUTSIDE_V6: Final = ipaddress.IPv6Network("2001:db8:113::/64")
 REGISTRY_PORT: Final = 5000
 ETCD_PORT: Final = 2379
 ETCD_PEER_PORT: Final = 2380
@@ -36,12 +39,19 @@ class Seat:
     netns: str
     address: ipaddress.IPv4Interface
     gateway: ipaddress.IPv4Address
+    address_v6: ipaddress.IPv6Interface
+    gateway_v6: ipaddress.IPv6Address
     mac: str
 
     @property
     def ip(self) -> str:
         """The address alone, as text."""
         return str(self.address.ip)
+
+    @property
+    def ip_v6(self) -> str:
+        """The IPv6 address alone, as text."""
+        return str(self.address_v6.ip)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +117,15 @@ def plan_lab(config: cfg.LabConfig) -> Plan:
 
 def _seat(lab: str, machine: str, number: int, network: ipaddress.IPv4Network = UNDERLAY) -> Seat:
     """Place a machine; the MAC is locally administered and spells the address, so that a reboot keeps it."""
-    ip = network[number]
+    ip, network_v6 = network[number], UNDERLAY_V6 if network == UNDERLAY else OUTSIDE_V6
+    ip_v6 = ipaddress.IPv6Address(f"{network_v6.network_address}{number}")  # 11 looks like 11, not like b
     mac = ":".join(f"{octet:02x}" for octet in (2, 0, *ip.packed))
     return Seat(
         machine=machine,
         netns=f"{lab}-{machine}",
         address=ipaddress.IPv4Interface((ip, network.prefixlen)),
         gateway=network[1],
+        address_v6=ipaddress.IPv6Interface((ip_v6, network_v6.prefixlen)),
+        gateway_v6=network_v6[1],
         mac=mac,
     )

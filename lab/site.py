@@ -62,16 +62,22 @@ def ip_of(on: host.Host, container: str, network: str = "mynet") -> str:
     return on.docker("inspect", "-f", form, container)
 
 
+def ip6_of(on: host.Host, container: str, network: str = "mynet") -> str:
+    """A container's IPv6 address in a network."""
+    form = "{{(index .NetworkSettings.Networks " + json.dumps(network) + ").GlobalIPv6Address}}"
+    return on.docker("inspect", "-f", form, container)
+
+
 def inside(on: host.Host, container: str, words: str, timeout_s: float = 60) -> str:
     """Run a shell line in a container. Raises CommandFailed."""
     return on.docker("exec", container, "sh", "-c", words, timeout_s=timeout_s)
 
 
-def serve_who(on: host.Host, container: str) -> None:
+def serve_who(on: host.Host, container: str, listen: str = "0.0.0.0:80") -> None:
     """Start a web server in a container that answers /cgi-bin/who with the address of who asks."""
     page = r"printf '#!/bin/sh\necho\necho $REMOTE_ADDR\n'"
     inside(on, container, f"mkdir -p /www/cgi-bin; {page} > /www/cgi-bin/who; chmod +x /www/cgi-bin/who")
-    inside(on, container, "httpd -h /www -p 0.0.0.0:80")
+    inside(on, container, f"httpd -h /www -p '{listen}'")
 
 
 def ask(on: host.Host, path: str) -> tuple[int, str]:
@@ -127,6 +133,11 @@ def kernel_of(on: host.Host) -> dict[str, list[str]]:
         "links": sorted(links),
         "addresses": sorted(addresses),
         "routes": sorted(line.strip() for line in on.exec(["ip", "route"]).splitlines()),
+        "routes_v6": sorted(
+            line.strip()
+            for line in on.exec(["ip", "-6", "route"]).splitlines()
+            if not line.startswith("fe80::")  # the kernel's own, some time after the link
+        ),
         "rules": rules.splitlines(),
     }
 

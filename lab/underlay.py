@@ -28,6 +28,7 @@ def format_router(lab: plan.Plan) -> str:
         f"link add {plan.BRIDGE} type bridge",
         f"link set {plan.BRIDGE} mtu {lab.mtu} up",
         f"address add {plan.UNDERLAY[1]}/{plan.UNDERLAY.prefixlen} dev {plan.BRIDGE}",
+        f"address add {plan.UNDERLAY_V6[1]}/{plan.UNDERLAY_V6.prefixlen} dev {plan.BRIDGE} nodad",
     ]
     for seat in lab.seats:
         lines += _format_port(lab, seat)
@@ -39,8 +40,10 @@ def format_nic(lab: plan.Plan, seat: plan.Seat) -> str:
     return (
         "link set lo up\n"
         f"address add {seat.address} broadcast + dev {plan.NIC}\n"
+        f"address add {seat.address_v6} dev {plan.NIC} nodad\n"
         f"link set {plan.NIC} mtu {lab.mtu} up\n"
         f"route add default via {seat.gateway} dev {plan.NIC}\n"
+        f"route add default via {seat.gateway_v6} dev {plan.NIC}\n"
     )
 
 
@@ -51,7 +54,8 @@ def create(lab: plan.Plan) -> None:
     """
     _add(lab.netns)
     enable = ["nsenter", f"--net={netns_path(lab.router_netns)}", "sh", "-c"]
-    command.check(command.run([*enable, "echo 1 > /proc/sys/net/ipv4/ip_forward"]))
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        command.check(command.run([*enable, f"echo 1 > /proc/sys/net/{key}"]))
     _batch(lab.router_netns, format_router(lab))
     for seat in lab.seats:
         _batch(seat.netns, format_nic(lab, seat))
@@ -100,6 +104,7 @@ def _format_port(lab: plan.Plan, seat: plan.Seat) -> list[str]:
     lines = [f"link add name {port} type veth peer name {plan.NIC} address {seat.mac} netns {seat.netns}"]
     if seat == lab.outside:
         lines.append(f"address add {seat.gateway}/{seat.address.network.prefixlen} dev {port}")
+        lines.append(f"address add {seat.gateway_v6}/{seat.address_v6.network.prefixlen} dev {port} nodad")
     else:
         lines.append(f"link set {port} master {plan.BRIDGE}")
     return [*lines, f"link set {port} mtu {lab.mtu} up"]

@@ -15,6 +15,7 @@ link set lo up
 link add br0 type bridge
 link set br0 mtu 1400 up
 address add 198.51.100.1/24 dev br0
+address add 2001:db8:51::1/64 dev br0 nodad
 link add name h1 type veth peer name ens33 address 02:00:c6:33:64:0b netns x-h1
 link set h1 master br0
 link set h1 mtu 1400 up
@@ -23,6 +24,7 @@ link set client master br0
 link set client mtu 1400 up
 link add name outside type veth peer name ens33 address 02:00:cb:00:71:0a netns x-outside
 address add 203.0.113.1/24 dev outside
+address add 2001:db8:113::1/64 dev outside nodad
 link set outside mtu 1400 up
 """
     )
@@ -34,7 +36,9 @@ def test_a_machine_has_one_nic_and_a_default_route() -> None:
         == """\
 link set lo up
 address add 198.51.100.11/24 broadcast + dev ens33
+address add 2001:db8:51::11/64 dev ens33 nodad
 link set ens33 mtu 1400 up
 route add default via 198.51.100.1 dev ens33
+route add default via 2001:db8:51::1 dev ens33
 """
     )
