@@ -55,8 +55,8 @@ def network_state(net: network.Network) -> netstate.NetState:
 def endpoint_state(net: network.Network, end: endpoint.Endpoint) -> netstate.NetState:
     """Before Join both ends of the veth pair are ours to keep; after it only the host's end is.
 
-    The host's end never has less than the container's: a veth drops what is larger than the other end's MTU without
-    a word to the sender. Where the overlay has room for less, the sender hears of it from the kernel's routing.
+    The host's end never has less than the container's: a veth drops what is larger than the other end's MTU, and path
+    MTU discovery hears nothing. Where the overlay has room for less, the kernel says so when it routes.
     """
     name, mtu = names.host_end(end.id), max(net.mtu, end.mtu)
     if end.joined:

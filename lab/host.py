@@ -26,6 +26,7 @@ class Host(machine.Machine):
         super().__init__(seat.machine, netns=seat.netns, cgroup=lab.cgroup(seat), spec=spec)
         self.engine = lab.engines[seat.machine]
         self.ip = seat.ip
+        self.ip_v6 = seat.ip_v6
         self.dockerd_args = args
         self.on_boot: Callable[[], None] = lambda: None
         self._lab = lab

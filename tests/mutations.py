@@ -255,8 +255,8 @@ PUBLISH = (
         f"{PUBLISHED} or test_it_reaches",
         _one(
             ENDPOINT,
-            "        case DockerExit():\n            return answer | {",
-            '        case DockerExit():\n            return answer | {"DisableGatewayService": True, ',
+            "        case DockerExit(routes=routes):\n            return answer | {",
+            '        case DockerExit(routes=routes):\n            return answer | {"DisableGatewayService": True, ',
         ),
     ),
     Mutation(
@@ -271,8 +271,8 @@ PUBLISH = (
         "over_the_overlay",
         _one(
             ENDPOINT,
-            "        case DockerExit():\n"
-            '            return answer | {"StaticRoutes": [_route(way.overlay, way.next_hop)]}',
+            "        case DockerExit(routes=routes):\n"
+            '            return answer | {"StaticRoutes": [_format_route(route) for route in routes]}',
             "        case DockerExit():\n            return answer",
         ),
     ),
@@ -284,14 +284,16 @@ NETWORKS = (
         "network rm leaves no device",
         "network_rm",
         _one(
-            SERVICE, "for take_away in (bridge, self._write_firewall):", "for take_away in (self._write_firewall,):"
+            SERVICE,
+            "for take_away in (bridge, self._plumbing.write_firewall):",
+            "for take_away in (self._plumbing.write_firewall,):",
         ),
     ),
     Mutation(
         "rules-stay",
         "network rm leaves no rule",
         "network_rm",
-        _one(SERVICE, "for take_away in (bridge, self._write_firewall):", "for take_away in (bridge,):"),
+        _one(SERVICE, "for take_away in (bridge, self._plumbing.write_firewall):", "for take_away in (bridge,):"),
     ),
     Mutation(
         "network-row-stays",
@@ -494,7 +496,7 @@ INTERRUPTIONS = (
         "kill_9_of_the_worker",
         _one(
             "ipam/store.py",
-            "        entries[pool_id].addresses.put(ipaddress.IPv4Address(ip), state_of)\n",
+            "        entries[pool_id].addresses.put(ipaddress.ip_address(ip), state_of)\n",
             "        del state_of\n",
         ),
     ),
@@ -592,8 +594,8 @@ BAD_INPUT = (
         "no --ipam-driver: the exact command",
         "without_ipam_driver",
         _one(
-            "driver/network.py",
-            "create the network with: docker network create -d flannelpy --ipam-driver flannelpy NAME",
+            "driver/creation.py",
+            "create the network with: docker network create -d flannelpy --ipam-driver flannelpy {ipv6}NAME",
             "create the network with our own IPAM",
         ),
     ),
@@ -602,10 +604,10 @@ BAD_INPUT = (
         "foreign subnet",
         "foreign_subnet",
         (
-            Edit("ipam/slices.py", "    if not wanted.subnet_of(lease):\n", "    if False:\n"),
+            Edit("ipam/slices.py", "    if not netstate.is_part(wanted, lease):\n", "    if False:\n"),
             Edit(
-                "driver/network.py",
-                "if pool.subnet_of(holding.subnet)), None)",
+                "driver/creation.py",
+                "if any(netstate.is_part(pool, own) for own in holding.subnets)), None)",
                 "if pool), None)",
             ),
         ),
@@ -635,8 +637,9 @@ BAD_INPUT = (
         "IPv6",
         "unknown_options",
         _one(
-            "ipam/endpoints.py",
-            '"--ipv6: the flannel network has no IPv6; leave --ipv6 and IPv6 --subnet away"',
+            "ipam/service.py",
+            'f"--ipv6: the flannel network {held.prefix} has no IPv6; leave --ipv6 and IPv6 --subnet away, or add "\n'
+            '        "EnableIPv6 and IPv6Network to its network config (docs/operations.md, Dual stack)"',
             '"no"',
         ),
     ),
@@ -708,8 +711,8 @@ BAD_INPUT = (
         "full_pool",
         _one(
             "ipam/pool.py",
-            "int(cidr.broadcast_address))\n        if not usable",
-            "int(cidr.broadcast_address) + 1)\n        if not usable",
+            "int(cidr.broadcast_address) + (cidr.version == 6))",
+            "int(cidr.broadcast_address) + 1)",
         ),
     ),
     Mutation(

@@ -93,36 +93,32 @@ def test_a_container_with_published_ports_has_ipv6_within_the_flannel_network(du
     assert "fd00:66::/48 via " in routes
     assert "default" not in routes
     assert dual.h1.ip in site.inside(dual.h1, one, f"timeout 5 wget -qO- {dual.lab.outside_url}")
+    site.serve_who(dual.h1, one)
+    for address in (dual.h1.ip, f"[{dual.h1.ip_v6}]"):
+        assert dual.lab.client.exec(["curl", "-fsS", "-m", "5", f"http://{address}:8086/cgi-bin/who"])
 
 
-def test_slices_of_both_families_stand_beside_a_network_of_ipv4_alone(dual, run):
+def test_slices_of_both_families_stand_beside_a_network_of_ipv4_alone(dual, solo, run):
     """And `--ip6`, which engines before 29 take only on a network with subnets of the user's own."""
-    four, six = pools_of(dual.h1, "dual")
-    ip6_there = site.ip6_of(dual.h2, run(dual.h2, network="dual"), "dual")
-    ip4_there = site.ip_of(dual.h2, run(dual.h2, network="dual"), "dual")
-    dual.h1.docker("network", "rm", "dual")
-    half4, rest4 = four.subnets()
-    half6, _ = six.subnets()
-    try:
-        site.create_network(dual.h1, "both", *IPAM, "--subnet", str(half4), "--ipv6", "--subnet", str(half6))
-        site.create_network(dual.h1, "plain", *IPAM, "--subnet", str(rest4))
-        chosen = half6[0xBEEF]
-        one = run(dual.h1, "--ip6", str(chosen), network="both")
-        other = run(dual.h1, network="plain")
-        assert site.ip6_of(dual.h1, one, "both") == str(chosen)
-        assert f" {chosen}/{half6.prefixlen} " in site.inside(dual.h1, one, "ip -o -6 addr show eth0")
-        assert "1 packets received" in site.inside(dual.h1, one, f"ping6 -c 1 -w 10 {ip6_there}")
-        assert site.ip6_of(dual.h1, other, "plain") == ""
-        assert "1 packets received" in site.inside(dual.h1, other, f"ping -c 1 -w 10 {ip4_there}")
-        assert "1 packets received" in site.inside(
-            dual.h1, other, f"ping -c 1 -w 10 {site.ip_of(dual.h1, one, 'both')}"
-        )
-        for name in (one, other):
-            dual.h1.docker("rm", "-f", name, timeout_s=90)
-    finally:
-        for name in ("both", "plain"):
-            dual.h1.try_docker("network", "rm", name)
-        create(dual.h1, "dual")
+    there = run(dual.h2, network="dual")
+    ip4, ip6 = site.ip_of(dual.h2, there, "dual"), site.ip6_of(dual.h2, there, "dual")
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints, ETCD_PREFIX=PREFIX)
+    site.wait_ready(solo.host)
+    (lease,) = site.status(solo.host)["flannel_networks"]
+    half4, rest4 = ipaddress.IPv4Network(lease["subnet"]).subnets()
+    half6, _ = ipaddress.IPv6Network(lease["subnet_v6"]).subnets()
+    site.create_network(solo.host, "both", "--subnet", str(half4), "--ipv6", "--subnet", str(half6))
+    site.create_network(solo.host, "plain", "--subnet", str(rest4))
+    chosen = half6[0xBEEF]
+    one, other = run(solo.host, "--ip6", str(chosen), network="both"), run(solo.host, network="plain")
+    assert site.ip6_of(solo.host, one, "both") == str(chosen)
+    assert f" {chosen}/{half6.prefixlen} " in site.inside(solo.host, one, "ip -o -6 addr show eth0")
+    assert "1 packets received" in site.inside(solo.host, one, f"ping6 -c 1 -w 10 {ip6}")
+    assert "1 packets received" in site.inside(dual.h2, there, f"ping6 -c 1 -w 10 {chosen}")
+    assert site.ip6_of(solo.host, other, "plain") == ""
+    assert "1 packets received" in site.inside(solo.host, other, f"ping -c 1 -w 10 {ip4}")
+    local = site.ip_of(solo.host, one, "both")
+    assert "1 packets received" in site.inside(solo.host, other, f"ping -c 1 -w 10 {local}")
 
 
 def test_a_restarted_plugin_goes_on_with_both_families(dual, run):
