@@ -97,7 +97,7 @@ def test_a_network_of_both_families_has_both_ways_through_the_overlay() -> None:
 
 
 def test_an_engine_that_asks_for_no_ipv6_pool_is_given_the_command_that_makes_it() -> None:
-    """20.10 and 26.1 with --ipv6 alone."""
+    """None of 20.10, 26.1 and 28.5 (tests/system/test_ipv6.py); one that does not must not get IPv4 in silence."""
     assert refusal(dataclasses.replace(REQUEST6, v6=()), DUAL) == (
         "--ipv6: this engine asks for no IPv6 pool unless it is given one; create the network with: docker network "
         "create -d flannelpy --ipam-driver flannelpy --ipv6 --subnet fd00:2:0:14::/64 NAME"

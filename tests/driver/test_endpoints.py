@@ -195,8 +195,7 @@ def test_an_ipv6_network_without_a_gateway_in_the_request_takes_the_first_addres
     assert host.driver.networks()[0].v6.gateway == ipaddress.IPv6Interface("fd00:2:0:14::1/64")
 
 
-def test_ipv6_alone_on_an_engine_of_before_27_is_told_the_command(host: Host) -> None:
-    """There libnetwork asks for no IPv6 pool unless --subnet gives one."""
+def test_ipv6_without_a_pool_is_told_the_command(host: Host) -> None:
     host.give_ipv6()
     options = {"com.docker.network.enable_ipv6": True, "com.docker.network.generic": {}}
     with pytest.raises(errors.BadRequest, match=r"--ipv6 --subnet fd00:2:0:14::/64 NAME$"):
