@@ -6,7 +6,7 @@ PACKAGES := overlay ipam driver plugin lab bench
 ENGINES ?= 20.10 26.1 28.5
 SECONDS ?= 1800
 # What the tests of etcd, kernel and firewall run on this machine itself, in namespaces of their own
-TEST_PACKAGES := iproute2 nftables iptables procps mmdebstrap debian-archive-keyring iputils-ping
+TEST_PACKAGES := iproute2 nftables iptables procps faketime mmdebstrap debian-archive-keyring iputils-ping
 
 .PHONY: help
 help: ## Show the targets

@@ -183,12 +183,13 @@ class Cluster:
             )
         )
 
-    def ctl(self, *words: str) -> str:
+    def ctl(self, *words: str, stdin: str = "") -> str:
         """Run etcdctl, for what our client does not do."""
         found = _program("etcdctl")
         done = subprocess.run(
             [found, "--endpoints", ",".join(self.urls), *words],
             env={"ETCDCTL_API": "3"},
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=20,
@@ -196,6 +197,17 @@ class Cluster:
         )
         assert done.returncode == 0, f"etcdctl {words[:2]}: {done.stderr}"
         return done.stdout
+
+
+def guard(cluster: Cluster, prefix: str, user: str, password: str) -> None:
+    """Switch authentication on; `user` may do all under `prefix` and nothing else."""
+    cluster.ctl("user", "add", "root:root-secret")
+    cluster.ctl("user", "add", f"{user}:{password}")
+    cluster.ctl("role", "add", "nodes")
+    cluster.ctl("role", "grant-permission", "nodes", "readwrite", prefix + "/", prefix + "0")
+    cluster.ctl("user", "grant-role", user, "nodes")
+    cluster.ctl("user", "grant-role", "root", "root")
+    cluster.ctl("auth", "enable")
 
 
 def _answers(client: etcd_client.EtcdClient) -> bool:

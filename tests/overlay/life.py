@@ -36,8 +36,9 @@ class Life:
         *,
         ttl_s: int = 86_400,
         client: etcd_client.EtcdClient | None = None,
+        world: etcd_client.EtcdClient | None = None,
     ) -> None:
-        """`client`: what the node itself talks through."""
+        """`client`: what the node itself talks through; `world`: what all the others do."""
         self.cluster = cluster
         self.client = client or cluster.client(timeout_s=4.0)
         self.registry = registry_etcd.EtcdRegistry(self.client, node_host.PREFIX, ttl_s=ttl_s)
@@ -49,7 +50,7 @@ class Life:
             node_host.FAST, beat_s=0.5, retry_first_s=0.1, retry_cap_s=0.5, doubt_s=0.3, heal_first_s=3600
         )
         # what the rest of the world does, past the node's own client
-        self.world_client = cluster.client(timeout_s=4.0)
+        self.world_client = world or cluster.client(timeout_s=4.0)
         self.world = registry_etcd.EtcdRegistry(self.world_client, node_host.PREFIX, ttl_s=ttl_s)
 
     def close(self) -> None:

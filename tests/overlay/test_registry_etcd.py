@@ -207,13 +207,7 @@ def test_tls_members_under_several_names_stand_in_for_one_another(tmp_path: path
 def guarded(tmp_path: pathlib.Path) -> Iterator[etcd_server.Cluster]:
     """An etcd whose user `node` may do all under PREFIX, and whose tokens live a second or two."""
     with etcd_server.running(tmp_path, options=["--auth-token-ttl", "1"]) as cluster:
-        cluster.ctl("user", "add", "root:root-secret")
-        cluster.ctl("user", "add", "node:node-secret")
-        cluster.ctl("role", "add", "nodes")
-        cluster.ctl("role", "grant-permission", "nodes", "readwrite", PREFIX + "/", PREFIX + "0")
-        cluster.ctl("user", "grant-role", "node", "nodes")
-        cluster.ctl("user", "grant-role", "root", "root")
-        cluster.ctl("auth", "enable")
+        etcd_server.guard(cluster, PREFIX, "node", "node-secret")
         yield cluster
 
 
