@@ -260,7 +260,7 @@ def test_an_expired_token_is_renewed_for_calls_and_watch_and_the_password_never_
 
 
 ONE_SUBNET = (
-    '{"Network": "10.2.0.0/23", "SubnetLen": 24, "SubnetMin": "10.2.1.0", "SubnetMax": "10.2.1.0",'
+    '{"Network": "10.2.0.0/22", "SubnetLen": 24, "SubnetMin": "10.2.1.0", "SubnetMax": "10.2.1.0",'
     ' "Backend": {"Type": "vxlan"}}'
 )
 
