@@ -96,3 +96,23 @@ def test_a_chosen_address_and_mac_are_kept(pair, run):
     finally:
         pair.h1.try_docker("network", "rm", "mynet")
         site.create_network(pair.h1, "mynet")
+
+
+def test_checksum_offload_is_examined_and_left_on(pair):
+    def verdict() -> str:
+        examined = site.status(pair.h1)["offload"]["examined"]
+        return examined[0]["verdict"] if examined else "unknown"
+
+    site.wait_for("a verdict on checksum offload", lambda: verdict() == "sound", 60)
+    assert site.status(pair.h1)["offload"]["on"] == {site.PREFIX: True}
+
+
+def test_the_plugin_may_send_segments_of_its_own_making(pair):
+    """CAP_NET_RAW (13) is Docker's gift; without it a broken offload would not be found."""
+    show = (
+        "for one in /proc/[0-9]*; do tr '\\0' ' ' <$one/cmdline | grep -q 'python3 -m plugin'"
+        " && sed -n 's/^CapEff:\\s*//p' $one/status; done; true"
+    )
+    granted = {int(mask, 16) for mask in pair.h1.exec(["sh", "-c", show]).split()}
+    assert granted
+    assert all(mask >> 13 & 1 for mask in granted)
