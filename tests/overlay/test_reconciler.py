@@ -545,9 +545,11 @@ def test_our_own_writing_of_rules_is_looked_at_once_more_and_then_all_is_quiet()
 
 
 def test_a_firewall_that_refuses_on_its_event_is_told_by_a_full_pass() -> None:
-    world, _, busy = quiet_world()
+    world, deaf, busy = quiet_world()
     with world.running():
         world.reconciler.set_firewall(PLAN)
+        eventually(lambda: deaf.passes == 2)
+        eventually(lambda: not world.reconciler._keeper._touched)
         busy.refusal = "nft: busy"
         busy.flush()
         eventually(lambda: world.reconciler.last_errors == ("nft: busy",))
