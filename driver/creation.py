@@ -63,6 +63,7 @@ def plan(request: Request, held: list[lease.HeldSubnet]) -> network.Network:
         prefix=holding.prefix,
         overlay=holding.network,
         device=netstate.IfName(holding.device),
+        direct=holding.direct,
         mtu=_mtu(request, holding),
         chosen_mtu=request.options.mtu,
         internal=request.internal,

@@ -73,14 +73,15 @@ def firewall_plan(networks: Iterable[network.Network]) -> firewall.FirewallPlan:
             subnet=net.pool,
             overlay=net.overlay,
             device=net.device,
+            direct=net.direct,
             internal=net.internal,
             masquerade=net.masquerade,
             prefix=net.prefix,
-            v6=_firewall_rules_v6(net.v6) if net.v6 is not None else None,
+            v6=_firewall_rules_v6(net.v6, direct=net.direct) if net.v6 is not None else None,
         )
         for net in networks
     )
 
 
-def _firewall_rules_v6(v6: network.NetworkV6) -> firewall.BridgeRulesV6:
-    return firewall.BridgeRulesV6(subnet=v6.pool, overlay=v6.overlay, device=v6.device)
+def _firewall_rules_v6(v6: network.NetworkV6, *, direct: bool) -> firewall.BridgeRulesV6:
+    return firewall.BridgeRulesV6(subnet=v6.pool, overlay=v6.overlay, device=v6.device, direct=direct)

@@ -51,8 +51,9 @@ class Network:
     """One Docker network on this host.
 
     Shape: `pool` lies in this host's lease, `overlay` is the whole flannel network it belongs to (registry prefix
-    `prefix`, VTEP device `device`); `gateway` is the bridge's address. `chosen_mtu` is what the operator asked for,
-    None to follow the overlay; `mtu` is what the overlay has room for of it now. Units: bytes.
+    `prefix`, VTEP device `device`, `direct` as in HeldSubnet); `gateway` is the bridge's address. `chosen_mtu` is
+    what the operator asked for, None to follow the overlay; `mtu` is what the overlay has room for of it now.
+    Units: bytes.
     """
 
     id: names.NetworkId
@@ -63,6 +64,7 @@ class Network:
     overlay: ipaddress.IPv4Network
     device: netstate.IfName
     mtu: int
+    direct: bool = False
     internal: bool = False
     masquerade: bool = True
     gateway_mode: GatewayMode = GatewayMode.AUTO
@@ -108,7 +110,8 @@ def follow(net: Network, held: lease.HeldSubnet | None) -> Network:
     if v6 is not None and held.v6 is not None and netstate.is_part(v6.pool, held.v6.subnet):
         v6 = dataclasses.replace(v6, overlay=held.v6.network, device=netstate.IfName(held.v6.device))
     mtu = min(net.chosen_mtu or held.overlay_mtu, held.overlay_mtu)
-    return dataclasses.replace(net, overlay=held.network, device=netstate.IfName(held.device), mtu=mtu, v6=v6)
+    device = netstate.IfName(held.device)
+    return dataclasses.replace(net, overlay=held.network, device=device, direct=held.direct, mtu=mtu, v6=v6)
 
 
 def format_change(before: Network, after: Network) -> str:
@@ -116,6 +119,7 @@ def format_change(before: Network, after: Network) -> str:
     shown: dict[str, tuple[object, object]] = {
         "mtu": (before.mtu, after.mtu),
         "device": (before.device, after.device),
+        "direct": (before.direct, after.direct),
     }
     shown |= {"overlay": (before.overlay, after.overlay), "chosen_mtu": (before.chosen_mtu, after.chosen_mtu)}
     if before.v6 is not None and after.v6 is not None:

@@ -46,6 +46,7 @@ SCHEMA = statefile.Schema(
         ALTER TABLE networks ADD COLUMN device_v6 TEXT;
         ALTER TABLE networks ADD COLUMN chosen_mtu INTEGER;
         UPDATE networks SET chosen_mtu = mtu;
+        ALTER TABLE networks ADD COLUMN direct INTEGER NOT NULL DEFAULT 0;
         CREATE UNIQUE INDEX networks_by_pool_v6 ON networks (pool_v6);
         ALTER TABLE endpoints ADD COLUMN address_v6 TEXT;
         ALTER TABLE endpoints ADD COLUMN mtu INTEGER NOT NULL DEFAULT 0;
@@ -58,14 +59,15 @@ SCHEMA = statefile.Schema(
 _SAVE_NETWORK = """
     INSERT INTO networks (
         id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
-    overlay_v6 = excluded.overlay_v6, device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu
+    overlay_v6 = excluded.overlay_v6, device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu,
+    direct = excluded.direct
 """
 _LOAD_NETWORKS = """
     SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu FROM networks ORDER BY rowid
+    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
     INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu)
@@ -116,6 +118,7 @@ class DriverStore:
                     net.gateway_mode,
                     *v6,
                     net.chosen_mtu,
+                    net.direct,
                 ),
             )
 
@@ -148,7 +151,8 @@ def _texts_v6(v6: network.NetworkV6 | None) -> tuple[str | None, ...]:
 
 
 def _network(row: statefile.Row) -> network.Network:
-    network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *v6, chosen_mtu = row
+    network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *later = row
+    *v6, chosen_mtu, direct = later
     return network.Network(
         id=names.NetworkId(network_id),
         bridge=netstate.IfName(bridge),
@@ -158,6 +162,7 @@ def _network(row: statefile.Row) -> network.Network:
         overlay=ipaddress.IPv4Network(overlay),
         device=netstate.IfName(device),
         mtu=mtu,
+        direct=bool(direct),
         internal=bool(internal),
         masquerade=bool(masquerade),
         gateway_mode=network.GatewayMode(mode),

@@ -99,6 +99,8 @@ class HeldSubnet:
     subnet: ipaddress.IPv4Network
     device: str
     overlay_mtu: int
+    direct: bool = False
+    """Packets may cross the underlay as they are (host-gw, DirectRouting), whether there is a device or not."""
     v6: HeldSubnetV6 | None = None
 
     @property

@@ -290,5 +290,6 @@ class Standing:
             subnet=known.own.key.v4,
             device=known.backend.device,
             overlay_mtu=known.backend.overlay_mtu(known.own),
+            direct=known.backend.needs_routes,
             v6=known.held_v6,
         )

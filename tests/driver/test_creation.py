@@ -44,6 +44,11 @@ def refusal(request: creation.Request, *held: lease.HeldSubnet) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_network_knows_whether_its_packets_cross_the_underlay_as_they_are(*, direct: bool) -> None:
+    assert creation.plan(REQUEST, [dataclasses.replace(HELD, direct=direct)]).direct is direct
+
+
 def test_a_network_has_the_overlays_mtu_and_a_bridge_of_its_own() -> None:
     made = creation.plan(REQUEST, [HELD])
     assert made == network.Network(

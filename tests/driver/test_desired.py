@@ -121,5 +121,11 @@ def test_the_firewall_has_the_rules_of_all_networks() -> None:
     )
 
 
+def test_the_firewall_knows_in_both_families_what_crosses_the_underlay_as_it_is() -> None:
+    (rules,) = desired.firewall_plan([dataclasses.replace(NET6, direct=True)])
+    assert rules.v6 is not None
+    assert (rules.direct, rules.v6.direct) == (True, True)
+
+
 def test_owners_never_meet() -> None:
     assert desired.network_owner(NETWORK_ID) != desired.endpoint_owner(names.EndpointId(NETWORK_ID))

@@ -119,17 +119,19 @@ def test_a_network_follows_the_overlays_mtu_unless_one_was_chosen(
 def test_a_network_follows_its_devices_and_ranges() -> None:
     net = dataclasses.replace(NET, v6=V6)
     wide = ipaddress.IPv4Network("10.0.0.0/8")
-    after = network.follow(net, held(1450, network=wide, device="flannel.9", v6=HELD_V6))
+    after = network.follow(net, held(1450, network=wide, device="flannel.9", direct=True, v6=HELD_V6))
     assert after == dataclasses.replace(
         net,
         overlay=wide,
         device=netstate.IfName("flannel.9"),
+        direct=True,
         v6=dataclasses.replace(
             V6, overlay=ipaddress.IPv6Network("fd00:2::/32"), device=netstate.IfName("flannel-v6.9")
         ),
     )
     assert network.format_change(net, after) == (
-        "device=flannel.9 was=flannel.1 overlay=10.0.0.0/8 was=10.2.0.0/16 device_v6=flannel-v6.9 was=flannel-v6.1 "
+        "device=flannel.9 was=flannel.1 direct=True was=False overlay=10.0.0.0/8 was=10.2.0.0/16 "
+        "device_v6=flannel-v6.9 was=flannel-v6.1 "
         "overlay_v6=fd00:2::/32 was=fd00:2::/48"
     )
     assert network.follow(net, held(1450)) == net  # an IPv6 half that is lost is not followed

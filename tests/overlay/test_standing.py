@@ -87,6 +87,24 @@ def test_a_saved_lease_is_held_but_not_confirmed(here: standing.Standing) -> Non
     assert not here.status().confirmed
 
 
+@pytest.mark.parametrize(
+    ("options", "device", "direct"),
+    [
+        ('"Type": "vxlan"', "flannel.1", False),
+        ('"Type": "vxlan", "DirectRouting": true', "flannel.1", True),
+        ('"Type": "host-gw"', "", True),
+    ],
+)
+def test_it_is_told_whether_packets_cross_the_underlay_as_they_are(
+    here: standing.Standing, options: str, device: str, *, direct: bool
+) -> None:
+    config = netconfig.parse_network_config(f'{{"Network": "10.2.0.0/16", "Backend": {{{options}}}}}')
+    here.set_saved(dataclasses.replace(MEMBER, config=config, backend=backend.choose_backend(config)), {})
+    held = here.held()
+    assert held is not None
+    assert (held.device, held.direct) == (device, direct)
+
+
 def test_a_joined_lease_is_confirmed_and_expires(here: standing.Standing) -> None:
     here.set_trouble(errors.NotReady("starting"))
     here.set_joined(member.Joined(member=MEMBER, lease=LEASE))
