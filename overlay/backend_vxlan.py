@@ -27,6 +27,7 @@ MAX_VNI = 2**24 - 1
 OLD_VNI = 2**16 - 1
 """The most that flanneld before v0.24.0 can read in a lease; it skips peers with more."""
 
+MAX_NAME = 15
 MIN_OVERLAY_MTU = {halves.V4: 68, halves.V6: 1280}
 """The least that the family inside needs. Source: RFC 791 §3.2, RFC 8200 §5."""
 
@@ -182,6 +183,7 @@ def parse_backend(options: Mapping[str, Any], *, with_v6: bool = False) -> Vxlan
     except fields.FieldError as exc:
         raise errors.ConfigInvalid(f"network config, Backend: {exc}") from exc
     for version in (halves.V4, halves.V6) if with_v6 else (halves.V4,):
+        _check_name(made.device_v6 if version == halves.V6 else made.device, made.vni)
         if made.mtu is not None:
             _check_room(version, made.mtu, "network config, Backend: MTU")
     return made
@@ -189,6 +191,15 @@ def parse_backend(options: Mapping[str, Any], *, with_v6: bool = False) -> Vxlan
 
 def _mac(own: backend.Own, version: int) -> netstate.Mac:
     return own.mac if version == halves.V4 or own.mac_v6 is None else own.mac_v6
+
+
+def _check_name(device: netstate.IfName, vni: int) -> None:
+    """flannel names the devices, and the kernel takes at most 15 characters. Source: netdevice(7), IFNAMSIZ."""
+    if len(device) > MAX_NAME:
+        most = 10 ** (MAX_NAME - len(device) + len(str(vni))) - 1
+        raise errors.ConfigInvalid(
+            f"network config, Backend: VNI is {vni}, and a device cannot be called {device}: at most {most}"
+        )
 
 
 def _check_room(version: int, mtu: int, what: str) -> None:

@@ -11,6 +11,7 @@ kernel's replace puts our route in its place. Those that flanneld left on a devi
 from __future__ import annotations
 
 import errno
+import ipaddress
 import itertools
 import pathlib
 import threading
@@ -161,9 +162,28 @@ def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> lis
         sent[sequence] = op
     for sequence, refusal in sock.transact(messages).items():
         op = sent[sequence]
-        if not (isinstance(op, netstate.Remove) and refusal.errno in GONE):
-            failures.append(_failure(op, refusal))
+        if isinstance(op, netstate.Remove) and refusal.errno in GONE:
+            continue
+        left = _make_way(sock, op, refusal)
+        if left is not None:
+            failures.append(_failure(op, left))
     return failures
+
+
+def _make_way(sock: rtnl_socket.RtnlSocket, op: netstate.Op, refusal: OSError) -> OSError | None:
+    """Take away the IPv6 route that stands where an onlink one was refused, and set that again; what is refused then.
+
+    The kernel replaces an IPv4 route whatever link it is over, but refuses an IPv6 gateway that it finds on another
+    link, be it by the very route that is to be replaced. Source: net/ipv6/route.c (ip6_route_check_nh_onlink).
+    """
+    route = diff.target_of(op)
+    if refusal.errno != errno.EINVAL or isinstance(op, netstate.Remove) or not isinstance(route, netstate.Route):
+        return refusal
+    if not isinstance(route.destination, ipaddress.IPv6Network) or not route.onlink:
+        return refusal
+    index = link_writer.index_of(route.link)
+    sock.transact([rtnl.pack_way_removal(route.destination, sock.next_sequence())])
+    return next(iter(sock.transact([rtnl.pack_entry(route, index, sock.next_sequence())]).values()), None)
 
 
 def _entry_of(op: netstate.Op) -> Entry | None:

@@ -35,6 +35,9 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_VIA = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 IFLA_IFNAME, _IFLA_EXT_MASK, _SKIP_STATISTICS = 3, 29, 8
 
+_METRIC_V6 = 1024
+"""What the kernel gives an IPv6 route that names no metric. Source: linux/ipv6_route.h, IP6_RT_PRIO_USER."""
+
 HEADER = struct.Struct("=IHHII")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -81,6 +84,15 @@ def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False)
     if remove:
         return pack_message(kinds[1], NLM_F_REQUEST, sequence, body)
     return pack_message(kinds[0], NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, sequence, body)
+
+
+def pack_way_removal(destination: ipaddress.IPv6Network, sequence: int) -> bytes:
+    """The message that takes away whatever route to `destination` has the metric that ours get."""
+    body = _RTMSG.pack(AF_INET6, destination.prefixlen, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
+    body += pack_attribute(_RTA_DST, destination.network_address.packed)
+    return pack_message(
+        RTM_DELROUTE, NLM_F_REQUEST, sequence, body + pack_attribute(_RTA_PRIORITY, _U32.pack(_METRIC_V6))
+    )
 
 
 def pack_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

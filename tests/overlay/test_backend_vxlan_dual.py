@@ -335,6 +335,24 @@ def test_an_mtu_too_small_for_ipv6_is_refused_where_there_is_ipv6() -> None:
         backend_vxlan.parse_backend({"MTU": 1349}, with_v6=True)
 
 
+@pytest.mark.parametrize(("vni", "with_v6"), [(9_999_999, False), (9_999, True)])
+def test_a_vni_that_fits_the_name_of_every_device_is_taken(vni: int, *, with_v6: bool) -> None:
+    assert backend_vxlan.parse_backend({"VNI": vni}, with_v6=with_v6).vni == vni
+
+
+@pytest.mark.parametrize(
+    ("vni", "with_v6", "name"),
+    [(10_000_000, False, "flannel.10000000"), (10_000, True, "flannel-v6.10000"), (70_000, True, "flannel-v6.70000")],
+)
+def test_a_vni_that_makes_a_devices_name_too_long_is_refused(vni: int, name: str, *, with_v6: bool) -> None:
+    most = 9_999 if with_v6 else 9_999_999
+    with pytest.raises(errors.ConfigInvalid) as caught:
+        backend_vxlan.parse_backend({"VNI": vni}, with_v6=with_v6)
+    assert str(caught.value) == (
+        f"network config, Backend: VNI is {vni}, and a device cannot be called {name}: at most {most}"
+    )
+
+
 def test_a_vni_that_old_flannelds_cannot_read_is_warned_of() -> None:
     assert backend_vxlan.VxlanBackend(vni=65535).warnings == ()
     assert backend_vxlan.VxlanBackend(vni=65536).warnings == (

@@ -276,6 +276,31 @@ def test_an_entry_is_replaced(host: Host, old: netstate.KernelObject, new: netst
     assert host.shows(VXLAN, new)
 
 
+DEVICE_V6 = dataclasses.replace(
+    VXLAN, name=netstate.IfName("flannel-v6.1"), local=ipaddress.ip_address("2001:db8::1"), mtu=1430
+)
+TUNNEL_V6 = netstate.Route(
+    destination=ipaddress.ip_network("fd00:21::/64"), gateway=ipaddress.ip_address("fd00:21::"), link=DEVICE_V6.name
+)
+DIRECT_V6 = dataclasses.replace(TUNNEL_V6, gateway=ipaddress.ip_address("2001:db8::2"), link=UNDERLAY, onlink=False)
+
+
+@pytest.mark.parametrize(("old", "new"), [(TUNNEL_V6, DIRECT_V6), (DIRECT_V6, TUNNEL_V6)])
+def test_an_ipv6_route_moves_to_another_link(host: Host, old: netstate.Route, new: netstate.Route) -> None:
+    """The kernel refuses a gateway that it would reach by the very route that is to be replaced."""
+    host.build(DEVICE_V6, old)
+    assert host.kernel.apply([netstate.Change(old=old, new=new)]) == []
+    assert host.shows(DEVICE_V6, new)
+
+
+def test_an_ipv6_route_of_ours_takes_the_place_of_another(host: Host) -> None:
+    host.build(DEVICE_V6)
+    host.hand.add_foreign(DIRECT_V6)
+    host.build(TUNNEL_V6)
+    assert host.shows(DEVICE_V6, TUNNEL_V6)
+    assert not host.hand.has_foreign(DIRECT_V6)
+
+
 def test_a_forwarding_entry_is_removed_whatever_it_leads_to(host: Host) -> None:
     host.build(VXLAN, FDB)
     wrong = dataclasses.replace(FDB, vtep_ip=ipaddress.ip_address("198.51.100.9"))
