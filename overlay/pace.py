@@ -17,13 +17,14 @@ from overlay import errors
 class Timing:
     """When full passes happen. Units: seconds, but for `rounds`.
 
-    `interval_s` lies between two glances, or between two passes while something could not be done; `whole_s` between
-    two passes that nothing gave a reason for: they find what an event should have told.
+    `interval_s` lies between two glances, or between two passes while something could not be done, and leaves room
+    for both within ten seconds; `whole_s` between two passes that nothing gave a reason for: they find what an event
+    should have told.
     `gap_s` lies between the end of one pass and the begin of the next, at least, and three times the length of the
     last pass up to `gap_cap_s`, so that a storm of events costs a quarter of a core. `settle_s` lets a burst end.
     """
 
-    interval_s: float = 10.0
+    interval_s: float = 8.0
     whole_s: float = 60.0
     gap_s: float = 0.5
     gap_cap_s: float = 1.5

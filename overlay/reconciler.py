@@ -2,8 +2,8 @@
 
 Owners (`node`, `driver.service`) declare slices of the desired state, which are applied at once in their own thread;
 `run` looks at the whole host at the start, after kernel events, after failures and every minute, and repairs. What
-may change without an event it glances at every ten seconds: kernel parameters and the packet filter, at which it also
-looks, and at that alone, when it hears of a change there.
+may change without an event it glances at every eight seconds: kernel parameters and the packet filter, at which it
+also looks, and at that alone, when it hears of a change there.
 Level-triggered: a slice may be set twice, anything deleted by hand comes back. What it does not do: decide what is
 desired. No lock is held while the kernel is called, but for one per owner.
 """
