@@ -147,6 +147,24 @@ TALK = (
             "{target} != {family.multicast} masquerade",
         ),
     ),
+    Mutation(
+        "processes-not-mounted",
+        "a live flanneld is refused",
+        "no_other_host_notices",
+        _one("plugin/graph.py", 'pathlib.Path("/host/procfs")', 'pathlib.Path("/host/proc")'),
+    ),
+    Mutation(
+        "bip-not-refused",
+        "a lease that docker0 still has is refused",
+        "no_other_host_notices",
+        _one("overlay/node.py", "        preflight.refuse_overlap(held, self._ports.kernel.list_underlays())\n"),
+    ),
+    Mutation(
+        "mac-not-adopted",
+        "adoption: no other host notices",
+        "no_other_host_notices",
+        _one("overlay/member.py", "ports.kernel.vtep_mac(device)", "None"),
+    ),
     Mutation("mtu-overhead", "MTU 1450", "full_packet", _one(VXLAN, "halves.V4: 50,", "halves.V4: 40,")),
     Mutation(
         "mtu-not-on-container-end",
