@@ -45,6 +45,7 @@ class Driver:
             state = desired.endpoint_state(self._networks[end.network_id], end)
             self._plumbing.set_again(desired.endpoint_owner(end.id), state)
         self._plumbing.write_firewall_again()
+        self.refresh()  # the lease may have changed while nobody looked, or the rows be of a version that knew less
 
     def create_network(self, request: creation.Request) -> network.Network:
         """Record and build a network. Raises BadRequest, WrongIpam, Conflict, NotReady, KernelError.

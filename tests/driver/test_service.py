@@ -549,6 +549,15 @@ def test_another_device_reaches_the_firewall_and_the_file(dual: Host) -> None:
     assert [(rules.device, rules.v6.device) for rules in dual.firewall.plan] == [("flannel.9", "flannel-v6.9")]
 
 
+def test_what_changed_while_nobody_looked_is_followed_at_the_start(host: Host) -> None:
+    host.create_network()
+    host.holdings.leases[0] = dataclasses.replace(host.holdings.leases[0], overlay_mtu=1400, direct=True)
+    host.start()
+    assert host.known()[0] == [dataclasses.replace(NET, mtu=1400, direct=True)]
+    assert [rules.direct for rules in host.firewall.plan] == [True]
+    assert mtus(host) == {BRIDGE: 1400}
+
+
 def test_a_refresh_without_news_touches_nothing(host: Host) -> None:
     host.create_network()
     host.kernel.set_link(BRIDGE, mtu=1400)  # were it plumbed again, it would be put right

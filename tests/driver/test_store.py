@@ -155,6 +155,7 @@ def test_saving_a_network_again_changes_what_follows_the_lease(rows: store.Drive
         OTHER_NET,
         mtu=1300,
         chosen_mtu=None,
+        direct=False,
         device=netstate.IfName("flannel.9"),
         overlay=ipaddress.IPv4Network("10.0.0.0/8"),
         v6=dataclasses.replace(
