@@ -141,6 +141,8 @@ def test_an_underlay_that_shrinks_takes_the_devices_along(hosts: tuple[Host, Hos
     connect(made, hosts, (hosts[0].own(), hosts[1].own()))
     assert flow(hosts, halves.V4, 1350 - HEADERS[halves.V4])
     assert flow(hosts, halves.V6, 1330 - HEADERS[halves.V6])
+    with pytest.raises(OSError, match="Message too long"):
+        flow(hosts, halves.V4, 1351 - HEADERS[halves.V4])
 
 
 def test_every_option_carries_packets(hosts: tuple[Host, Host]) -> None:
