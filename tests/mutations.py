@@ -532,7 +532,9 @@ INTERRUPTIONS = (
         "kill -9 keeps the VTEP's MAC",
         "kill_9",
         _one(
-            "overlay/member.py", "mac = saved.mac if saved else ports.kernel.vtep_mac(backend.device)", "mac = None"
+            "overlay/member.py",
+            "return saved or (ports.kernel.vtep_mac(device) if device else None) or ports.make_mac()",
+            "return ports.make_mac()",
         ),
     ),
     Mutation(
@@ -541,8 +543,8 @@ INTERRUPTIONS = (
         "etcd_is_down",
         _one(
             NODE,
-            "saved.key.v4, len(leases))\n            self._publish()\n",
-            "saved.key.v4, len(leases))\n",
+            "saved.key, len(leases))\n            self._publish()\n",
+            "saved.key, len(leases))\n",
         ),
     ),
     Mutation(
@@ -565,9 +567,9 @@ INTERRUPTIONS = (
         "what is deleted by hand comes back",
         "deleted_by_hand",
         _one(
-            RECONCILER,
-            "            if plan is None and not work.gate_open:\n",
-            "            if plan or not work.gate_open:\n",
+            "overlay/firewall_keeper.py",
+            "            if plan is None and not gate_open:\n",
+            "            if plan or not gate_open:\n",
         ),
     ),
     Mutation(
