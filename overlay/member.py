@@ -220,21 +220,7 @@ def look_at_underlay(
     wish = underlay.Wish(
         iface=options.iface, public_ip=options.public_ip, public_ipv6=options.public_ipv6, want_v6=want_v6
     )
-    return _steady(links, underlay.choose_underlay(links, wish, routes), keep)
-
-
-def _steady(
-    links: Sequence[kernel.UnderlayLink], chosen: underlay.Underlay, keep: underlay.Underlay | None
-) -> underlay.Underlay:
-    """The choice so far where its address is still on the chosen link: a floating one may come, and sort first."""
-    if keep is None or keep.name != chosen.name:
-        return chosen
-    there = {one.ip for link in links if link.name == chosen.name for one in link.all_addresses}
-    if keep.ip in there:
-        chosen = dataclasses.replace(chosen, ip=keep.ip, public_ip=keep.public_ip)
-    if chosen.v6 is not None and keep.v6 is not None and keep.v6.ip in there:
-        chosen = dataclasses.replace(chosen, v6=keep.v6)
-    return chosen
+    return underlay.stay(links, underlay.choose_underlay(links, wish, routes), keep)
 
 
 def _mac(device: netstate.IfName, ports: Ports, saved: netstate.Mac | None) -> netstate.Mac:

@@ -74,6 +74,18 @@ def choose_underlay(
     return Underlay(name=link.name, ip=own, mtu=link.mtu, public_ip=public_ip, routes=tuple(routes), v6=v6)
 
 
+def stay(links: Sequence[kernel.UnderlayLink], chosen: Underlay, keep: Underlay | None) -> Underlay:
+    """`chosen`, but with the addresses of the choice so far that are still on the link: floating ones come and go."""
+    if keep is None or keep.name != chosen.name:
+        return chosen
+    there = {one.ip for link in links if link.name == chosen.name for one in link.all_addresses}
+    if keep.ip in there:
+        chosen = dataclasses.replace(chosen, ip=keep.ip, public_ip=keep.public_ip)
+    if chosen.v6 is not None and keep.v6 is not None and keep.v6.ip in there:
+        chosen = dataclasses.replace(chosen, v6=keep.v6)
+    return chosen
+
+
 class RouteTable:
     """Routes by destination, for many questions of the same host. Of two to one destination the first counts."""
 
