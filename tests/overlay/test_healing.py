@@ -178,6 +178,7 @@ def test_what_is_changed_by_hand_is_put_back_and_counted(
         ["ip link del flannel-v6.1"],
         ["ip link del flannel.1", "ip link add flannel.1 type vxlan id 7 dev eth0 dstport 4789"],
         ["ip link set flannel-v6.1 down", "ip link set flannel-v6.1 up"],
+        ["ip link set flannel.1 type vxlan id 1 dev eth0 learning"],
     ],
 )
 def test_a_device_that_is_gone_or_another_is_back_with_all_its_entries(host: Healing, lines: list[str]) -> None:
