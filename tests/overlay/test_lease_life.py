@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import pathlib
 import signal
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import errors, etcd_client, lease, registry_etcd
+from overlay import errors, etcd_client, lease, netstate, registry_etcd
 from tests.overlay import etcd_server, life, node_host
 
 pytestmark = pytest.mark.contract
@@ -293,3 +294,99 @@ def test_a_frozen_etcd_holds_no_thread_for_longer_than_its_deadline(host: life.L
         assert time.monotonic() - began < 6.0
     finally:
         host.cluster.members[0].signal(signal.SIGCONT)
+
+
+def peer(number: int, ip: int | None = None, mac: int | None = None) -> tuple[lease.SubnetKey, lease.LeaseAttrs]:
+    attrs = node_host.attrs(f"192.0.2.{ip or number}", f"0e:00:00:00:00:{mac or number}")
+    return node_host.key(f"10.2.{number}.0/24"), attrs
+
+
+def test_a_peer_that_leaves_and_one_that_expires_are_gone_and_the_others_stay(short: life.Life) -> None:
+    """Scenario 3, the registry's half; with real flannelds: tests/system."""
+    short.join()
+    leaves = short.world.put_lease(*peer(20), None)
+    short.world.put_lease(*peer(21), None)  # nobody renews it: three seconds
+    stays = registry_etcd.EtcdRegistry(short.world_client, node_host.PREFIX)
+    stays.put_lease(*peer(22), None)
+    until(lambda: short.node.status().peers == 3)
+    short.world.delete_lease(leaves)
+    until(lambda: short.host.routes() == {"10.2.22.0/24"}, "the deleted and the expired are gone", 20)
+    short.safe()
+
+
+def test_keys_and_values_that_are_no_leases_harm_nobody_through_watch_and_snapshot(
+    host: life.Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scenario 14. In flannel each of them takes all peers away (D1), or hides a taken subnet (D8)."""
+    host.join()
+    for number in range(20, 26):
+        host.world.put_lease(*peer(number), None)
+    routes = {f"10.2.{number}.0/24" for number in range(20, 26)}
+    until(lambda: host.host.routes() == routes)
+    garbage = {"notes": "hello", "10.2.30.0-24": "no json", "10.2.31.0-24": '{"PublicIP":"x"}', "10.2.300.0-24": "{}"}
+    for name, value in garbage.items():
+        host.cluster.ctl("put", f"{node_host.PREFIX}/subnets/{name}", value)
+    host.cluster.ctl("put", f"{node_host.PREFIX}/subnets", "not even below")
+    until(lambda: host.events().get("key_unreadable") == len(garbage))
+    assert host.host.routes() == routes
+    host.cluster.kill()
+    until(lambda: host.node.status().outage)
+    host.cluster.start()
+    until(lambda: host.node.status().outage is None)
+    assert host.host.routes() == routes
+    assert "snapshot_doubted" not in host.events()
+    assert [line.split()[3].rpartition("/")[2] for line in lines(caplog, "key skipped")] == [
+        f"{name}" for name in garbage
+    ]
+    host.safe()
+
+
+def test_a_peer_that_comes_back_as_another_is_programmed_as_it_is_now(host: life.Life) -> None:
+    """Scenario 15, by the watch and by a snapshot (D2): same subnet, new MAC; same subnet, new PublicIP."""
+    host.join()
+    first = host.world.put_lease(*peer(20), None)
+    until(lambda: fdb(host) == {("0e:00:00:00:00:20", "192.0.2.20")})
+    second = host.world.put_lease(*peer(20, mac=21), first)
+    until(lambda: fdb(host) == {("0e:00:00:00:00:21", "192.0.2.20")}, "the new MAC")
+    host.client.close()  # the watch ends; what happens now is in the snapshot of another one
+    host.node.stop()
+    host.world.put_lease(*peer(20, ip=99, mac=21), second)
+    host.client = host.cluster.client(timeout_s=4.0)
+    host.host.registry = registry_etcd.EtcdRegistry(host.client, node_host.PREFIX)  # type: ignore[assignment]
+    host.host.reopen()
+    host.join()
+    until(lambda: fdb(host) == {("0e:00:00:00:00:21", "192.0.2.99")}, "the new PublicIP")
+
+
+def fdb(host: life.Life) -> set[tuple[str, str]]:
+    seen = host.host.kernel.observe(netstate.EMPTY)
+    return {(obj.mac, str(obj.vtep_ip)) for obj in seen if isinstance(obj, netstate.FdbEntry)}
+
+
+def test_etcd_down_at_boot_works_from_the_saved_state_and_without_it_as_soon_as_etcd_is_there(
+    host: life.Life, tmp_path: pathlib.Path
+) -> None:
+    """Scenario 10; with a user and password flanneld does not even start then: test_lease_faults.py has that."""
+    host.join()
+    host.node.stop()
+    host.cluster.kill()
+    host.host.reopen()
+    again = host.host.start()
+    assert again.wait(5) == host.held
+    assert not again.status().confirmed
+    with contextlib.closing(host.cluster.client(timeout_s=1.0)) as client:
+        folder = tmp_path / "new"
+        folder.mkdir()
+        agreed = registry_etcd.EtcdRegistry(client, node_host.PREFIX)
+        new = node_host.NodeHost(folder, agreed)  # type: ignore[arg-type]  # any registry will do
+        new.kernel = type(new.kernel)(
+            [dataclasses.replace(node_host.ETH0, addresses=(ipaddress.IPv4Interface("192.0.2.2/24"),))]
+        )
+        new.reopen()
+        with contextlib.closing(new):
+            first = new.start()
+            with pytest.raises(errors.NotReady, match="no flannel lease under"):
+                first.wait(1)
+            host.cluster.start()
+            assert first.wait(30).subnet == ipaddress.IPv4Network("10.2.2.0/24")
+            host.safe()
