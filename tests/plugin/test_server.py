@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from lab import roots
 from plugin import server
 from tests.overlay import node_host
 
@@ -352,3 +353,43 @@ def test_a_host_on_its_own_makes_a_network_and_survives_the_kill_of_its_worker(s
     assert plugin.call("NetworkDriver.Leave", IDS) == plugin.call("NetworkDriver.DeleteEndpoint", IDS) == (200, {})
     assert plugin.call("NetworkDriver.DeleteNetwork", IDS) == (200, {})
     assert "Traceback" not in plugin.log()
+
+
+GUARDED_ETCD = """
+{etcd} --data-dir {folder}/etcd --logger zap --log-level error 2>{folder}/etcd.log & echo $! >{folder}/etcd.pid
+export ETCDCTL_API=3
+until {etcdctl} user add root:root-password; do sleep 0.2; done
+{etcdctl} put /coreos.com/network/config '{config}'
+{etcdctl} user add node:node-password; {etcdctl} user grant-role node root; {etcdctl} user grant-role root root
+{etcdctl} auth enable
+"""
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("given", ["node-password", "wrong-password"])
+def test_the_password_is_in_no_log_status_metric_or_error_at_debug_level(
+    start: Callable[..., Running], tmp_path: pathlib.Path, given: str
+) -> None:
+    tools = {name: roots.path_of("bookworm") / "usr/bin" / name for name in ("etcd", "etcdctl")}
+    script = tmp_path / "setup"
+    script.write_text(GUARDED_ETCD.format(folder=tmp_path, config=node_host.CONFIG, **tools))
+    env = {
+        "ETCD_ENDPOINTS": "http://127.0.0.1:2379",
+        "ETCD_USERNAME": "node",
+        "ETCD_PASSWORD": given,
+        "LOG_LEVEL": "debug",
+    }
+    plugin = start(env, f"{UNDERLAY} . {script} >/dev/null 2>&1 && ")
+    try:
+        if given == "node-password":
+            until(plugin.ready, "ready", 60)
+        else:
+            until(lambda: "authentication failed" in plugin.log(), "the refusal is logged", 60)
+        pool = plugin.call("IpamDriver.RequestPool", {"AddressSpace": "flannelpy", "Pool": "", "Options": {}})
+        told = [plugin.ask("GET", path)[1] for path in ("/status", "/metrics", "/readyz")]
+    finally:
+        plugin.close()
+        os.kill(int((tmp_path / "etcd.pid").read_text()), signal.SIGKILL)
+    assert pool[0] == (200 if given == "node-password" else 500), pool
+    assert "flannelpy_etcd_requests_total" in told[1]
+    assert given not in "\n".join([plugin.log(), str(pool), *told])
