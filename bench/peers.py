@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import time
 from typing import Any, Final
 
 CONFIG: Final = '{"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}}'
@@ -45,6 +46,10 @@ class Gateway:
 
     def __init__(self, etcd: str) -> None:
         self._connection = http.client.HTTPConnection(etcd, timeout=30)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
 
     def put(self, key: str, value: str) -> None:
         """Write one key."""
@@ -88,7 +93,19 @@ class Gateway:
         rows = (line for line in text.splitlines() if line.startswith("grpc_server_started_total"))
         return sum(float(line.rpartition(" ")[2]) for line in rows)
 
+    def _connect(self) -> None:
+        """An etcd that was started just now does not listen yet."""
+        give_up = time.monotonic() + 10
+        while self._connection.sock is None:
+            try:
+                self._connection.connect()
+            except ConnectionRefusedError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.05)
+
     def _ask(self, path: str, body: Any) -> Any:  # Any: JSON
+        self._connect()
         self._connection.request("POST", path, json.dumps(body))
         response = self._connection.getresponse()
         answer = response.read()

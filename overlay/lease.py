@@ -7,8 +7,10 @@ Source: flannel pkg/subnet/subnet.go, pkg/lease/lease.go.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import re
+from typing import Any
 
 from overlay import errors, fields, gocodec
 
@@ -16,6 +18,9 @@ from overlay import errors, fields, gocodec
 # search through a long run of digits slow; the longest key of flannel's has 62 characters.
 _KEY = re.compile(r"([0-9]+\.[0-9]+.[0-9]+.[0-9]+)-([0-9]+)(?:&([a-f0-9:]+)-([0-9]+))?\Z")
 _KEY_LIMIT = 80
+
+PARSED = 1 << 14
+"""How many texts of other nodes are remembered as parsed: each is read twice at a start, again after an outage."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -109,6 +114,7 @@ class HeldSubnet:
         return (self.subnet,) if self.v6 is None else (self.subnet, self.v6.subnet)
 
 
+@functools.lru_cache(maxsize=PARSED)
 def parse_subnet_key(text: str) -> SubnetKey:
     """The subnet that a key, or its last part, names.
 
@@ -154,18 +160,19 @@ def clean_prefix(prefix: str) -> str:
     return ("/" if rooted else "") + "/".join(parts)
 
 
+@functools.lru_cache(maxsize=PARSED)
 def parse_attrs(text: str) -> LeaseAttrs:
     """What a node published, read as leniently as flannel does: any case, unknown members ignored.
 
     A missing PublicIP is 0.0.0.0. Raises CodecError. Source: flannel pkg/lease/lease.go, LeaseAttrs.
     """
-    attrs = LeaseAttrs(public_ip=ipaddress.IPv4Address(0))
+    found: dict[str, Any] = {"public_ip": ipaddress.IPv4Address(0)}
     try:
         for member in gocodec.parse_members(text):
-            attrs = _with_member(attrs, member)
+            _read_member(found, member)
     except fields.FieldError as exc:
         raise errors.CodecError(f"no lease attributes: {exc}") from exc
-    return attrs
+    return LeaseAttrs(**found)
 
 
 def format_attrs(attrs: LeaseAttrs) -> str:
@@ -185,20 +192,20 @@ def format_attrs(attrs: LeaseAttrs) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-def _with_member(attrs: LeaseAttrs, member: gocodec.Member) -> LeaseAttrs:
+def _read_member(found: dict[str, Any], member: gocodec.Member) -> None:
     match member.folded:
         case "publicip":
-            return dataclasses.replace(attrs, public_ip=gocodec.ipv4(member))
+            found["public_ip"] = gocodec.ipv4(member)
         case "publicipv6":
-            return dataclasses.replace(attrs, public_ipv6=gocodec.ipv6(member))
+            found["public_ipv6"] = gocodec.ipv6(member)
         case "backendtype":
-            return dataclasses.replace(attrs, backend_type=gocodec.text(member, attrs.backend_type))
+            found["backend_type"] = gocodec.text(member, found.get("backend_type", ""))
         case "backenddata":
-            return dataclasses.replace(attrs, backend_data=gocodec.compact(member.raw))
+            found["backend_data"] = gocodec.compact(member.raw)
         case "backendv6data":
-            return dataclasses.replace(attrs, backend_v6_data=gocodec.compact(member.raw))
+            found["backend_v6_data"] = gocodec.compact(member.raw)
         case _:
-            return attrs
+            pass
 
 
 def _format_public_ipv6(address: ipaddress.IPv6Address | None) -> str:

@@ -14,7 +14,20 @@ import threading
 import time
 from collections.abc import Set as AbstractSet
 
-from overlay import errors, examine, keeper, lease, member, netstate, peers, preflight, registry, standing, tally
+from overlay import (
+    errors,
+    examine,
+    keeper,
+    lease,
+    member,
+    netstate,
+    peers,
+    preflight,
+    registry,
+    standing,
+    tally,
+    together,
+)
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +218,7 @@ class Node:
             self._cut.set()
 
     def _follow(self) -> None:
-        for event in self._ports.registry.watch(self._cut):
+        for event in together.gather(self._ports.registry.watch(self._cut), self._cut):
             try:
                 self._hear(event)
             except errors.OverlayError as exc:

@@ -5,12 +5,16 @@ Used by `reconciler` alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator
 
 from overlay import errors
+
+BULK = 2000
+BULK_WAIT_S = 1.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,37 @@ class Timing:
     def rest_s(self, busy_s: float) -> float:
         """How long to rest after `busy_s` of work."""
         return min(max(self.gap_s, 3 * busy_s), max(self.gap_cap_s, self.gap_s))
+
+
+class Bulk:
+    """Holds everybody else up while thousands of entries are written: looks and notices would only cost it time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._writers = 0
+        self._idle = threading.Event()
+        self._idle.set()
+
+    @contextlib.contextmanager
+    def write(self, count: int) -> Iterator[None]:
+        """`count` entries are being written."""
+        if count < BULK:
+            yield
+            return
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def wait(self) -> None:
+        """Until nobody does, but not for ever."""
+        self._idle.wait(BULK_WAIT_S)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._writers += more
+            (self._idle.clear if self._writers else self._idle.set)()
 
 
 def heard(

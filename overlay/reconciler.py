@@ -56,6 +56,7 @@ class Reconciler:
         self._lock = threading.Lock()  # over the fields below; never held across a call of the kernel
         self._slices = slices.Slices()
         self._turns = turns.Turns()
+        self._bulk = pace.Bulk()
         self._gate_open = False
         self._settled = False
         self._repairs: collections.Counter[str] = collections.Counter()
@@ -138,6 +139,7 @@ class Reconciler:
             listener.start()
         looked_at = -math.inf
         while not stop.is_set():
+            self._bulk.wait()
             woken = self._wake.is_set()
             self._wake.clear()
             started = self._monotonic()
@@ -255,7 +257,8 @@ class Reconciler:
             ops = [op for op in planned if self._slices.still_asks_for(op)]
         if len(ops) < len(planned):
             self._wake.set()  # another owner has a say in these; a full pass sees both
-        failures = self._kernel.apply(ops) if ops else []
+        with self._bulk.write(len(ops)):
+            failures = self._kernel.apply(ops) if ops else []
         refused = {diff.target_of(failure.op) for failure in failures}
         left = {obj for obj in refused if obj not in state}
         with self._lock:
@@ -274,6 +277,7 @@ class Reconciler:
                 tell()
 
     def _is_wanted(self, op: netstate.Op) -> bool:
+        self._bulk.wait()
         with self._lock:
             return self._slices.still_asks_for(op)
 

@@ -21,7 +21,7 @@ NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
 SO_RCVBUFFORCE = 33
 RECEIVE_BUFFER = 4 << 20
 DATAGRAM = 1 << 18
-BATCH = 400
+BATCH = 1000
 """Messages per system call: even if each is refused, the answers fit into the receive buffer."""
 
 DUMP_TRIES = 10

@@ -6,10 +6,11 @@ Pure. Used by `backend_vxlan`. Source: flannel pkg/backend/vxlan/vxlan.go (vxlan
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 
-from overlay import backend_options, errors, fields, netstate
+from overlay import backend_options, errors, fields, lease, netstate
 
 _MAC_DIGITS = re.compile(r"[0-9a-f]{12}")
 _MAC_SHAPES = re.compile(r"([0-9a-f]{2}[:-]){5}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}")
@@ -23,6 +24,7 @@ class VxlanData:
     mac: netstate.Mac
 
 
+@functools.lru_cache(maxsize=lease.PARSED)
 def parse_vxlan_data(text: str, name: str = "BackendData") -> VxlanData:
     """The data in `text`, which the lease holds under `name`. Raises CodecError."""
     try:

@@ -279,3 +279,18 @@ def test_no_set_of_peers_asks_for_two_things_under_one_key(rows: list[tuple[int,
     ]
     state, _ = backend_vxlan.VxlanBackend().desired(OWN, {one.key: one for one in peers})
     assert len(netstate.index(state)) == len(state)
+
+
+def test_what_is_remembered_of_a_lease_ends_with_the_lease_and_with_what_this_host_was() -> None:
+    one, two = GOOD, peer("10.2.22.0-24", "198.51.100.3")
+    kept = backend_vxlan.VxlanBackend(direct_routing=True)
+
+    def same(own: backend.Own, *held: lease.Lease) -> None:
+        peers = {each.key: each for each in held}
+        assert kept.desired(own, peers) == backend_vxlan.VxlanBackend(direct_routing=True).desired(own, peers)
+
+    same(OWN, one, two)
+    same(OWN, one, dataclasses.replace(two, attrs=dataclasses.replace(two.attrs, public_ip=one.attrs.public_ip)))
+    same(OWN, two)
+    same(dataclasses.replace(OWN, underlay=dataclasses.replace(UNDERLAY, routes=())), one, two)
+    same(OWN, one, two)

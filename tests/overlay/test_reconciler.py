@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from overlay import diff, errors, firewall, firewall_fake, kernel, kernel_fake, netstate, reconciler
+from overlay import diff, errors, firewall, firewall_fake, kernel, kernel_fake, netstate, pace, reconciler
 
 UNDERLAY = kernel.UnderlayLink(
     name=netstate.IfName("ens33"), index=2, mtu=1500, up=True, addresses=(), has_default_route=True
@@ -803,3 +803,15 @@ def test_what_was_refused_is_tried_again_at_every_interval() -> None:
         eventually(lambda: world.reconciler.last_errors != ())
         host.refuse(ROUTE, None)
         eventually(lambda: world.holds(*NODE))
+
+
+def test_a_pass_waits_while_thousands_of_entries_are_written() -> None:
+    bulk = pace.Bulk()
+    with bulk.write(pace.BULK):
+        began = time.monotonic()
+        bulk.wait()
+        assert time.monotonic() - began >= 0.9 * pace.BULK_WAIT_S  # and not for ever
+    with bulk.write(pace.BULK - 1):
+        began = time.monotonic()
+        bulk.wait()
+        assert time.monotonic() - began < 0.5
