@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import pytest
 
-from lab import site
+from lab import plan, site
 
 
 def wait_same_kernel(host, before):
@@ -152,3 +153,32 @@ def test_two_flannel_networks_on_one_host_never_meet(solo):
     solo.host.docker("network", "rm", "blue")
     site.wait_for("flannel.66 gone", lambda: "flannel.66" not in site.kernel_of(solo.host)["links"])
     assert not solo.lab.etcdctl("get", "--prefix", "/blue/network/subnets")
+
+
+def test_networks_follow_the_mtu_of_the_wire_below(solo, pair, run):
+    """New containers get it; those that run keep theirs, and their large packets still arrive."""
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.wait_ready(solo.host)
+    site.create_network(solo.host, "mynet")
+    before = run(solo.host, image="flannelpy-tools")
+    there = site.ip_of(pair.h2, run(pair.h2))
+    set_wire(solo.host, 1400)
+    try:
+        site.wait_for("bridge at 1350", lambda: mtu_of_bridge(solo.host) == 1350, 15)
+        after = run(solo.host)
+        assert site.inside(solo.host, after, "cat /sys/class/net/eth0/mtu") == "1350"
+        assert site.inside(solo.host, before, "cat /sys/class/net/eth0/mtu") == "1450"
+        told = site.inside(solo.host, before, f"timeout 10 /usr/bin/ping -M want -c 3 -s 1422 {there}")
+        assert re.search(r" [23] received", told), told  # the first finds out the path's MTU
+    finally:
+        set_wire(solo.host, 1500)
+    site.wait_for("bridge at 1450", lambda: mtu_of_bridge(solo.host) == 1450, 15)
+
+
+def set_wire(host, mtu):
+    host.exec(["ip", "link", "set", plan.NIC, "mtu", str(mtu)])
+
+
+def mtu_of_bridge(host):
+    (line,) = [line for line in host.exec(["ip", "-o", "link"]).splitlines() if ": fp-" in line]
+    return int(line.split(" mtu ")[1].split()[0])
