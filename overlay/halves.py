@@ -108,17 +108,18 @@ class Sieve:
         self._own = own
         self._mac = mac
         version = own.ip.version
-        ends = {held.attrs.public_ip if version == V4 else held.attrs.public_ipv6 for held in everybody}
-        self._ends = sorted({own.ip, *(end for end in ends if end is not None)}, key=int)
-        self._end_numbers = [int(end) for end in self._ends]
+        ends = (held.attrs.public_ip if version == V4 else held.attrs.public_ipv6 for held in everybody)
+        by_number = {int(end): end for end in (own.ip, *ends) if end is not None}
+        self._end_numbers = sorted(by_number)
+        self._ends = [by_number[number] for number in self._end_numbers]
         self._by_mac: dict[netstate.Mac, PeerHalf] = {}
-        self._by_gateway: dict[netstate.IPAddress, PeerHalf] = {}
+        self._by_gateway: dict[int, PeerHalf] = {}  # by number: hashing an address costs ten times as much
 
     def check(self, peer: PeerHalf) -> None:
         """Raises CodecError where the peer's entries would harm us, another peer, or the way to any of them."""
         self._check_harm(peer)
         self._check_twins(peer)
-        self._by_gateway[peer.gateway] = peer
+        self._by_gateway[int(peer.gateway)] = peer
         if peer.mac is not None:
             self._by_mac[peer.mac] = peer
 
@@ -126,7 +127,7 @@ class Sieve:
         own = self._own
         if _overlap(peer.subnet, own.subnet):
             raise errors.CodecError(f"its subnet overlaps ours, {own.subnet}")
-        if peer.public_ip in {own.public_ip, own.ip}:
+        if peer.public_ip in (own.public_ip, own.ip):  # a set would hash three addresses
             raise errors.CodecError(f"{_name(peer)} {peer.public_ip} is our own")
         if not is_usable(peer.public_ip):
             raise errors.CodecError(f"{_name(peer)} {peer.public_ip} is no host's address")
@@ -143,7 +144,7 @@ class Sieve:
         same_mac = None if peer.mac is None else self._by_mac.get(peer.mac)
         if same_mac is not None and same_mac.public_ip != peer.public_ip:
             raise errors.CodecError(f"VTEP MAC {peer.mac} is that of {same_mac.subnet} at {same_mac.public_ip} too")
-        same_gateway = self._by_gateway.get(peer.gateway)
+        same_gateway = self._by_gateway.get(int(peer.gateway))
         if same_gateway is not None:
             raise errors.CodecError(f"its subnet begins where {same_gateway.subnet} of {same_gateway.public_ip} does")
 
@@ -160,11 +161,11 @@ def sort_skipped(skipped: Iterable[backend.Skipped]) -> tuple[backend.Skipped, .
 
 def is_usable(address: netstate.IPAddress) -> bool:
     """Whether a peer can be at this address: a unicast one of a host, which needs no link to go with it."""
+    if isinstance(address, ipaddress.IPv4Address):  # by number: it is asked for each peer at each change
+        return 0 < int(address) < 0xE0000000 and int(address) >> 24 != 127
     if address.is_unspecified or address.is_loopback or address.is_multicast:
         return False
-    if isinstance(address, ipaddress.IPv6Address):
-        return not address.is_link_local and address.ipv4_mapped is None
-    return int(address) < 0xF0000000
+    return not address.is_link_local and address.ipv4_mapped is None
 
 
 def _overlap(one: netstate.IPNetwork, other: netstate.IPNetwork) -> bool:
