@@ -29,7 +29,8 @@ def main(endpoints: str, folder: str, ttl_s: str) -> None:
     host.timing = dataclasses.replace(type(host.timing)(), beat_s=min(120.0, int(ttl_s) / 3))
     one = host.start()
     while not threading.Event().wait(0.5):
-        print(json.dumps({"clock": time.time(), **dataclasses.asdict(one.status())}), flush=True)
+        told = {"clock": time.time(), "requests": client.requests.read(), **dataclasses.asdict(one.status())}
+        print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

@@ -431,7 +431,7 @@ def test_a_clock_that_jumps_by_days_changes_nothing_for_the_lease(
         with contextlib.closing(Process(cluster, tmp_path / "host", 6, env)) as one:
             until(lambda: one.told.get("events", {}).get("key_healed") == 1, "joined, and the first rewrite is over")
             before = world.read_leases()
-            clock = one.told["clock"]
+            clock, asked = one.told["clock"], one.told["requests"]
             stamp.write_text(f"{days:+}d")
             until(lambda: abs(one.told["clock"] - clock - days * 86_400) < 600, "the clock has jumped")
             until(lambda: one.told["events"]["clock_jumped"] == 1, "the jump is noticed")
@@ -439,6 +439,9 @@ def test_a_clock_that_jumps_by_days_changes_nothing_for_the_lease(
             told = dict(one.told)
             after = world.read_leases()
         assert after == before
+        renewed = told["requests"].pop("renew") - asked.pop("renew")
+        assert told["requests"] == asked  # no rewrite, no new watch, no new lease
+        assert 3 <= renewed <= 20  # every two seconds
         seen = (told["confirmed"], told["followed"], told["outage"], told["trouble"], told["subnet"])
         assert seen == (True, True, None, None, "10.2.1.0/24")
         assert 0 < told["expires_in_s"] <= 6
