@@ -39,7 +39,7 @@ RUN set -eu; \
 
 # etcd3 comes as source only: it is built with the locked tools, not with whatever build isolation would fetch.
 # Compiling cuts the imports from 1.2 s to 0.3 s; "unchecked" lets neither a new mtime nor a read-only root undo that.
-# The sources stay for tracebacks, and because overlay/etcd_client.py reads etcd3's.
+# The sources stay for tracebacks, and because overlay/etcd_channel.py reads etcd3's.
 FROM system AS libraries
 ARG PIP_INDEX_URL
 COPY requirements.lock requirements-build.lock ca-certificates.cr[t] /build/

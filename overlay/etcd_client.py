@@ -1,45 +1,25 @@
 """etcd as the registry needs it: single requests with a deadline, and one watch stream.
 
-The only module that imports etcd3 and grpc. etcd3's client makes the single requests; what it does badly is replaced:
-its watcher (spins while etcd is down, loses events, never notices a silent server), its log-in (once, in the
-constructor, refused without TLS) and its errors (without the reason). Raises `errors` and nothing else, never with
-the password in a text. Knows nothing of flannel. Make one after the last fork: gRPC's threads do not survive it.
-Source: etcd api/etcdserverpb/rpc.proto, etcd client/v3/client.go, grpc doc/keepalive.md.
+Decides which member is asked, when again, and with which token; `etcd_channel` is what talks. Raises `errors` and
+nothing else, never with the password in a text. Knows nothing of flannel. Make one after the last fork: gRPC's
+threads do not survive it.
+Source: etcd api/etcdserverpb/rpc.proto, etcd client/v3/client.go.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import grpc
-
-from overlay import errors, etcd_errors, etcd_pool, etcd_resolve, etcd_settings, etcd_shim, etcd_values, tally
-
-etcd_shim.install()
-
-import etcd3  # noqa: E402  # only after the shim
-from etcd3 import etcdrpc  # noqa: E402
+from overlay import errors, etcd_channel, etcd_errors, etcd_pool, etcd_resolve, etcd_settings, etcd_values, tally
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-class Stop(Protocol):
-    """What ends a watch; a threading.Event is one."""
-
-    def is_set(self) -> bool:
-        """Whether it is to end."""
-        ...
-
-
-_POLL_S = 0.5
-"""How often a silent watch looks at its stop event."""
 
 _RESOLVE_AGAIN_S = 30.0
 
@@ -75,13 +55,13 @@ class EtcdClient:
     def get(self, key: str) -> etcd_values.KeyValue | None:
         """One key, by a linearizable read."""
         found = self._call(f"read {key}", lambda client: client.get_response(key))
-        return _key_value(found.kvs[0]) if found.kvs else None
+        return etcd_channel.read_item(found.kvs[0]) if found.kvs else None
 
     def list_prefix(self, prefix: str) -> etcd_values.Listing:
         """All keys that begin with `prefix`, by one linearizable read."""
         found = self._call(f"list {prefix}", lambda client: client.get_prefix_response(prefix))
         return etcd_values.Listing(
-            revision=found.header.revision, items=tuple(_key_value(item) for item in found.kvs)
+            revision=found.header.revision, items=tuple(etcd_channel.read_item(item) for item in found.kvs)
         )
 
     def put_if(
@@ -95,7 +75,7 @@ class EtcdClient:
         def put(client: Any) -> etcd_values.Stored | etcd_values.Refused:
             tx = client.transactions
             unchanged = tx.mod(key) == revision if revision else tx.version(key) == 0
-            return _write(client, unchanged, tx.put(key, value, lease_id), tx.get(key))
+            return etcd_channel.write(client, unchanged, tx.put(key, value, lease_id), tx.get(key))
 
         return self._call(f"write {key}", put)
 
@@ -111,7 +91,7 @@ class EtcdClient:
         def put(client: Any) -> etcd_values.Stored | etcd_values.Refused:
             tx = client.transactions
             none = tx.version(first, end) == 0
-            return _write(client, none, tx.put(key, value, lease_id), tx.get(first, end))
+            return etcd_channel.write(client, none, tx.put(key, value, lease_id), tx.get(first, end))
 
         return self._call(f"write {key}", put)
 
@@ -146,7 +126,7 @@ class EtcdClient:
         left_s: int = self._call(f"query lease {lease_id:016x}", lambda client: client.get_lease_info(lease_id)).TTL
         return left_s
 
-    def watch_prefix(self, prefix: str, after: int, stop: Stop) -> Iterator[etcd_values.Batch]:
+    def watch_prefix(self, prefix: str, after: int, stop: etcd_channel.Stop) -> Iterator[etcd_values.Batch]:
         """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.
 
         One stream, never resumed: it ends with an error (RegistryError, Compacted) or, half a second after it at the
@@ -155,28 +135,20 @@ class EtcdClient:
         with self._pool.using() as channel:
             yield from self._watch(channel, prefix, after, stop)
 
-    def _watch(self, channel: _Channel, prefix: str, after: int, stop: Stop) -> Iterator[etcd_values.Batch]:
+    def _watch(
+        self, channel: etcd_channel.Channel, prefix: str, after: int, stop: etcd_channel.Stop
+    ) -> Iterator[etcd_values.Batch]:
         what = f"watch {prefix}"
         self.requests.add("watch")
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        requests.put(_watch_request(prefix, after + 1))
-        over = threading.Event()
-        # Without a leader a member would accept the watch and stay silent: "hasleader" makes it say so.
-        metadata = (*(channel.client.metadata or ()), ("hasleader", "true"))
         try:
-            stream = channel.watch.Watch(iter(requests.get, None), metadata=metadata)
-            threading.Thread(target=_cancel_when, args=(stream, stop, over), name="etcd-watch", daemon=True).start()
-            for response in stream:
+            for response in channel.watch(prefix, after + 1, stop):
                 yield self._read_response(response, what)
             raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the stream to {what} ended")
-        except (grpc.RpcError, ValueError) as exc:
+        except etcd_channel.FAILURES as exc:
             if not stop.is_set():
                 failure = etcd_errors.read_failure(exc)
                 self._turn(channel, failure)
                 raise failure.as_error(what, str(self._cluster)) from exc
-        finally:
-            over.set()
-            requests.put(None)  # ends gRPC's thread that reads our requests
 
     def _read_response(self, response: Any, what: str) -> etcd_values.Batch:
         if response.compact_revision:
@@ -185,11 +157,7 @@ class EtcdClient:
             self._forget_token(self._token)
             reason = response.cancel_reason or "permission denied, or an old token"
             raise etcd_errors.Failure(code="", details=reason).as_error(what, str(self._cluster))
-        events = tuple(
-            etcd_values.Deleted(key=_text(event.kv.key)) if event.type else _key_value(event.kv)
-            for event in response.events
-        )
-        return etcd_values.Batch(revision=response.header.revision, events=events)
+        return etcd_channel.read_batch(response)
 
     def _call(self, what: str, run: Callable[[Any], T]) -> T:
         """Make one request; log in where the token has ended, turn to another member where this one is gone."""
@@ -203,7 +171,7 @@ class EtcdClient:
                         token = self._log_in(channel)
                     self.requests.add(what.partition(" ")[0])
                     return run(channel.client)
-                except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as exc:
+                except etcd_channel.FAILURES as exc:
                     failure = etcd_errors.read_failure(exc)
                     if failure.asks_for_login and self._settings.username and tries_left["login"]:
                         tries_left["login"] -= 1
@@ -216,18 +184,18 @@ class EtcdClient:
                             continue
                     raise failure.as_error(what, str(self._cluster)) from exc
 
-    def _connect(self) -> list[_Channel]:
+    def _connect(self) -> list[etcd_channel.Channel]:
         addresses = self._resolver.resolve()
         cluster = self._cluster.starting_at(self._turns)
         targets = etcd_settings.plan_targets(cluster, addresses, self._settings.server_name)
-        channels = [_Channel(target, self._settings) for target in targets]
+        channels = [etcd_channel.Channel(target, self._settings) for target in targets]
         for channel in channels:
             channel.show(self._token)
         self._resolved_at = time.monotonic()
         self._turns += 1
         return channels
 
-    def _turn(self, failed: _Channel, failure: etcd_errors.Failure) -> None:
+    def _turn(self, failed: etcd_channel.Channel, failure: etcd_errors.Failure) -> None:
         """To the next channel; and to a next member where one channel has them all, for gRPC sees that one alive.
 
         With fresh addresses where names were resolved long ago.
@@ -235,20 +203,19 @@ class EtcdClient:
         stale = self._resolver.has_names and time.monotonic() - self._resolved_at > _RESOLVE_AGAIN_S
         self._pool.turn(failed, anew=stale or (failure.stuck and len(self._cluster.members) > 1))
 
-    def _log_in(self, channel: _Channel) -> str:
+    def _log_in(self, channel: etcd_channel.Channel) -> str:
         """A token for all channels; its cost is a bcrypt on etcd's side, so threads wait for one another's."""
         with self._login_lock:
             if self._token is not None:
                 return self._token
             self.requests.add("login")
-            request = etcdrpc.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
             try:
-                token: str = channel.auth.Authenticate(request, self._settings.attempt_s).token
-            except grpc.RpcError as exc:
+                token = channel.authenticate(self._settings.username, self._settings.password)
+                log.info("logged in to etcd user=%s", self._settings.username)
+            except etcd_channel.FAILURES as exc:
                 if not etcd_errors.read_failure(exc).needs_no_login:
                     raise
                 token = ""
-            log.info("logged in to etcd user=%s", self._settings.username)
             self._token = token
             for one in {channel, *self._pool.all()}:
                 one.show(token)
@@ -258,81 +225,3 @@ class EtcdClient:
         with self._lock:
             if self._token == token:
                 self._token = None
-
-
-class _Channel:
-    """One gRPC channel with etcd3's client and the stubs that it keeps to itself or does not make."""
-
-    def __init__(self, target: etcd_settings.Target, settings: etcd_settings.EtcdSettings) -> None:
-        host, _, port = target.address.rpartition(":")  # etcd3 joins them again
-        options: list[tuple[str, int | str]] = list(etcd_settings.CHANNEL_OPTIONS)
-        files: dict[str, str | None] = {}
-        if target.tls_name:
-            options.append(("grpc.ssl_target_name_override", target.tls_name))
-            files["ca_cert"] = settings.ca_file or _system_authorities()
-            files["cert_cert"] = settings.cert_file or None
-            files["cert_key"] = settings.key_file or None
-            if files["ca_cert"] is None:
-                raise errors.SettingsError("https etcd endpoints need a file of authorities: this system has none")
-        try:
-            self.client = etcd3.client(
-                host=host, port=port, timeout=settings.attempt_s, grpc_options=options, **files
-            )
-        except OSError as exc:
-            raise errors.SettingsError(f"cannot read the etcd certificate file {exc.filename}: {exc}") from exc
-        self.auth = etcdrpc.AuthStub(self.client.channel)
-        self.watch = etcdrpc.WatchStub(self.client.channel)
-
-    def show(self, token: str | None) -> None:
-        """Send this token with every request."""
-        self.client.metadata = (("token", token),) if token else None
-
-    def close(self) -> None:
-        """Implements `etcd_pool.Closable`."""
-        self.client.close()
-
-
-def _system_authorities() -> str | None:
-    import ssl  # costs 10 ms, and hardly anybody asks
-
-    return ssl.get_default_verify_paths().cafile
-
-
-def _watch_request(prefix: str, start_revision: int) -> Any:
-    return etcdrpc.WatchRequest(
-        create_request=etcdrpc.WatchCreateRequest(
-            key=prefix.encode(),
-            range_end=etcd3.utils.increment_last_byte(prefix.encode()),
-            start_revision=start_revision,
-            progress_notify=True,
-        )
-    )
-
-
-def _cancel_when(stream: Any, stop: Stop, over: threading.Event) -> None:
-    while not over.wait(_POLL_S):
-        if stop.is_set():
-            break
-    stream.cancel()
-
-
-def _write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored | etcd_values.Refused:
-    """One transaction; `look` is what finds the key that was put, or what was in its way."""
-    done, answers = client.transaction(compare=[compare], success=[put, look], failure=[look])
-    found = [
-        etcd_values.KeyValue(
-            key=_text(meta.key), value=_text(data), mod_revision=meta.mod_revision, lease_id=meta.lease_id
-        )
-        for data, meta in answers[-1]
-    ]
-    return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
-
-
-def _key_value(item: Any) -> etcd_values.KeyValue:
-    return etcd_values.KeyValue(
-        key=_text(item.key), value=_text(item.value), mod_revision=item.mod_revision, lease_id=item.lease
-    )
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")

@@ -1,6 +1,6 @@
 """What etcd and gRPC say when they refuse, turned into our errors: the one place where that is decided.
 
-Pure: reads the status by its name, so that only `etcd_client` needs gRPC. etcd3 hides the reason behind exceptions
+Pure: reads the status by its name, so that only `etcd_channel` needs gRPC. etcd3 hides the reason behind exceptions
 without a text; it is still in their `__context__`.
 Source: etcd api/v3rpc/rpctypes/error.go, grpc doc/statuscodes.md.
 """

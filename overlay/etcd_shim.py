@@ -3,7 +3,7 @@
 etcd3's generated messages were written by protoc 3 and fail at import with any protobuf of the last years. The
 message definitions in them are sound, though: each file holds its descriptor as a serialized literal. `install`
 builds the same modules from those literals, before etcd3 looks for them. Nothing is vendored, no .proto is needed.
-Called by `etcd_client` right before it imports etcd3; knows protobuf, neither etcd3 nor grpc.
+Called by `etcd_channel` right before it imports etcd3; knows protobuf, neither etcd3 nor grpc.
 Source: google.protobuf.internal.builder is what every generated file since 3.20 imports.
 """
 

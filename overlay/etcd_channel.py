@@ -1,0 +1,148 @@
+"""One gRPC channel to etcd: etcd3's client, and the stubs that it keeps to itself.
+
+The only module that imports etcd3 and grpc. etcd3's client makes the single requests; what it does badly is replaced,
+here and in `etcd_client`, which calls: its watcher (spins while etcd is down, loses events, never notices a silent
+server), its log-in (once, in the constructor, refused without TLS) and its errors (without the reason).
+Source: etcd api/etcdserverpb/rpc.proto, grpc doc/keepalive.md.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grpc
+
+from overlay import errors, etcd_settings, etcd_shim, etcd_values
+
+etcd_shim.install()
+
+import etcd3  # noqa: E402  # only after the shim
+from etcd3 import etcdrpc  # noqa: E402
+
+FAILURES = (grpc.RpcError, etcd3.Etcd3Exception, ValueError)
+"""What a request may raise; `etcd_errors.read_failure` reads all of them."""
+
+_POLL_S = 0.5
+"""How often a silent watch looks at its stop event."""
+
+
+class Stop(Protocol):
+    """What ends a watch; a threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+        ...
+
+
+class Channel:
+    """One gRPC channel with etcd3's client and the stubs that it keeps to itself or does not make."""
+
+    def __init__(self, target: etcd_settings.Target, settings: etcd_settings.EtcdSettings) -> None:
+        host, _, port = target.address.rpartition(":")  # etcd3 joins them again
+        options: list[tuple[str, int | str]] = list(etcd_settings.CHANNEL_OPTIONS)
+        files: dict[str, str | None] = {}
+        if target.tls_name:
+            options.append(("grpc.ssl_target_name_override", target.tls_name))
+            files["ca_cert"] = settings.ca_file or _system_authorities()
+            files["cert_cert"] = settings.cert_file or None
+            files["cert_key"] = settings.key_file or None
+            if files["ca_cert"] is None:
+                raise errors.SettingsError("https etcd endpoints need a file of authorities: this system has none")
+        try:
+            self.client = etcd3.client(
+                host=host, port=port, timeout=settings.attempt_s, grpc_options=options, **files
+            )
+        except OSError as exc:
+            raise errors.SettingsError(f"cannot read the etcd certificate file {exc.filename}: {exc}") from exc
+        self._attempt_s = settings.attempt_s
+        self._auth = etcdrpc.AuthStub(self.client.channel)
+        self._watch = etcdrpc.WatchStub(self.client.channel)
+
+    def authenticate(self, user: str, password: str) -> str:
+        """A token. Raises FAILURES."""
+        token: str = self._auth.Authenticate(
+            etcdrpc.AuthenticateRequest(name=user, password=password), self._attempt_s
+        ).token
+        return token
+
+    def watch(self, prefix: str, start_revision: int, stop: Stop) -> Iterator[Any]:
+        """The responses of one stream; it ends half a second after `stop` at the latest. Raises FAILURES."""
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        requests.put(_watch_request(prefix, start_revision))
+        over = threading.Event()
+        # Without a leader a member would accept the watch and stay silent: "hasleader" makes it say so.
+        metadata = (*(self.client.metadata or ()), ("hasleader", "true"))
+        try:
+            stream = self._watch.Watch(iter(requests.get, None), metadata=metadata)
+            threading.Thread(target=_cancel_when, args=(stream, stop, over), name="etcd-watch", daemon=True).start()
+            yield from stream
+        finally:
+            over.set()
+            requests.put(None)  # ends gRPC's thread that reads our requests
+
+    def show(self, token: str | None) -> None:
+        """Send this token with every request."""
+        self.client.metadata = (("token", token),) if token else None
+
+    def close(self) -> None:
+        """Implements `etcd_pool.Closable`."""
+        self.client.close()
+
+
+def _system_authorities() -> str | None:
+    import ssl  # costs 10 ms, and hardly anybody asks
+
+    return ssl.get_default_verify_paths().cafile
+
+
+def _watch_request(prefix: str, start_revision: int) -> Any:
+    return etcdrpc.WatchRequest(
+        create_request=etcdrpc.WatchCreateRequest(
+            key=prefix.encode(),
+            range_end=etcd3.utils.increment_last_byte(prefix.encode()),
+            start_revision=start_revision,
+            progress_notify=True,
+        )
+    )
+
+
+def _cancel_when(stream: Any, stop: Stop, over: threading.Event) -> None:
+    while not over.wait(_POLL_S):
+        if stop.is_set():
+            break
+    stream.cancel()
+
+
+def write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored | etcd_values.Refused:
+    """One transaction; `look` is what finds the key that was put, or what was in its way."""
+    done, answers = client.transaction(compare=[compare], success=[put, look], failure=[look])
+    found = [
+        etcd_values.KeyValue(
+            key=_text(meta.key), value=_text(data), mod_revision=meta.mod_revision, lease_id=meta.lease_id
+        )
+        for data, meta in answers[-1]
+    ]
+    return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
+
+
+def read_batch(response: Any) -> etcd_values.Batch:
+    """The events of a watch's response."""
+    events = tuple(
+        etcd_values.Deleted(key=_text(event.kv.key)) if event.type else read_item(event.kv)
+        for event in response.events
+    )
+    return etcd_values.Batch(revision=response.header.revision, events=events)
+
+
+def read_item(item: Any) -> etcd_values.KeyValue:
+    """One key."""
+    return etcd_values.KeyValue(
+        key=_text(item.key), value=_text(item.value), mod_revision=item.mod_revision, lease_id=item.lease
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
