@@ -38,6 +38,7 @@ class SlowLine:
 
     def __init__(self, url: str) -> None:
         self.delay_s = 0.0
+        self._sending = threading.Lock()
         host, _, port = url.rpartition("//")[2].rpartition(":")
         self._to = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -54,7 +55,7 @@ class SlowLine:
                 waiting: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
                 for run, args in (
                     (self._pass_on, (near, far)),
-                    (self._take, (far, waiting)),
+                    (self._take, (far, near, waiting)),
                     (self._give, (near, waiting)),
                 ):
                     threading.Thread(target=run, args=args, daemon=True).start()
@@ -64,18 +65,30 @@ class SlowLine:
             while data := near.recv(65536):
                 far.sendall(data)
 
-    def _take(self, far: socket.socket, waiting: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+    def _take(self, far: socket.socket, near: socket.socket, waiting: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+        """HTTP/2 frame by frame: those of stream 0 are the connection's own, which a slow disk does not slow down."""
+        held = b""
         with contextlib.suppress(OSError):
             while data := far.recv(65536):
-                waiting.put((time.monotonic() + self.delay_s, data))
+                held += data
+                while len(held) >= 9 and len(held) >= (size := 9 + int.from_bytes(held[:3], "big")):
+                    frame, held = held[:size], held[size:]
+                    if int.from_bytes(frame[5:9], "big"):
+                        waiting.put((time.monotonic() + self.delay_s, frame))
+                    else:
+                        self._send(near, frame)
 
     def _give(self, near: socket.socket, waiting: queue.SimpleQueue[tuple[float, bytes]]) -> None:
         pause = threading.Event()
         with contextlib.suppress(OSError):
             while True:
-                due, data = waiting.get()
+                due, frame = waiting.get()
                 pause.wait(max(0.0, due - time.monotonic()))
-                near.sendall(data)
+                self._send(near, frame)
+
+    def _send(self, near: socket.socket, frame: bytes) -> None:
+        with self._sending:
+            near.sendall(frame)
 
     def close(self) -> None:
         for one in self._open:
