@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import threading
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from lab import site
+from lab import command, plugin_image, site
 
 
 class Talk:
@@ -100,6 +101,33 @@ def test_disable_and_enable_lose_nothing(pair, talk):
     assert not (pair.h1.root / site.SOCKET).exists(), "the classic socket would answer 'connection refused'"
     pair.h1.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
     site.wait_ready(pair.h1)
+    assert state_of(pair.h1) == before
+    talk.check()
+    pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
+
+
+@pytest.fixture
+def newer(pair, tmp_path):
+    """A later build in the registry, which says so in /status."""
+    built = plugin_image.build()
+    command.check(command.run(["cp", "-a", "--reflink=auto", str(built.rootfs), str(tmp_path / "rootfs")]))
+    package = tmp_path / "rootfs/app/plugin"
+    for compiled in package.glob("__pycache__/__init__*"):
+        compiled.unlink()
+    (package / "__init__.py").write_text('__version__ = "99.0.0"\n')
+    return plugin_image.push(pair.lab, dataclasses.replace(built, rootfs=tmp_path / "rootfs"), tag="99.0", by=pair.h2)
+
+
+def test_an_upgrade_loses_nothing(pair, talk, newer):
+    before = state_of(pair.h1)
+    settings = pair.h1.docker("plugin", "inspect", "-f", "{{json .Settings.Env}}", site.PLUGIN)
+    pair.h1.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
+    options = ("--grant-all-permissions", "--skip-remote-check")  # or it asks whether another tag is meant
+    pair.h1.docker("plugin", "upgrade", *options, site.PLUGIN, newer, timeout_s=120)
+    pair.h1.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
+    site.wait_ready(pair.h1)
+    assert site.status(pair.h1)["version"] == "99.0.0"
+    assert pair.h1.docker("plugin", "inspect", "-f", "{{json .Settings.Env}}", site.PLUGIN) == settings
     assert state_of(pair.h1) == before
     talk.check()
     pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
