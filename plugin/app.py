@@ -7,6 +7,7 @@ waits a bounded time. What cannot be built (a wrong setting, a broken state file
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterable, Mapping
@@ -110,6 +111,7 @@ class App:
             from plugin import graph
 
             built = graph.build(self._settings)
+            gc.collect()  # what imports left behind: peers find room there
             self._graph = built
             self._built.set()
             built.start()
