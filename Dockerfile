@@ -61,10 +61,10 @@ COPY overlay /app/overlay
 COPY ipam /app/ipam
 COPY driver /app/driver
 COPY plugin /app/plugin
-COPY pyproject.toml /build/
 # The little that importlib.metadata needs to tell the version: an installation would want all of the checkout.
 RUN set -eu; \
-    version="$(sed -n 's/^version = "\(.*\)"$/\1/p' /build/pyproject.toml)"; \
+    version="$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' /app/plugin/__init__.py)"; \
+    test -n "$version"; \
     mkdir "/app/flannelpy-$version.dist-info"; \
     printf 'Metadata-Version: 2.1\nName: flannelpy\nVersion: %s\n' "$version" \
         > "/app/flannelpy-$version.dist-info/METADATA"; \

@@ -34,7 +34,7 @@ MAX_COMPRESSED_BYTES: Final = 45_000_000
 
 _IMAGE: Final = "flannelpy-rootfs"
 _TREES: Final = ("overlay", "ipam", "driver", "plugin")
-_FILES: Final = ("Dockerfile", ".dockerignore", "pyproject.toml", "requirements.lock", "requirements-build.lock")
+_FILES: Final = ("Dockerfile", ".dockerignore", "requirements.lock", "requirements-build.lock")
 _CA_NAME: Final = "ca-certificates.crt"
 _CA_VARIABLES: Final = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _CA_DEFAULT: Final = "/etc/ssl/certs/ca-certificates.crt"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+import plugin
 from lab import errors, plugin_image
 
 CHECKOUT = plugin_image.CHECKOUT
@@ -129,3 +130,9 @@ def test_its_programs_run(argv: tuple[str, ...]) -> None:
         capture_output=True,
         timeout=60,
     )
+
+
+@pytest.mark.system
+def test_the_image_tells_scanners_its_version() -> None:
+    (metadata,) = (plugin_image.build().rootfs / "app").glob("flannelpy-*.dist-info/METADATA")
+    assert f"Version: {plugin.__version__}\n" in metadata.read_text()
