@@ -204,3 +204,37 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for parse in (lease.parse_attrs, lease.parse_subnet_key):
         with contextlib.suppress(errors.CodecError):
             parse(text)
+
+
+IP = ipaddress.IPv4Address("192.0.2.1")
+NOWHERE = ipaddress.IPv4Address(0)
+SIX, OTHER_SIX = ipaddress.IPv6Address("2001:db8::1"), ipaddress.IPv6Address("2001:db8::2")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (lease.LeaseAttrs(public_ip=IP), lease.LeaseAttrs(public_ip=IP, public_ipv6=SIX), True),
+        (
+            lease.LeaseAttrs(public_ip=IP, public_ipv6=SIX),
+            lease.LeaseAttrs(public_ip=NOWHERE, public_ipv6=SIX),
+            False,
+        ),
+        (
+            lease.LeaseAttrs(public_ip=NOWHERE, public_ipv6=SIX),
+            lease.LeaseAttrs(public_ip=NOWHERE, public_ipv6=SIX),
+            True,
+        ),
+        (
+            lease.LeaseAttrs(public_ip=NOWHERE, public_ipv6=SIX),
+            lease.LeaseAttrs(public_ip=NOWHERE, public_ipv6=OTHER_SIX),
+            False,
+        ),
+        (lease.LeaseAttrs(public_ip=NOWHERE, public_ipv6=SIX), lease.LeaseAttrs(public_ip=NOWHERE), False),
+        (lease.LeaseAttrs(public_ip=NOWHERE), lease.LeaseAttrs(public_ip=NOWHERE), False),
+    ],
+)
+def test_hosts_without_ipv4_are_told_apart_by_their_ipv6_address(
+    one: lease.LeaseAttrs, other: lease.LeaseAttrs, same: bool
+) -> None:
+    assert (one.is_same_host(other), other.is_same_host(one)) == (same, same)
