@@ -116,3 +116,22 @@ def test_a_younger_one_is_not_since_one_of_the_two_must_stay() -> None:
     ours = lease.Lease(key=key("10.2.20.0/24"), attrs=OURS, mod_revision=9)
     wide = lease.Lease(key=key("10.2.16.0/20"), attrs=attrs(THEM), mod_revision=10)
     assert claim.find_rival(ours, snapshot(ours, wide)) is None
+
+
+def test_a_subnet_of_ipv4_alone_stays_in_use_where_ipv6_was_switched_on() -> None:
+    """Containers have its addresses; IPv6 comes with the next subnet."""
+    dual = netconfig.parse_network_config(
+        '{"Network": "10.2.0.0/16", "EnableIPv6": true, "IPv6Network": "2001:db8:cafe::/48",'
+        ' "Backend": {"Type": "vxlan"}}'
+    )
+
+    def wanted(*leases: lease.Lease, in_use: bool) -> claim.Claim:
+        return claim.claim_subnet(dual, snapshot(*leases), OURS, LAST, in_use=in_use, pick=lambda _count: 0)
+
+    mine = lease.Lease(key=LAST.key, attrs=OURS, lease_id=7, mod_revision=3)
+    assert wanted(in_use=True) == claim.Create(key=LAST.key)
+    assert wanted(mine, in_use=True) == claim.Keep(lease=mine)
+    fresh = wanted(in_use=False)
+    assert isinstance(fresh, claim.Create)
+    assert fresh.key.v4 == LAST.key.v4
+    assert fresh.key.v6 == ipaddress.IPv6Network("2001:db8:cafe:1::/64")

@@ -11,7 +11,9 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent import futures
 
+import grpc
 import pytest
 
 from overlay import errors, etcd_client, etcd_errors, etcd_settings, etcd_values, lease, registry, registry_etcd
@@ -257,3 +259,47 @@ def test_a_user_given_to_an_etcd_without_log_in_does_no_harm(cluster: etcd_serve
         agreed.put_lease(key(0), ATTRS, None)
         with watching.Watching(agreed) as watch:
             assert set(watch.wait_snapshot().leases) == {key(0)}
+
+
+def test_a_member_that_has_lost_its_leader_is_an_outage_and_no_silence(tmp_path: pathlib.Path) -> None:
+    """It goes on answering pings, and would keep a watch waiting for as long as there is no leader."""
+    with (
+        etcd_server.running(tmp_path, members=3) as three,
+        using(three.client(three.urls[0])) as agreed,
+        watching.Watching(agreed) as seen,
+    ):
+        seen.wait_snapshot()
+        for member in three.members[1:]:
+            member.kill()
+        assert "no leader" in seen.wait_outages(timeout_s=30).reason
+
+
+def test_a_call_that_nobody_answers_ends_at_its_deadline_even_where_pings_are_answered() -> None:
+    """gRPC gives up a connection that is silent, but not one that is alive and keeps a request for itself."""
+    asked = threading.Event()
+
+    class Silent(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc's stubs make it Any
+        def service(self, handler_call_details: object) -> object:
+            def answer(request: bytes, context: object) -> bytes:
+                asked.set()
+                release.wait(30)
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    release = threading.Event()
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+    server.add_generic_rpc_handlers((Silent(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        settings = etcd_settings.EtcdSettings(endpoints=(f"http://127.0.0.1:{port}",), timeout_s=2)
+        with contextlib.closing(etcd_client.EtcdClient(settings)) as client:
+            began = time.monotonic()
+            with pytest.raises(errors.RegistryUnavailable, match="Deadline Exceeded"):
+                client.get("/x")
+            assert asked.is_set()
+            assert time.monotonic() - began < 4
+    finally:
+        release.set()
+        server.stop(None)
