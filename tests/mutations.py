@@ -785,7 +785,76 @@ BAD_INPUT = (
     ),
 )
 
-MUTATIONS = (*TALK, *PUBLISH, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT)
+DUAL_STACK = (
+    Mutation(
+        "no-ipv6-neighbours",
+        "containers of two hosts talk over IPv6",
+        "talk_over_both_families",
+        _one(
+            VXLAN,
+            "            yield netstate.Neighbour(link=device, ip=peer.gateway, mac=peer.mac)\n",
+            "            if peer.gateway.version == 4:\n"
+            "                yield netstate.Neighbour(link=device, ip=peer.gateway, mac=peer.mac)\n",
+        ),
+    ),
+    Mutation(
+        "no-ipv6-overhead",
+        "an IPv6 packet of the overlay's MTU passes",
+        "full_packet_passes_over_ipv6",
+        _one(VXLAN, "halves.V6: 70", "halves.V6: 50"),
+    ),
+    Mutation(
+        "ipv6-not-masqueraded",
+        "what leaves the overlay over IPv6 leaves as the host",
+        "leaves_as_the_host",
+        _one(TABLE, "        if subnets:\n", "        if subnets and family.table == 'ip':\n"),
+    ),
+    Mutation(
+        "ipv6-not-forwarded",
+        "the host forwards IPv6",
+        "talk_over_both_families or leaves_as_the_host",
+        _one(
+            "driver/desired.py",
+            'key="net.ipv6.conf.all.forwarding", value="1"',
+            'key="net.ipv6.conf.all.forwarding", value="0"',
+        ),
+    ),
+    Mutation(
+        "ipv6-row-forgotten",
+        "a restarted plugin knows both families",
+        "goes_on_with_both_families",
+        _one(
+            "driver/store.py", "        v6=_network_v6(*v6) if v6[0] is not None else None,\n", "        v6=None,\n"
+        ),
+    ),
+    Mutation(
+        "ipv6-bridge-rules-stay",
+        "removal leaves nothing of IPv6",
+        "removal_leaves_nothing",
+        _one(
+            TABLE,
+            "    if not domains:\n        return fresh\n",
+            '    if not domains:\n        return fresh if family.table == "ip" else f"{name}\\n"\n',
+        ),
+    ),
+)
+
+UPGRADE = (
+    Mutation(
+        "device-goes-at-stop-of-an-upgrade",
+        "an upgrade loses no packet",
+        "an_upgrade_loses_nothing",
+        _one(
+            GRAPH,
+            "        self.halt.set()\n",
+            "        self.halt.set()\n"
+            "        for one in self.nodes.all():\n"
+            '            self.reconciler.remove(f"node:{one.prefix}")\n',
+        ),
+    ),
+)
+
+MUTATIONS = (*TALK, *PUBLISH, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT, *DUAL_STACK, *UPGRADE)
 
 
 @contextlib.contextmanager
