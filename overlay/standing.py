@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A node at one moment, for /status and /readyz. Units: `expires_in_s` seconds."""
+    """A node at one moment, for /status and /readyz. Units: `expires_in_s`, `heard_s` seconds."""
 
     prefix: str
     subnet: str | None
@@ -41,6 +41,8 @@ class Status:
     skipped: tuple[str, ...]
     revision: int
     expires_in_s: float | None
+    heard_s: float | None
+    """Since the registry's last word: news of the watch, or an answer to a keepalive."""
     events: Mapping[str, int]
     """How often what happened since the start; see `tally.Event`."""
     findings: preflight.Findings
@@ -63,6 +65,7 @@ class Standing:
         self._book = peers.Book()
         self._followed = False
         self._skipped: tuple[str, ...] = ()
+        self._heard_at: float | None = None
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
         self._findings = preflight.Findings()
@@ -148,7 +151,8 @@ class Standing:
     def set_ttl(self, held: lease.Lease, ttl_s: int) -> None:
         """The lease lives for so long from now; a reservation for ever."""
         with self._changed:
-            self._expires_at = time.monotonic() + ttl_s if held.lease_id else None
+            self._heard_at = time.monotonic()
+            self._expires_at = self._heard_at + ttl_s if held.lease_id else None
 
     def has_run_out(self) -> bool:
         """Whether the lease must have ended, since nobody renewed it in time."""
@@ -169,6 +173,7 @@ class Standing:
             lost = self._outage is not None
             fresh = sorted(book.unreadable.keys() - self._book.unreadable.keys())
             self._book, self._outage, self._followed = book, None, True
+            self._heard_at = time.monotonic()
         if lost:
             log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
             self.count(tally.Event.REGISTRY_BACK)
@@ -267,6 +272,7 @@ class Standing:
                 skipped=self._skipped + unreadable,
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
+                heard_s=time.monotonic() - self._heard_at if self._heard_at else None,
                 events=self._tally.read(),
                 findings=self._findings,
             )

@@ -120,6 +120,8 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
         yield "flannelpy_registry_up", "0 while the registry does not answer.", of, float(seen.outage is None)
         on = offload.is_on(one.programmed())
         yield "flannelpy_tx_checksum", "1 while checksums are left to the hardware below.", of, float(on)
+        if seen.heard_s is not None:
+            yield "flannelpy_registry_heard_seconds", "Since the registry's last word.", of, seen.heard_s
         yield "flannelpy_registry_revision", "Revision of the last news.", of, float(seen.revision)
         for event, count in seen.events.items():
             labels = {**of, "event": event}

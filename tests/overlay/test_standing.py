@@ -76,6 +76,7 @@ def test_nothing_is_known_at_first(here: standing.Standing) -> None:
         skipped=(),
         revision=0,
         expires_in_s=None,
+        heard_s=None,
         events=dict.fromkeys(tally.Event, 0),
         findings=preflight.Findings(),
     )
@@ -118,6 +119,8 @@ def test_a_joined_lease_is_confirmed_and_expires(here: standing.Standing) -> Non
     )
     assert seen.expires_in_s is not None
     assert 86_000 < seen.expires_in_s <= 86_400
+    assert seen.heard_s is not None
+    assert 0 <= seen.heard_s < 60
 
 
 def test_a_reservation_never_expires(here: standing.Standing) -> None:
@@ -255,3 +258,16 @@ def test_who_has_left_holds_nothing(here: standing.Standing) -> None:
     assert here.set_left() == LEASE
     assert here.set_left() is None
     assert (here.now(), here.held()) == ((None, None, peers.Book()), None)
+
+
+def test_every_word_of_the_registry_counts_as_heard(here: standing.Standing) -> None:
+    here.set_saved(MEMBER, {})
+    assert here.status().heard_s is None
+    here.set_book(peers.Book(revision=7))
+    first = here.status().heard_s
+    assert first is not None
+    here.set_ttl(LEASE, 60)
+    second = here.status().heard_s
+    assert second is not None
+    here.set_outage("gone")
+    assert here.status().heard_s is not None
