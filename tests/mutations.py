@@ -839,6 +839,23 @@ DUAL_STACK = (
     ),
 )
 
+FOLLOWING = (
+    Mutation(
+        "mtu-not-followed",
+        "networks follow the MTU of the wire below",
+        "mtu_of_the_wire_below",
+        _one(SERVICE, "        self._follow(lambda net: net)\n", "        pass\n"),
+    ),
+    Mutation(
+        "offload-not-examined",
+        "checksum offload is examined",
+        "offload_is_examined",
+        _one(
+            GRAPH, 'if self.settings.tx_checksum == "auto" else []', 'if self.settings.tx_checksum == "off" else []'
+        ),
+    ),
+)
+
 UPGRADE = (
     Mutation(
         "device-goes-at-stop-of-an-upgrade",
@@ -854,7 +871,7 @@ UPGRADE = (
     ),
 )
 
-MUTATIONS = (*TALK, *PUBLISH, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT, *DUAL_STACK, *UPGRADE)
+MUTATIONS = (*TALK, *PUBLISH, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT, *DUAL_STACK, *FOLLOWING, *UPGRADE)
 
 
 @contextlib.contextmanager
