@@ -205,12 +205,15 @@ def test_after_the_underlay_has_been_away_all_is_back(host: Healing, lines: list
     host.await_whole()
 
 
-def test_a_repair_follows_its_event_within_two_seconds(host: Healing) -> None:
-    took = []
-    for _ in range(3):
-        host.netns.run("ip route del 10.2.21.0/24")
-        took.append(host.await_whole())
-    assert min(took) < WITHIN_S
+def test_every_repair_follows_its_event_within_two_seconds(host: Healing) -> None:
+    """A machine busy with other tests may be late; it is late thrice in a row only where something is wrong."""
+    slow = [name for name, lines, _ in DAMAGE if not any(_repair_s(host, lines) < WITHIN_S for _ in range(3))]
+    assert slow == []
+
+
+def _repair_s(host: Healing, lines: list[str]) -> float:
+    host.netns.run(*lines)
+    return host.await_whole()
 
 
 def test_stale_entries_are_removed_at_start_and_foreign_ones_stay(host: Healing) -> None:
