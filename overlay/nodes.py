@@ -6,10 +6,13 @@ the last. Built by `plugin.app`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from overlay import errors, lease, netstate, node
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 LOOK_POLLS = 20
@@ -114,7 +117,12 @@ class Nodes:
             stop.wait(SETTLE_S if noticed else 0)
             self._wake.clear()
             for one in self.all():
-                one.look_at_underlay()
+                try:
+                    one.look_at_underlay()
+                except (
+                    Exception
+                ):  # a full disk, or a bug: the next look, and the other nodes', must come all the same
+                    log.exception("look at the underlay not carried out whole prefix=%s", one.prefix)
 
     def _join(self, prefix: str) -> node.Node:
         with self._lock:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import pathlib
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from overlay import kernel, lease, netstate, node, registry_fake
+from overlay import kernel, lease, netstate, node, nodes, registry_fake, statefile
 from tests.overlay import node_host
 from tests.overlay.node_host import until
 
@@ -121,3 +122,35 @@ def test_a_subnet_that_another_host_took_is_not_written_over_by_a_move(host: nod
     until(lambda: one.status().conflict)
     change(host, one, link(addresses=at("192.0.2.100/24")))
     assert published(host) == thief
+
+
+def test_a_look_that_fails_is_not_the_last_one(host: node_host.NodeHost, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that is full for a moment must not end the following of the underlay for good."""
+    told: list[int] = []
+
+    def changed() -> None:
+        told.append(1)
+        if len(told) == 1:
+            raise statefile.StateFileError("disk full")
+
+    together = nodes.Nodes(node_host.PREFIX, host.make)
+    together.restore([])
+    together.start()
+    together.wait(None, 5)
+    one = together.all()[0]
+    until(lambda: one.status().confirmed and one.status().followed)
+    host.changed = changed
+    stop = threading.Event()
+    following = threading.Thread(target=together.follow_underlay, args=(stop,))
+    following.start()
+    try:
+        for mtu in (9000, 1400):
+            host.kernel.set_underlays([link(mtu=mtu)])
+            together.notice()
+            until(lambda mtu=mtu: device(host).mtu == mtu - 50)
+        until(lambda: told == [1, 1])
+        assert "disk full" in caplog.text
+    finally:
+        stop.set()
+        following.join(5)
+        together.stop()
