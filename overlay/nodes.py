@@ -119,9 +119,7 @@ class Nodes:
             for one in self.all():
                 try:
                     one.look_at_underlay()
-                except (
-                    Exception
-                ):  # a full disk, or a bug: the next look, and the other nodes', must come all the same
+                except Exception:  # a full disk, or a bug: the other nodes, and the next look, are due all the same
                     log.exception("look at the underlay not carried out whole prefix=%s", one.prefix)
 
     def _join(self, prefix: str) -> node.Node:
