@@ -25,6 +25,7 @@ _EVERYWHERE: Final = (
     *("docker.io", "iptables", "nftables", "iproute2", "ca-certificates", "procps", "tini", "busybox-static"),
     *("etcd-server", "etcd-client", "docker-registry"),
     *("iperf3", "traceroute", "iputils-ping", "curl", "socat", "tcpdump", "conntrack"),
+    *("firewalld", "dbus", "docker-compose"),
 )
 # Before trixie, docker.io held the client, and the client could build by itself.
 _SPLIT: Final = ("docker-cli", "docker-buildx")
