@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from lab import command, engine_build, errors, host, lab, roots
@@ -83,10 +84,11 @@ def build(*, engine: str = "28.5", checkout: pathlib.Path = CHECKOUT) -> Image:
 
 
 def push(
-    to: lab.Lab, image: Image, *, tag: str = "1.0", by: host.Host | None = None, checkout: pathlib.Path = CHECKOUT
+    to: lab.Lab, image: Image, *, tag: str = "1.0", by: host.Host | None = None, env: Mapping[str, str] | None = None
 ) -> str:
     """Put the plugin into the lab's registry and give its full name; `by` (any host) does it and keeps nothing.
 
+    `env`: variables beyond those of plugin/config.json; with FAULT_POINTS tests can break what is installed.
     The engine refuses the same content under a second name, so what it made is removed at once.
     Raises: CommandFailed, LabError if the lab has no registry.
     """
@@ -95,7 +97,7 @@ def push(
     staged = pathlib.Path(tempfile.mkdtemp(dir=to.shared_dir, prefix="plugin-"))
     try:
         _link_tree(image.rootfs, staged / "rootfs")
-        shutil.copyfile(checkout / "plugin/config.json", staged / "config.json")
+        (staged / "config.json").write_text(_config_json(env or {}))
         engine.docker("plugin", "create", name, f"{lab.SHARED}/{staged.name}", timeout_s=180)
         try:
             engine.docker("plugin", "push", name, timeout_s=180)
@@ -104,6 +106,14 @@ def push(
     finally:
         shutil.rmtree(staged)
     return name
+
+
+def _config_json(env: Mapping[str, str]) -> str:
+    config = json.loads((CHECKOUT / "plugin/config.json").read_text())
+    config["env"] += [
+        {"name": name, "description": "", "settable": ["value"], "value": value} for name, value in env.items()
+    ]
+    return json.dumps(config)
 
 
 def publish(to: lab.Lab, *, tag: str = "1.0") -> str:

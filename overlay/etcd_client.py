@@ -14,7 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from overlay import errors, etcd_channel, etcd_errors, etcd_pool, etcd_resolve, etcd_settings, etcd_values, tally
+from overlay import (
+    errors,
+    etcd_channel,
+    etcd_errors,
+    etcd_pool,
+    etcd_resolve,
+    etcd_settings,
+    etcd_values,
+    faults,
+    tally,
+)
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +180,7 @@ class EtcdClient:
                     if self._settings.username and token is None:
                         token = self._log_in(channel)
                     self.requests.add(what.partition(" ")[0])
-                    return run(channel.client)
+                    return _request(run, channel)
                 except etcd_channel.FAILURES as exc:
                     failure = etcd_errors.read_failure(exc)
                     if failure.asks_for_login and self._settings.username and tries_left["login"]:
@@ -225,3 +235,10 @@ class EtcdClient:
         with self._lock:
             if self._token == token:
                 self._token = None
+
+
+def _request(run: Callable[[Any], T], channel: etcd_channel.Channel) -> T:
+    faults.reached("etcd.request.before")
+    answer = run(channel.client)
+    faults.reached("etcd.request.after")
+    return answer

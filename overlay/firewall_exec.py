@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from overlay import errors, firewall, firewall_chain, firewall_table, nft_events
+from overlay import errors, faults, firewall, firewall_chain, firewall_table, nft_events
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,12 @@ class FirewallExec:
 
     def _run(self, *argv: str, script: str | None = None) -> str:
         """The tool's output. Raises KernelError with what it said."""
-        return _output(self._spawn(*argv, script=script))
+        if script is None:
+            return _output(self._spawn(*argv))
+        faults.reached("firewall.write.before")
+        done = self._spawn(*argv, script=script)
+        faults.reached("firewall.write.after")
+        return _output(done)
 
     def _spawn(self, *argv: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run one tool to its end, killing it at the timeout. Raises KernelError if it cannot be run."""

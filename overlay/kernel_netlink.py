@@ -21,6 +21,7 @@ from overlay import (
     diff,
     errors,
     ethtool,
+    faults,
     kernel,
     kernel_events,
     link_messages,
@@ -127,6 +128,7 @@ class KernelNetlink:
     def _apply_one(self, writer: link_writer.LinkWriter, op: netstate.Op) -> None:
         match op:
             case netstate.Add(obj=netstate.Sysctl() as new) | netstate.Change(new=netstate.Sysctl() as new):
+                faults.reached("kernel.sysctl.before")
                 self._sysctls.write(new.key, new.value)
             case netstate.Remove(obj=old) if isinstance(old, netstate.Link):
                 writer.remove(old)
@@ -160,7 +162,10 @@ def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> lis
         else:
             messages.append(rtnl.pack_entry(obj, index, sequence, remove=remove))
         sent[sequence] = op
-    for sequence, refusal in sock.transact(messages).items():
+    faults.reached("kernel.entries.before")
+    refusals = sock.transact(messages)
+    faults.reached("kernel.entries.after")
+    for sequence, refusal in refusals.items():
         op = sent[sequence]
         if isinstance(op, netstate.Remove) and refusal.errno in GONE:
             continue

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from overlay import diff, ethtool, link_messages, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
+from overlay import diff, ethtool, faults, link_messages, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
 
 ALIAS = ("IFLA_IFALIAS", netstate.LINK_ALIAS)
 
@@ -157,12 +157,16 @@ class LinkWriter:
 
     def _send(self, messages: Sequence[bytes]) -> None:
         """In one system call. Raises the first refusal."""
-        for refusal in self._socket.transact(messages).values():
+        faults.reached("kernel.link.before")
+        refusals = self._socket.transact(messages)
+        faults.reached("kernel.link.after")
+        for refusal in refusals.values():
             raise refusal
 
 
 def _ensure_features(new: netstate.VxlanLink) -> None:
     if ethtool.read_tx_checksum(new.name) != new.tx_checksum:
+        faults.reached("kernel.feature.before")
         ethtool.write_tx_checksum(new.name, new.tx_checksum)
 
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from overlay import errors
+from overlay import errors, faults
 
 Row = tuple[Any, ...]  # what a column holds is known to the SQL beside the call, not to a type checker
 
@@ -89,7 +89,9 @@ class StateFile:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield Transaction(self._connection)
+                faults.reached("state.commit.before")
                 self._connection.execute("COMMIT")
+                faults.reached("state.commit.after")
             except sqlite3.Error as exc:
                 self._rollback()
                 raise StateFileError(f"cannot write the state file {self.path}: {exc}") from exc

@@ -86,8 +86,11 @@ def serve() -> None:
     stops: list[Callable[[], None]] = []
 
     def load() -> server.WSGI:
+        from overlay import faults
         from plugin import app
 
+        if os.environ.get(faults.VARIABLE):  # tests only: see there
+            faults.switch_on(pathlib.Path(os.environ[faults.VARIABLE]))
         built = app.App({**os.environ, "RUN_DIR": str(run_dir)})
         stops.append(built.stop)
         return built.start()

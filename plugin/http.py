@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import flask
 from werkzeug import exceptions as http_errors
 
-from overlay import fields
+from overlay import faults, fields
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     @app.post("/<method>")
     def call(method: str) -> flask.Response:
         started = time.monotonic()
-        response = _answer(core, fixed, method)
+        with faults.within(method):
+            faults.reached("handler.before")
+            response = _answer(core, fixed, method)
+            faults.reached("handler.after")
         core.observe(method, time.monotonic() - started, response.status_code)
         return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 import shutil
@@ -136,3 +137,10 @@ def test_its_programs_run(argv: tuple[str, ...]) -> None:
 def test_the_image_tells_scanners_its_version() -> None:
     (metadata,) = (plugin_image.build().rootfs / "app").glob("flannelpy-*.dist-info/METADATA")
     assert f"Version: {plugin.__version__}\n" in metadata.read_text()
+
+
+def test_variables_of_a_tests_own_build_are_added_to_those_of_config_json() -> None:
+    shipped = json.loads((plugin_image.CHECKOUT / "plugin/config.json").read_text())
+    made = json.loads(plugin_image._config_json({"FAULT_POINTS": "/host/run/faults"}))
+    added = {"name": "FAULT_POINTS", "description": "", "settable": ["value"], "value": "/host/run/faults"}
+    assert made == {**shipped, "env": [*shipped["env"], added]}

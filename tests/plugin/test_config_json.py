@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from overlay import faults
 from plugin import graph, server, settings
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
@@ -25,6 +26,11 @@ def test_no_key_is_misspelt() -> None:
         assert set(mount) - {"settable"} == {"name", "description", "type", "source", "destination", "options"}
     for variable in CONFIG["env"]:
         assert set(variable) == {"name", "description", "settable", "value"}
+
+
+def test_fault_points_cannot_be_switched_on() -> None:
+    """dockerd sets no variable that is not listed."""
+    assert faults.VARIABLE not in {variable["name"] for variable in CONFIG["env"]}
 
 
 def test_it_is_a_network_and_an_ipam_driver() -> None:
