@@ -42,8 +42,8 @@ class Request:
     internal: bool = False
 
 
-def plan(request: Request, held: list[lease.HeldSubnet]) -> network.Network:
-    """The network asked for. Raises BadRequest and WrongIpam."""
+def plan(request: Request, held: list[lease.HeldSubnet], bridge: netstate.IfName | None = None) -> network.Network:
+    """The network asked for; `bridge` where that has another name than its id says. Raises BadRequest, WrongIpam."""
     v4 = _single(request.v4, "IPv4")
     pools: list[PoolDataV4 | PoolDataV6] = [v4, *request.v6]
     for data in pools:
@@ -57,7 +57,7 @@ def plan(request: Request, held: list[lease.HeldSubnet]) -> network.Network:
     _require_gateway(v4, "IPv4")
     return network.Network(
         id=request.id,
-        bridge=names.bridge_name(request.id),
+        bridge=bridge or names.bridge_name(request.id),
         pool=v4.pool,
         gateway=v4.gateway,
         prefix=holding.prefix,

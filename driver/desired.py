@@ -58,10 +58,10 @@ def endpoint_state(net: network.Network, end: endpoint.Endpoint) -> netstate.Net
     The host's end never has less than the container's: a veth drops what is larger than the other end's MTU, and path
     MTU discovery hears nothing. Where the overlay has room for less, the kernel says so when it routes.
     """
-    name, mtu = names.host_end(end.id), max(net.mtu, end.mtu)
+    name, mtu = end.host_end, max(net.mtu, end.mtu)
     if end.joined:
         return frozenset({netstate.BridgePort(name=name, bridge=net.bridge, mtu=mtu)})
-    pair = netstate.VethPair(name=name, peer=names.container_end(end.id), bridge=net.bridge, mtu=mtu)
+    pair = netstate.VethPair(name=name, peer=end.container_end, bridge=net.bridge, mtu=mtu)
     return frozenset({pair})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+from collections.abc import Iterable
 from typing import Any
 
 from driver import errors, names, network
@@ -21,7 +22,8 @@ class Endpoint:
     """One container's connection to one network. `joined`: Docker has been told to take the container's end.
 
     `mtu` is what the pair was made with, and so what the container's end has, which is out of our reach; 0 where
-    that is not known. Units: bytes.
+    that is not known. `other_name` is the host's end where the name made from the id alone was another endpoint's.
+    Units: bytes.
     """
 
     id: names.EndpointId
@@ -31,10 +33,26 @@ class Endpoint:
     joined: bool = False
     address_v6: ipaddress.IPv6Interface | None = None
     mtu: int = 0
+    other_name: netstate.IfName | None = None
+
+    @property
+    def host_end(self) -> netstate.IfName:
+        """The end of the veth pair that stays on the host."""
+        return self.other_name or names.host_end(self.id)
+
+    @property
+    def container_end(self) -> netstate.IfName:
+        """The end that Docker takes."""
+        return names.container_end(self.host_end)
 
     def is_same(self, other: Endpoint) -> bool:
-        """Whether both are the same connection, however far it has got."""
-        return self == dataclasses.replace(other, joined=self.joined, mtu=self.mtu)
+        """Whether both are the same connection, however far it has got and whatever its ends are called."""
+        return self == dataclasses.replace(other, joined=self.joined, mtu=self.mtu, other_name=self.other_name)
+
+    def named_beside(self, others: Iterable[Endpoint]) -> Endpoint:
+        """The same endpoint under a name that none of the others has."""
+        free = names.host_end(self.id, {other.host_end for other in others})
+        return dataclasses.replace(self, other_name=free if free != names.host_end(self.id) else None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +135,10 @@ def _overlay_routes(net: network.Network) -> tuple[OverlayRoute, ...]:
     return v4, OverlayRoute(overlay=net.v6.overlay, next_hop=net.v6.gateway.ip)
 
 
-def format_join(endpoint_id: names.EndpointId, way: Exit) -> dict[str, Any]:
+def format_join(container_end: netstate.IfName, way: Exit) -> dict[str, Any]:
     """Join's answer. The interface's final name is Docker's: eth and the lowest free number."""
     answer: dict[str, Any] = {
-        "InterfaceName": {"SrcName": names.container_end(endpoint_id), "DstPrefix": "eth"},
+        "InterfaceName": {"SrcName": container_end, "DstPrefix": "eth"},
         "StaticRoutes": [],
     }
     match way:

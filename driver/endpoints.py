@@ -92,10 +92,10 @@ def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
 
 
 def _join(driver: service.Driver, body: fields.JsonObject) -> Answer:
-    endpoint_id = _endpoint_id(body)
     options = fields.mapping(body, "Options")
-    way = driver.join(_network_id(body), endpoint_id, publishes=bool(fields.objects(options, OPTION_PORTMAP)))
-    return endpoint.format_join(endpoint_id, way)
+    publishes = bool(fields.objects(options, OPTION_PORTMAP))
+    joined, way = driver.join(_network_id(body), _endpoint_id(body), publishes=publishes)
+    return endpoint.format_join(joined.container_end, way)
 
 
 def _leave(driver: service.Driver, body: fields.JsonObject) -> Answer:

@@ -1,14 +1,17 @@
 """Names and MACs made from Docker's ids and addresses.
 
 Pure. An interface name has at most 15 characters (IFNAMSIZ 16, netdevice(7)); three say what it is, twelve are the
-short id that `docker network ls` shows. Two ids with one short id would share a name: `driver.store` refuses the
-second.
+short id that `docker network ls` shows. Where another's id begins with the same twelve, they are a hash of the whole
+id instead: so a name follows from an id and from the names in use, and is kept in the state file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import itertools
 import re
+from collections.abc import Collection, Iterator
 from typing import NewType
 
 from driver import errors
@@ -21,14 +24,21 @@ BRIDGE_PREFIX = "fp-"
 HOST_END_PREFIX = "fph"
 CONTAINER_END_PREFIX = "fpc"
 
-_ID = re.compile(r"[0-9a-zA-Z]{12,64}")
+STEM_LENGTH = 12
+
+_ID = re.compile(r"[0-9a-z]{12,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def parse_id(text: str, field: str) -> str:
-    """A Docker id: 64 hex digits, or 25 letters and digits from swarm. Raises BadRequest, so no path gets through."""
+    """A Docker id: 64 hex digits, or 25 letters and digits from swarm. Raises BadRequest, so no path gets through.
+
+    Lower case only, as Docker's are: no two ids are then one to anything that does not tell a from A.
+    """
     if not _ID.fullmatch(text):
-        raise errors.BadRequest(f"{field}: expected a Docker id of 12 to 64 letters and digits, got {text[:80]!r}")
+        raise errors.BadRequest(
+            f"{field}: expected a Docker id of 12 to 64 digits and lower-case letters, got {text[:80]!r}"
+        )
     return text
 
 
@@ -40,19 +50,31 @@ def parse_mac(text: str, field: str) -> netstate.Mac:
     return netstate.Mac(mac)
 
 
-def bridge_name(network_id: NetworkId) -> netstate.IfName:
-    """The bridge of a network."""
-    return netstate.IfName(BRIDGE_PREFIX + network_id[:12])
+def bridge_name(network_id: NetworkId, taken: Collection[netstate.IfName] = ()) -> netstate.IfName:
+    """The bridge of a network, other than those `taken`."""
+    return _first_free(BRIDGE_PREFIX, network_id, taken)
 
 
-def host_end(endpoint_id: EndpointId) -> netstate.IfName:
-    """The end of an endpoint's veth pair that stays on the host."""
-    return netstate.IfName(HOST_END_PREFIX + endpoint_id[:12])
+def host_end(endpoint_id: EndpointId, taken: Collection[netstate.IfName] = ()) -> netstate.IfName:
+    """The end of an endpoint's veth pair that stays on the host, other than those `taken`."""
+    return _first_free(HOST_END_PREFIX, endpoint_id, taken)
 
 
-def container_end(endpoint_id: EndpointId) -> netstate.IfName:
-    """The end that Docker moves into the container and renames to eth0."""
-    return netstate.IfName(CONTAINER_END_PREFIX + endpoint_id[:12])
+def container_end(host_end_: netstate.IfName) -> netstate.IfName:
+    """The end that Docker moves into the container and renames to eth0: free where the host's end is."""
+    return netstate.IfName(CONTAINER_END_PREFIX + host_end_.removeprefix(HOST_END_PREFIX))
+
+
+def _first_free(prefix: str, id_: str, taken: Collection[netstate.IfName]) -> netstate.IfName:
+    made = (netstate.IfName(prefix + stem) for stem in _stems(id_))
+    return next(name for name in made if name not in taken)
+
+
+def _stems(id_: str) -> Iterator[str]:
+    """What an id may be called by. No end: among more than are taken one is free."""
+    yield id_[:STEM_LENGTH]
+    for attempt in itertools.count():
+        yield hashlib.sha256(f"{id_} {attempt}".encode()).hexdigest()[:STEM_LENGTH]
 
 
 def mac_of(ip: ipaddress.IPv4Address) -> netstate.Mac:

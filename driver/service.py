@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from driver import creation, desired, endpoint, errors, names, network, plumbing, store
 from overlay import errors as overlay_errors
-from overlay import holdings
+from overlay import holdings, netstate
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Driver:
         After an error nothing of the network stays: the engine calls no DeleteNetwork then.
         """
         with self._turn:
-            net = creation.plan(request, self._leases.held())
+            net = creation.plan(request, self._leases.held(), self._bridge_of(request.id))
             with self._lock:
                 known = self._networks.get(net.id)
                 if known not in (None, net):
@@ -122,7 +122,7 @@ class Driver:
             if known is not None and not known.is_same(end):
                 raise errors.Conflict(f"endpoint {end.id[:12]} exists with address {known.address}")
             if known is None:
-                end = dataclasses.replace(end, mtu=net.mtu)
+                end = dataclasses.replace(end, mtu=net.mtu).named_beside(self._endpoints.values())
                 self._store.save_endpoint(end)
                 self._endpoints[end.id] = end
         self.allow_forwarding()
@@ -133,8 +133,10 @@ class Driver:
                 self.delete_endpoint(end.id)
             raise
 
-    def join(self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool) -> endpoint.Exit:
-        """Give the container's end to Docker; how the container gets out.
+    def join(
+        self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool
+    ) -> tuple[endpoint.Endpoint, endpoint.Exit]:
+        """Give the container's end to Docker; the endpoint, and how the container gets out.
 
         Raises UnknownNetwork, UnknownEndpoint, BadRequest, KernelError.
         """
@@ -146,13 +148,14 @@ class Driver:
             again = endpoint_id in self._left
         way = endpoint.choose_exit(net, publishes=publishes)
         if end.joined:
-            return way
+            return end, way
         if again:
             # The pair may have died with the container's namespace. Forgotten first, so that it is really looked for.
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
             self._plumb_endpoint(net, end)
-        self._plumb_endpoint(net, self._save_joined(end, joined=True))
-        return way
+        end = self._save_joined(end, joined=True)
+        self._plumb_endpoint(net, end)
+        return end, way
 
     def leave(self, endpoint_id: names.EndpointId) -> None:
         """Docker brings the container's end back, for a Join or a DeleteEndpoint to follow; unknown is success."""
@@ -190,6 +193,7 @@ class Driver:
         with self._lock:
             if end.id in self._endpoints or end.network_id not in self._networks:
                 return
+            end = end.named_beside(self._endpoints.values())
             self._store.save_endpoint(end)
             self._endpoints[end.id] = end
             net = self._networks[end.network_id]
@@ -202,6 +206,14 @@ class Driver:
         before dockerd looks.
         """
         self._plumbing.set_again("forwarding", desired.forwarding(self.networks()))
+
+    def _bridge_of(self, network_id: names.NetworkId) -> netstate.IfName:
+        """What the network's bridge is called, or would be."""
+        with self._lock:
+            known = self._networks.get(network_id)
+            if known is not None:
+                return known.bridge
+            return names.bridge_name(network_id, {net.bridge for net in self._networks.values()})
 
     def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
         changed = dataclasses.replace(end, joined=joined)

@@ -75,7 +75,9 @@ _SAVE_ENDPOINT = """
     ON CONFLICT (id) DO UPDATE SET network_id = excluded.network_id, address = excluded.address, mac = excluded.mac,
     joined = excluded.joined, address_v6 = excluded.address_v6, mtu = excluded.mtu
 """
-_LOAD_ENDPOINTS = "SELECT id, network_id, address, mac, joined, address_v6, mtu FROM endpoints ORDER BY rowid"
+_LOAD_ENDPOINTS = """
+    SELECT id, network_id, address, mac, host_end, joined, address_v6, mtu FROM endpoints ORDER BY rowid
+"""
 
 
 class DriverStore:
@@ -128,16 +130,15 @@ class DriverStore:
             tx.run("DELETE FROM networks WHERE id = ?", (network_id,))
 
     def save_endpoint(self, end: endpoint.Endpoint) -> None:
-        """Insert or replace; raises Conflict where another endpoint has the same short id."""
-        host_end = names.host_end(end.id)
+        """Insert, or change all but its name; raises Conflict where another endpoint has that."""
         with self._state.write() as tx:
-            taken = tx.rows("SELECT id FROM endpoints WHERE host_end = ? AND id <> ?", (host_end, end.id))
+            taken = tx.rows("SELECT id FROM endpoints WHERE host_end = ? AND id <> ?", (end.host_end, end.id))
             if taken:
-                raise errors.Conflict(f"endpoint {taken[0][0]} has the interface {host_end} already")
+                raise errors.Conflict(f"endpoint {taken[0][0]} has the interface {end.host_end} already")
             address_v6 = str(end.address_v6) if end.address_v6 is not None else None
             tx.run(
                 _SAVE_ENDPOINT,
-                (end.id, end.network_id, str(end.address), end.mac, host_end, end.joined, address_v6, end.mtu),
+                (end.id, end.network_id, str(end.address), end.mac, end.host_end, end.joined, address_v6, end.mtu),
             )
 
     def delete_endpoint(self, endpoint_id: names.EndpointId) -> None:
@@ -181,7 +182,7 @@ def _network_v6(pool: str, gateway: str, overlay: str, device: str) -> network.N
 
 
 def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
-    endpoint_id, network_id, address, mac, joined, address_v6, mtu = row
+    endpoint_id, network_id, address, mac, host_end, joined, address_v6, mtu = row
     return endpoint.Endpoint(
         id=names.EndpointId(endpoint_id),
         network_id=names.NetworkId(network_id),
@@ -190,4 +191,5 @@ def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
         joined=bool(joined),
         address_v6=ipaddress.IPv6Interface(address_v6) if address_v6 is not None else None,
         mtu=mtu,
+        other_name=netstate.IfName(host_end) if host_end != names.host_end(endpoint_id) else None,
     )

@@ -20,6 +20,7 @@ NET = network.Network(
     mtu=1450,
 )
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
+CONTAINER_END = netstate.IfName("fpc1a2299da1bc9")
 
 INTERFACE = {"SrcName": "fpc1a2299da1bc9", "DstPrefix": "eth"}
 OVERLAY_ROUTE = {"Destination": "10.2.0.0/16", "RouteType": 0, "NextHop": "10.2.20.1"}
@@ -55,7 +56,7 @@ def test_join_tells_the_way_out(
     mode: network.GatewayMode, internal: bool, publishes: bool, answer: dict[str, Any]
 ) -> None:
     net = dataclasses.replace(NET, gateway_mode=mode, internal=internal)
-    assert endpoint.format_join(ENDPOINT_ID, endpoint.choose_exit(net, publishes=publishes)) == answer
+    assert endpoint.format_join(CONTAINER_END, endpoint.choose_exit(net, publishes=publishes)) == answer
 
 
 def test_a_native_network_refuses_published_ports_and_says_how_to_publish() -> None:
@@ -93,7 +94,7 @@ def test_join_tells_the_way_out_in_both_families(
 ) -> None:
     """Never an IPv6 gateway beside published ports: newer engines would not attach docker_gwbridge then."""
     net = dataclasses.replace(NET6, gateway_mode=mode, internal=internal)
-    assert endpoint.format_join(ENDPOINT_ID, endpoint.choose_exit(net, publishes=publishes)) == answer
+    assert endpoint.format_join(CONTAINER_END, endpoint.choose_exit(net, publishes=publishes)) == answer
 
 
 END = endpoint.Endpoint(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from driver import errors, names
+from overlay import netstate
 
 SWARM_ID = "mlddrf5etdgqpmi68bi6qqn6i"
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
@@ -29,11 +31,19 @@ def test_dockers_ids_are_taken_as_they_are(text: str) -> None:
         "4d5d70de7705\n",
         "4d5d70de 7705",
         "é" * 12,
+        NETWORK_ID.upper(),
+        NETWORK_ID[:-1] + "A",
+        "..",
+        "." * 12,
+        "con",
+        "4d5d70de7705%2f..",
+        "4d5d70de7705\0",
+        "$(reboot)4d5d70",
     ],
 )
 def test_what_is_no_id_never_gets_near_a_name(text: str) -> None:
     with pytest.raises(
-        errors.BadRequest, match="NetworkID: expected a Docker id of 12 to 64 letters and digits, got"
+        errors.BadRequest, match="NetworkID: expected a Docker id of 12 to 64 digits and lower-case letters, got"
     ):
         names.parse_id(text, "NetworkID")
 
@@ -46,20 +56,37 @@ def test_a_message_about_an_endless_id_is_short() -> None:
 
 def test_interface_names_carry_the_short_id_and_fit_the_kernel() -> None:
     endpoint_id = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
-    made = (names.bridge_name(NETWORK_ID), names.host_end(endpoint_id), names.container_end(endpoint_id))
+    host_end = names.host_end(endpoint_id)
+    made = (names.bridge_name(NETWORK_ID), host_end, names.container_end(host_end))
     assert made == ("fp-4d5d70de7705", "fph1a2299da1bc9", "fpc1a2299da1bc9")
     assert max(map(len, made)) == 15
 
 
-@hypothesis.given(
-    st.text("0123456789abcdef", min_size=64, max_size=64), st.text("0123456789abcdef", min_size=64, max_size=64)
+def test_a_name_that_is_taken_gives_way_to_another_of_the_same_id() -> None:
+    first = names.bridge_name(NETWORK_ID)
+    second = names.bridge_name(NETWORK_ID, {first})
+    third = names.bridge_name(NETWORK_ID, {first, second})
+    assert (first, second, third) == ("fp-4d5d70de7705", "fp-38f1a7f6ac0f", "fp-85ba12b050e3")
+
+
+SHORT_IDS = st.sampled_from((NETWORK_ID[:12], SWARM_ID[:12], "0" * 12)) | st.text(
+    "0123456789abcdef", min_size=12, max_size=12
 )
-def test_names_of_two_ids_meet_only_where_their_short_ids_do(one: str, other: str) -> None:
-    same = one[:12] == other[:12]
-    first, second = names.EndpointId(one), names.EndpointId(other)
-    assert (names.host_end(first) == names.host_end(second)) is same
-    assert names.host_end(first) != names.container_end(second)
-    assert names.bridge_name(names.NetworkId(one)) not in {names.host_end(second), names.container_end(second)}
+HEX_IDS = st.builds(str.__add__, SHORT_IDS, st.text("0123456789abcdef", min_size=52, max_size=52))
+SWARM_IDS = st.builds(
+    str.__add__, SHORT_IDS, st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=13, max_size=13)
+)
+
+
+@hypothesis.given(st.lists(HEX_IDS | SWARM_IDS, max_size=30, unique=True))
+def test_names_never_collide_and_always_fit_the_kernel(ids: list[str]) -> None:
+    made: set[netstate.IfName] = set()
+    for text in ids:
+        parsed = names.parse_id(text, "NetworkID")
+        host_end = names.host_end(names.EndpointId(parsed), made)
+        made |= {names.bridge_name(names.NetworkId(parsed), made), host_end, names.container_end(host_end)}
+    assert len(made) == 3 * len(ids)
+    assert all(len(name) == 15 and re.fullmatch(r"fp[-hc][0-9a-z]{12}", name) for name in made)
 
 
 def test_a_mac_is_kept_in_lower_case() -> None:

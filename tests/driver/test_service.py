@@ -21,6 +21,7 @@ NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39
 OTHER_NETWORK_ID = names.NetworkId("7f84cb89bbd1fc848023e910ba4fdc258d9add842940b85e68dedf598ce9fae8")
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
 OTHER_ENDPOINT_ID = names.EndpointId("2b3d5839100ae6fd7bc96fd96e49592f486cc36c69dc46fcb34c794e9954bbcf")
+SAME_SHORT_ID = names.NetworkId(NETWORK_ID[:12] + "0" * 52)
 BRIDGE = netstate.IfName("fp-4d5d70de7705")
 HOST_END = netstate.IfName("fph1a2299da1bc9")
 CONTAINER_END = netstate.IfName("fpc1a2299da1bc9")
@@ -66,13 +67,16 @@ def test_one_id_cannot_be_two_networks(host: Host) -> None:
     assert host.known() == ([NET], [])
 
 
-def test_one_bridge_cannot_be_two_networks(host: Host) -> None:
+def test_two_networks_with_one_short_id_have_a_bridge_each_for_good(host: Host) -> None:
     host.create_network(pool="10.2.20.0/25")
-    same_short_id = names.NetworkId(NETWORK_ID[:12] + "0" * 52)
-    with pytest.raises(errors.Conflict, match=rf"has bridge {BRIDGE} and pool 10\.2\.20\.0/25 already"):
-        host.create_network(same_short_id, "10.2.20.128/25")
-    assert host.links() == {BRIDGE}
-    assert len(host.known()[0]) == 1
+    host.create_network(SAME_SHORT_ID, "10.2.20.128/25")
+    assert host.links() == {BRIDGE, "fp-242ec0649e8c"}
+    before = host.known()
+    host.start()
+    assert (host.known(), host.links()) == (before, {BRIDGE, "fp-242ec0649e8c"})
+    host.driver.delete_network(NETWORK_ID)
+    host.create_network(SAME_SHORT_ID, "10.2.20.128/25")  # the engine's repeat, now that the shorter name is free
+    assert (host.known()[0], host.links()) == (before[0][1:], {"fp-242ec0649e8c"})
 
 
 def test_two_slices_of_the_lease_are_two_networks(host: Host) -> None:
@@ -191,12 +195,32 @@ def test_one_id_cannot_be_two_endpoints(host: Host) -> None:
     assert host.known() == ([NET], [END])
 
 
-def test_two_ids_with_one_short_id_are_not_mixed_up(host: Host) -> None:
+def test_two_endpoints_with_one_short_id_have_interfaces_of_their_own_for_good(host: Host) -> None:
+    twin = names.EndpointId(ENDPOINT_ID[:12] + "0" * 52)
     host.create_network()
     host.create_endpoint()
-    with pytest.raises(errors.Conflict, match=f"has the interface {HOST_END} already"):
-        host.create_endpoint(ENDPOINT_ID[:12] + "0" * 52, "10.2.20.6/24")
-    assert host.known() == ([NET], [END])
+    host.create_endpoint(twin, "10.2.20.6/24")
+    assert host.links() == {BRIDGE, HOST_END, "fph6d8ce25869fe"}
+    before = host.known()
+    host.start()
+    assert (host.known(), host.links()) == (before, {BRIDGE, HOST_END, "fph6d8ce25869fe"})
+    host.delete_endpoint()
+    host.create_endpoint(twin, "10.2.20.6/24")  # the engine's repeat, now that the shorter name is free
+    assert host.join(twin)["InterfaceName"]["SrcName"] == "fpc6d8ce25869fe"
+    host.start()
+    host.leave(twin)
+    host.delete_endpoint(twin)
+    assert (host.known(), host.links()) == (([NET], []), {BRIDGE})
+
+
+def test_an_endpoint_adopted_from_docker_takes_no_others_name(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    twin = dataclasses.replace(
+        END, id=names.EndpointId(ENDPOINT_ID[:12] + "0" * 52), address=ipaddress.IPv4Interface("10.2.20.6/24")
+    )
+    host.driver.adopt_endpoint(dataclasses.replace(twin, joined=True))
+    assert [end.host_end for end in host.known()[1]] == [HOST_END, "fph6d8ce25869fe"]
 
 
 @pytest.mark.parametrize("address", ["10.2.20.1/24", "10.2.21.5/24", "172.18.0.5/16"])
