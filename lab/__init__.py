@@ -9,7 +9,7 @@ tests and `bench`; nothing in the plugin knows it.
 """
 
 from lab.command import Result
-from lab.config import ENGINES, LabConfig
+from lab.config import ENGINES, FIREWALLS, LabConfig
 from lab.errors import CommandFailed, ConfigError, LabError, Timeout
 from lab.host import Host
 from lab.images import BUSYBOX, TOOLS
@@ -19,6 +19,7 @@ from lab.machine import Machine
 __all__ = [
     "BUSYBOX",
     "ENGINES",
+    "FIREWALLS",
     "SHARED",
     "TOOLS",
     "CommandFailed",

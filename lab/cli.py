@@ -43,7 +43,9 @@ def main() -> None:
 @click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
 @click.option("--etcd", "etcd_members", default=1, show_default=True, help="How many etcd members: 0, 1 or 3.")
 @click.option("--registry/--no-registry", default=True, show_default=True, help="A registry for all hosts.")
-@click.option("--iptables", default="nft", show_default=True, help="The hosts' iptables: nft or legacy.")
+@click.option(
+    "--firewall", default="iptables-nft", show_default=True, help="iptables-nft, iptables-legacy, nftables."
+)
 @click.option("--dockerd-arg", "dockerd_args", multiple=True, help="A flag for every dockerd; repeatable.")
 @click.option("--share", "shares", multiple=True, help="A directory that hosts see too; repeatable.")
 @click.option("--mtu", default=1500, show_default=True, help="Of the underlay.")

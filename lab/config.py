@@ -14,7 +14,9 @@ from lab import errors
 
 SUITES: Final[Mapping[str, str]] = {"20.10": "bookworm", "26.1": "trixie", "28.5": "forky"}
 ENGINES: Final = tuple(SUITES)
-IPTABLES: Final = ("nft", "legacy")
+FIREWALLS: Final = ("iptables-nft", "iptables-legacy", "nftables")
+NFTABLES_ENGINES: Final = ("28.5",)
+"""Those that know the backend nftables: 28.5 only in part, see `host`. Docker 29 has it as --firewall-backend."""
 ETCD_MEMBERS: Final = (0, 1, 3)
 MAX_HOSTS: Final = 50
 
@@ -29,7 +31,7 @@ class LabConfig:
     hosts: 1 to 50 Docker hosts, h1 to hN.
     engine: "20.10", "26.1", "28.5", or several with commas, dealt out to the hosts in turn ("28.5,20.10").
     etcd_members: 0 (none), 1 or 3.
-    iptables: the flavour behind the `iptables` command on the hosts.
+    firewall: the flavour behind the `iptables` command on the hosts, or dockerd's own backend nftables.
     dockerd_args: more flags for every dockerd, such as "--live-restore".
     shares: directories of this machine that appear on every host under the same path.
     mtu: of the underlay, bytes.
@@ -40,7 +42,7 @@ class LabConfig:
     engine: str = "28.5"
     etcd_members: int = 1
     registry: bool = True
-    iptables: str = "nft"
+    firewall: str = "iptables-nft"
     dockerd_args: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
     mtu: int = 1500
@@ -57,7 +59,10 @@ class LabConfig:
         for engine in self.engine.split(","):
             _one_of("engine", engine, ENGINES)
         _one_of("etcd", self.etcd_members, ETCD_MEMBERS)
-        _one_of("iptables", self.iptables, IPTABLES)
+        _one_of("firewall", self.firewall, FIREWALLS)
+        if self.firewall == "nftables":
+            for engine in self.engine.split(","):
+                _one_of("firewall nftables: engine", engine, NFTABLES_ENGINES)
         if not 1280 <= self.mtu <= 9000:
             raise errors.ConfigError(f"mtu {self.mtu}: 1280 to 9000")
         for share in self.shares:

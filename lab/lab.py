@@ -181,6 +181,7 @@ class Lab:
 
     def _host(self, seat: plan.Seat) -> host.Host:
         made = host.Host(self.plan, seat, spec=self._spec(seat), args=self.config.dockerd_args)
+        made.dockerd_env = host.NFTABLES if self.config.firewall == "nftables" else {}
         made.on_boot = self.save
         return made
 
@@ -197,7 +198,7 @@ class Lab:
             # Nobody answers there, and the router says so at once: a lookup fails fast and never leaves the lab.
             resolv_conf=f"nameserver {plan.UNDERLAY[1]}\n",
             shares=[(self.shared_dir, SHARED), *shares],
-            iptables=self.config.iptables,
+            iptables="legacy" if self.config.firewall == "iptables-legacy" else "nft",
         )
 
 

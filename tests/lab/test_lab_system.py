@@ -68,6 +68,23 @@ def test_a_host_survives_a_dead_dockerd_and_a_reboot() -> None:
         assert lab.Lab.attach("smokeboot").hosts["h1"].docker("ps", "--format", "{{.Names}}") == "lasting"
 
 
+def test_a_host_filters_packets_with_what_the_lab_names() -> None:
+    def looked_at(firewall: str) -> tuple[str, bool, bool]:
+        config = lab.LabConfig(name="smokefire", hosts=1, etcd_members=0, registry=False, firewall=firewall)
+        with lab.Lab.up(config) as made:
+            host = made.hosts["h1"]
+            assert "-P FORWARD DROP" in host.exec(["iptables", "-S", "FORWARD"])
+            backend = host.docker("info", "-f", "{{.FirewallBackend.Driver}}")
+            rules = host.exec(["nft", "list", "ruleset"])
+            return backend, "DOCKER-FORWARD" in rules, "DOCKER-USER" in rules
+
+    assert {firewall: looked_at(firewall) for firewall in lab.FIREWALLS} == {
+        "iptables-nft": ("iptables", True, True),
+        "iptables-legacy": ("iptables", False, False),
+        "nftables": ("nftables", True, False),
+    }
+
+
 def test_a_frozen_etcd_can_be_thawed_and_taken_down_frozen() -> None:
     with lab.Lab.up(lab.LabConfig(name="smokefreeze", hosts=1)) as made:
         member = made.etcd["etcd1"]

@@ -16,8 +16,10 @@ from lab import plugin_image, site
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--engine 28.5` for one of them: `make test` runs one process for each, side by side."""
+    """`--engine 28.5` for one of them: `make test` runs one process for each, the others make a matrix."""
     parser.addoption("--engine", choices=lab.ENGINES, action="append", help="only this engine; may be repeated")
+    parser.addoption("--firewall", choices=lab.FIREWALLS, default="iptables-nft", help="what the hosts filter with")
+    parser.addoption("--live-restore", action="store_true", help="run every dockerd with live-restore")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -48,8 +50,14 @@ class Pair:
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two hosts with plugin and network, a third one bare."""
     engine = request.param
-    name = f"sys{engine.replace('.', '')}p{os.getpid() % 100_000}"
-    with lab.Lab.up(lab.LabConfig(name=name, hosts=3, engine=engine)) as built:
+    config = lab.LabConfig(
+        name=f"sys{engine.replace('.', '')}p{os.getpid() % 100_000}",
+        hosts=3,
+        engine=engine,
+        firewall=request.config.getoption("--firewall"),
+        dockerd_args=("--live-restore",) if request.config.getoption("--live-restore") else (),
+    )
+    with lab.Lab.up(config) as built:
         made = Pair(built, plugin_image.push(built, plugin_image.build()))
         site.put_config(built)
         for host in (made.h1, made.h2):

@@ -80,7 +80,7 @@ def become_flannel(pair, host):
     value["BackendData"] = {"VNI": 1, "VtepMAC": MAC}
     pair.lab.etcdctl("put", f"--lease={grant}", KEY, json.dumps(value, separators=(",", ":")))
     host.spawn("flanneld", [FLANNELD, f"--etcd-endpoints={pair.lab.etcd_endpoints}", "--ip-masq"])
-    host.dockerd_args = ("--bip=10.2.60.1/24", "--mtu=1450")
+    host.dockerd_args = (*pair.lab.config.dockerd_args, "--bip=10.2.60.1/24", "--mtu=1450")
     host.restart_dockerd()
 
 
@@ -150,7 +150,7 @@ def test_a_flannel_host_is_taken_over_and_no_other_host_notices(pair, solo, flan
     assert "2 packets received" in host.docker("run", "--rm", "busybox", "ping", "-c", "2", "-w", "9", far_ip)
 
     # Docker lets go of the subnet.
-    host.dockerd_args = ("--bip=172.17.0.1/16",)
+    host.dockerd_args = (*pair.lab.config.dockerd_args, "--bip=172.17.0.1/16")
     host.restart_dockerd()
     site.wait_ready(host)
     site.create_network(host, "mynet")
