@@ -53,7 +53,7 @@ RUN set -eu; \
         --no-compile --target /rootfs/usr/lib/python3/dist-packages -r requirements.lock; \
     python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/usr/lib/python3*; \
     for tool in nft iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do chroot /rootfs "$tool" --version; done; \
-    chroot /rootfs python3 -c "import docker, flask, grpc, gunicorn, prometheus_client, pyroute2, sqlite3, ssl"
+    chroot /rootfs python3 -c "import docker, flask, grpc, gunicorn, jeepney, prometheus_client, pyroute2, sqlite3, ssl"
 
 # Last, so that a change of our sources rebuilds this little alone.
 FROM libraries AS sources

@@ -21,6 +21,7 @@ from overlay import (
     etcd_client,
     etcd_settings,
     firewall_exec,
+    firewalld,
     kernel_netlink,
     member,
     netstate,
@@ -91,7 +92,11 @@ def build(chosen: settings.Settings) -> Graph:
     schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
     kernel = kernel_netlink.KernelNetlink(_proc_sys())
-    firewall = firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
+    run_dir = pathlib.Path(chosen.run_dir)
+    firewall = firewalld.Consenting(
+        firewall_exec.FirewallExec(lockfile=str(run_dir / "xtables.lock")),
+        firewalld.Zones(run_dir / "dbus/system_bus_socket"),
+    )
     plumbing = reconciler.Reconciler(kernel, firewall)
     store = nodestore.NodeStore(state)
     client = None if chosen.standalone else _etcd(chosen)
@@ -110,7 +115,7 @@ def build(chosen: settings.Settings) -> Graph:
             make_mac=_make_mac,
             changed=lambda: driver.refresh(),  # noqa: PLW0108 - the driver is built after the nodes
             flannelds=lambda: processes.find_flannelds(proc),
-            previous=lambda: processes.read_subnet_env(pathlib.Path(chosen.run_dir) / "flannel/subnet.env"),
+            previous=lambda: processes.read_subnet_env(run_dir / "flannel/subnet.env"),
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(

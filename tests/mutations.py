@@ -79,6 +79,7 @@ CHAIN = "overlay/firewall_chain.py"
 SERVICE = "driver/service.py"
 ENDPOINT = "driver/endpoint.py"
 GRAPH = "plugin/graph.py"
+FIREWALLD = "overlay/firewalld.py"
 NODE = "overlay/node.py"
 RECONCILER = "overlay/reconciler.py"
 IPAM = "ipam/service.py"
@@ -853,6 +854,24 @@ FOLLOWING = (
         _one(
             GRAPH, 'if self.settings.tx_checksum == "auto" else []', 'if self.settings.tx_checksum == "off" else []'
         ),
+    ),
+    Mutation(
+        "firewalld-not-asked",
+        "networks work beside firewalld",
+        "beside_firewalld",
+        _one(FIREWALLD, "missing = set(wanted) - there", "missing: set[str] = set()"),
+    ),
+    Mutation(
+        "firewalld-bindings-stay",
+        "a network that went leaves nothing in firewalld",
+        "beside_firewalld",
+        _one(FIREWALLD, "stale = (self._bound[kind] - set(wanted)) & there", "stale: set[str] = set()"),
+    ),
+    Mutation(
+        "firewalld-asked-once",
+        "networks work again after a reload of firewalld",
+        "beside_firewalld",
+        _one(FIREWALLD, "missing = set(wanted) - there", "missing = set(wanted) - self._bound[kind]"),
     ),
 )
 

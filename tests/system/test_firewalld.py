@@ -1,0 +1,73 @@
+"""Beside a real firewalld: networks work, stay apart, and do so again after a reload."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import command, site
+
+
+def firewall_cmd(host, *words):
+    return host.exec(["firewall-cmd", *words], timeout_s=60)
+
+
+@pytest.fixture
+def guarded(solo):
+    """The bare host with firewalld in front of dockerd, as distributions start them; the tunnel's port is open."""
+    host = solo.host
+    host.stop_dockerd()
+    host.exec(["mkdir", "-p", "/run/dbus"])
+    host.spawn("dbus", ["dbus-daemon", "--system", "--nofork", "--nopidfile"])
+    command.wait_until("the bus is up", (host.root / "run/dbus/system_bus_socket").is_socket, timeout_s=10)
+    host.spawn("firewalld", ["firewalld", "--nofork", "--nopid"])
+    site.wait_for("firewalld runs", lambda: host.try_exec(["firewall-cmd", "--state"]).ok)
+    firewall_cmd(host, "--permanent", "--add-port=8472/udp")
+    firewall_cmd(host, "--reload")
+    host.start_dockerd()
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    yield solo
+    host.end("firewalld")
+    host.end("dbus")
+    host.exec(["rm", "-rf", "/etc/firewalld/zones", "/run/dbus"])
+    site.remove(host)
+    host.reboot()  # what firewalld and Docker made of each other in the packet filter goes with the namespace
+
+
+def talks(host, container, to):
+    return host.try_docker("exec", container, "ping", "-c", "1", "-w", "2", to).ok
+
+
+def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair, run):
+    host, lab = guarded.host, guarded.lab
+    site.put_config(lab, '{"Network":"10.67.0.0/16","Backend":{"Type":"vxlan","VNI":67}}', "/green/network")
+    site.create_network(host, "mynet")
+    site.create_network(host, "green", "--ipam-opt", "flannelpy.prefix=/green/network")
+    host.docker("run", "-d", "--name", "one", "--network", "mynet", "-p", "8080:80", "busybox", "sleep", "3600")
+    host.docker("run", "-d", "--name", "two", "--network", "mynet", "busybox", "sleep", "3600")
+    host.docker("run", "-d", "--name", "other", "--network", "green", "busybox", "sleep", "3600")
+    site.serve_who(host, "one")
+    far = run(pair.h1)
+    near, there = site.ip_of(host, "two"), site.ip_of(pair.h1, far)
+    green = site.ip_of(host, "other", "green")
+
+    def works() -> bool:
+        return (
+            talks(host, "two", there)
+            and talks(host, "two", site.ip_of(host, "one"))
+            and host.ip in site.inside(host, "two", f"timeout 5 wget -qO- {lab.outside_url}")
+            and lab.client.try_exec(["curl", "-fsS", "-m", "2", f"http://{host.ip}:8080/cgi-bin/who"]).ok
+            and talks(pair.h1, far, near)
+        )
+
+    assert works()
+    assert not talks(host, "two", green)
+    assert not talks(host, "other", near)
+    firewall_cmd(host, "--reload")
+    site.wait_for("all of it works again", works, 10)
+    assert not talks(host, "two", green)
+    assert not talks(host, "other", near)
+    bridges = {net["bridge"] for net in site.status(host)["networks"]}
+    assert bridges <= set(firewall_cmd(host, "--zone=trusted", "--list-interfaces").split())
+    host.docker("rm", "-f", "one", "two", "other")
+    host.docker("network", "rm", "mynet", "green")
+    site.wait_for("nothing of ours is left", lambda: not firewall_cmd(host, "--zone=trusted", "--list-interfaces"))
