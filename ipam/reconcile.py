@@ -86,7 +86,7 @@ def _adopt_addresses(
     change: store.Change, entry: store.PoolEntry, item: requests.KnownPool, look: Look, freed: Freed
 ) -> list[str]:
     lines = []
-    for ip, kind in sorted(_kinds(item).items(), key=lambda row: int(row[0])):
+    for ip, kind in sorted(kinds_of(item).items(), key=lambda row: int(row[0])):
         if ip not in item.cidr:
             lines.append(f"address {ip} of Docker cannot be adopted: it is not in pool {entry.id}")
             continue
@@ -100,7 +100,8 @@ def _adopt_addresses(
     return lines
 
 
-def _kinds(item: requests.KnownPool) -> dict[netstate.IPAddress, pool.Kind]:
+def kinds_of(item: requests.KnownPool) -> dict[netstate.IPAddress, pool.Kind]:
+    """The addresses of a pool that Docker uses, and what for."""
     kinds = dict.fromkeys(item.endpoints or (), pool.Kind.ENDPOINT)
     kinds |= dict.fromkeys(item.aux, pool.Kind.AUX)
     if item.gateway is not None:
@@ -111,7 +112,7 @@ def _kinds(item: requests.KnownPool) -> dict[netstate.IPAddress, pool.Kind]:
 def _stale(entry: store.PoolEntry, item: requests.KnownPool, settled: float) -> list[netstate.IPAddress]:
     if item.endpoints is None:
         return []
-    known = _kinds(item)
+    known = kinds_of(item)
     stale = (
         ip
         for ip, used in entry.addresses.in_use()

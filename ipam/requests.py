@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 
 from ipam import pool
 from overlay import netstate
@@ -89,3 +90,19 @@ class KnownPool:
     gateway: netstate.IPAddress | None
     aux: frozenset[netstate.IPAddress]
     endpoints: frozenset[netstate.IPAddress] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RowInUse:
+    """One address in use, as the audit compares it. Units: `since` seconds of wall clock, when it was given out."""
+
+    kind: pool.Kind
+    since: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRows:
+    """What one side, the state file or this process, knows: pools by id, and the addresses in use of each."""
+
+    pools: Mapping[str, netstate.IPNetwork]
+    addresses: Mapping[str, Mapping[netstate.IPAddress, RowInUse]]

@@ -104,6 +104,11 @@ class Ipam:
             for entry, ip, used in rows
         ]
 
+    def rows(self) -> requests.KnownRows:
+        """What is kept in memory, for the audit to compare with the state file."""
+        with self._store.read() as pools:
+            return store.rows_of(pools)
+
     def release_unknown(
         self, known: Iterable[requests.KnownPool], seen_at: float, grace_s: float = GRACE_S
     ) -> list[str]:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from ipam import errors, pool
+from ipam import errors, pool, requests
 from overlay import netstate, statefile
 
 T = TypeVar("T")
@@ -247,6 +247,30 @@ class Store:
                 job.fail(exc)
             if not isinstance(exc, statefile.StateFileError):
                 raise  # a bug: one caller shows the traceback
+
+
+def read_rows(state: statefile.StateFile) -> requests.KnownRows:
+    """What the state file holds now, past everything kept in memory."""
+    with state.read() as tx:
+        pools = tx.rows("SELECT pool_id, cidr FROM ipam_pools")
+        addresses = tx.rows("SELECT pool_id, ip, kind, since FROM ipam_addresses WHERE kind IS NOT NULL")
+    found: dict[str, dict[netstate.IPAddress, requests.RowInUse]] = {}
+    for pool_id, ip, kind, since in addresses:
+        row = requests.RowInUse(kind=pool.Kind(kind), since=since)
+        found.setdefault(pool_id, {})[ipaddress.ip_address(ip)] = row
+    return requests.KnownRows(pools={pool_id: ipaddress.ip_network(cidr) for pool_id, cidr in pools}, addresses=found)
+
+
+def rows_of(pools: Pools) -> requests.KnownRows:
+    """The same of what is kept in memory."""
+    found = {
+        entry.id: {ip: requests.RowInUse(kind=used.kind, since=used.since) for ip, used in entry.addresses.in_use()}
+        for entry in pools.values()
+    }
+    return requests.KnownRows(
+        pools={entry.id: entry.addresses.cidr for entry in pools.values()},
+        addresses={pool_id: rows for pool_id, rows in found.items() if rows},
+    )
 
 
 def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:

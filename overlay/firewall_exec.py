@@ -19,7 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from overlay import errors, faults, firewall, firewall_chain, firewall_table, nft_events
+from overlay import (
+    errors,
+    faults,
+    firewall,
+    firewall_chain,
+    firewall_look,
+    firewall_port,
+    firewall_table,
+    nft_events,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +95,11 @@ class FirewallExec:
         if work.failures:
             raise errors.KernelError(list(dict.fromkeys(work.failures)))
         return tuple(work.written)
+
+    def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
+        """See `firewall_port.Inspector.look`."""
+        tools = firewall_look.Tools(list_nft=self._list_nft, run=self._run, legacy_tables=_legacy_tables)
+        return tuple(firewall_look.look(tools, plan))
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`."""

@@ -9,7 +9,7 @@ import functools
 import threading
 from collections.abc import Iterator
 
-from overlay import errors, firewall
+from overlay import errors, firewall, firewall_port
 
 
 class FirewallFake:
@@ -31,6 +31,20 @@ class FirewallFake:
                 return ()
             self._change(plan)
             return self._places
+
+    def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
+        """See `firewall_port.Inspector.look`."""
+        with self._changed:
+            if self.refusal is not None:
+                raise errors.KernelError([self.refusal])
+            if plan == self.plan:
+                return ()
+            how = firewall_port.How.CHANGED if plan and self.plan else firewall_port.How.MISSING
+            how = how if plan else firewall_port.How.STALE
+            shown = [" ".join(sorted(rules.bridge for rules in one)) for one in (plan, self.plan)]
+            return tuple(
+                firewall_port.Finding(place=place, how=how, wanted=shown[0], seen=shown[1]) for place in self._places
+            )
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`."""

@@ -5,11 +5,31 @@ Used by `firewall_keeper` for `reconciler`. What the rules are is not said here:
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import threading
 from collections.abc import Iterator
 from typing import Protocol
 
 from overlay import firewall
+
+
+class How(enum.Enum):
+    """In what a place is not as the plan has it."""
+
+    STALE = "stale"
+    MISSING = "missing"
+    CHANGED = "changed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One place that is not as the plan has it: what is wanted there and what is seen, only where they differ."""
+
+    place: str
+    how: How
+    wanted: str = ""
+    seen: str = ""
 
 
 class Firewall(Protocol):
@@ -27,5 +47,16 @@ class Firewall(Protocol):
 
         The first comes at once: from then on nothing is missed that the kernel tells. It is silent about the legacy
         iptables. Many events may come as one. Raises KernelError.
+        """
+        ...
+
+
+class Inspector(Protocol):
+    """What the audit asks of the packet filter. Adapters: as of `Firewall`."""
+
+    def look(self, plan: firewall.FirewallPlan) -> tuple[Finding, ...]:
+        """Where the host's rules are not those of `plan`, without a change of them and past all that is remembered.
+
+        Raises KernelError where a place could not be looked at.
         """
         ...

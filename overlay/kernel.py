@@ -54,6 +54,15 @@ class UnderlayRoute:
     link: netstate.IfName
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HostLink:
+    """Any link of the host, as the audit sees it. `kind` is "" for hardware; `ours`: it has our alias."""
+
+    name: netstate.IfName
+    kind: str
+    ours: bool
+
+
 class Kernel(Protocol):
     """What this host does with links, addresses, neighbours, forwarding entries, routes and sysctls."""
 
@@ -82,6 +91,10 @@ class Kernel(Protocol):
 
         Of a route over several links the first is listed. Raises KernelError.
         """
+        ...
+
+    def list_links(self) -> list[HostLink]:
+        """All links of the host, whosoever they are. Raises KernelError."""
         ...
 
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:

@@ -74,6 +74,16 @@ class KernelFake:
             )
             return [route for route in (*self._routes, *by_hand) if route.link in names]
 
+    def list_links(self) -> list[kernel.HostLink]:
+        """See `kernel.Kernel.list_links`."""
+        with self._lock:
+            if self._observe_error is not None:
+                raise errors.KernelError([self._observe_error])
+            return [
+                kernel.HostLink(name=name, kind=link.kind, ours=link.made_as is not None)
+                for name, link in self._space.links.items()
+            ]
+
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
         """See `kernel.Kernel.vtep_mac`."""
         with self._lock:

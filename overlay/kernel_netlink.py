@@ -29,6 +29,7 @@ from overlay import (
     netstate,
     observation,
     rtnl,
+    rtnl_links,
     rtnl_socket,
     rtnl_underlay,
     sysctls,
@@ -86,6 +87,15 @@ class KernelNetlink:
                 return rtnl_underlay.list_routes(sock)
         except OSError as exc:
             raise errors.KernelError([f"cannot list this host's routes: {exc.strerror or exc}"]) from exc
+
+    def list_links(self) -> list[kernel.HostLink]:
+        """See `kernel.Kernel.list_links`."""
+        try:
+            with rtnl_socket.open_socket() as sock:
+                rows = [rtnl_links.parse_link(*one) for one in sock.dump(rtnl.RTM_GETLINK, rtnl.link_request())]
+        except OSError as exc:
+            raise errors.KernelError([f"cannot list this host's links: {exc.strerror or exc}"]) from exc
+        return [kernel.HostLink(name=row.name, kind=row.kind, ours=row.is_ours) for row in rows]
 
     def vtep_mac(self, name: netstate.IfName) -> netstate.Mac | None:
         """See `kernel.Kernel.vtep_mac`."""

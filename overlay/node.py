@@ -134,6 +134,15 @@ class Node:
         """The kernel state that was handed to the reconciler last."""
         return self._published
 
+    def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
+        """Who this host is, the lease the registry agreed to, and the peers, for the audit to compare."""
+        return self._standing.now()
+
+    def desired_with(self, leases: peers.Leases) -> netstate.NetState:
+        """The kernel state that these leases come to; nothing before the first of our own."""
+        known, _, _ = self._standing.now()
+        return known.backend.desired(known.own, leases)[0] if known else netstate.EMPTY
+
     def status(self) -> standing.Status:
         """What this node is and lacks."""
         return self._standing.status()

@@ -12,10 +12,9 @@ import threading
 import time
 
 from driver import audit, engine, errors, service
-from ipam import endpoints as ipam_endpoints
-from ipam import requests
 from ipam import service as ipam_service
-from overlay import holdings, netstate
+from overlay import holdings
+from plugin import known_pools
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +101,7 @@ class EngineWatch:
         now = audit.find(networks, endpoints, seen)
         done = audit.mend(self._driver, audit.confirm(self._last, now))
         self._last = now
-        known = [
-            _known_pool(net, pool, self._options.default_prefix)
-            for net in seen
-            if net.ipam_ours
-            for pool in net.pools
-        ]
+        known = known_pools.of(seen, self._options.default_prefix)
         done += self._ipam.release_unknown(known, seen_at, self._timing.grace_s)
         done += self._ipam.adopt(known, seen_at, self._timing.grace_s)
         for line in done:
@@ -150,20 +144,3 @@ class EngineWatch:
             if error is not None and error != self._error:
                 log.info("engine not reached yet, asking again: %s", error)
             self._error = error
-
-
-def _known_pool(net: engine.EngineNetwork, pool: engine.EnginePool, default_prefix: str) -> requests.KnownPool:
-    return requests.KnownPool(
-        prefix=ipam_endpoints.parse_prefix(net.ipam_options) or default_prefix,
-        cidr=pool.cidr,
-        subpool=pool.ip_range,
-        gateway=pool.gateway,
-        aux=pool.aux,
-        endpoints=_endpoint_addresses(net, pool.cidr.version) if net.ours else None,
-    )
-
-
-def _endpoint_addresses(net: engine.EngineNetwork, version: int) -> frozenset[netstate.IPAddress]:
-    if version == 4:
-        return frozenset(end.address.ip for end in net.endpoints)
-    return frozenset(end.address_v6.ip for end in net.endpoints if end.address_v6 is not None)

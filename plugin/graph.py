@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from driver import endpoints as driver_endpoints
+from driver import engine
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import endpoints as ipam_endpoints
@@ -37,7 +38,7 @@ from overlay import (
     registry_standalone,
     statefile,
 )
-from plugin import engine_watch, http, settings
+from plugin import audit, engine_watch, http, settings
 
 STATE_FILE = "flannelpy.db"
 HOST_PROC = pathlib.Path("/host/procfs")
@@ -56,6 +57,7 @@ class Graph:
     ipam: ipam_service.Ipam
     driver: driver_service.Driver
     watch: engine_watch.EngineWatch
+    audit: audit.Audit
     etcd_requests: Callable[[], Mapping[str, int]]
     """Requests sent to etcd since the start, by kind; none standalone."""
     offload: offload_watch.OffloadWatch
@@ -94,7 +96,7 @@ def build(chosen: settings.Settings) -> Graph:
     kernel = kernel_netlink.KernelNetlink(_proc_sys())
     run_dir = pathlib.Path(chosen.run_dir)
     firewall = firewalld.Consenting(
-        firewall_exec.FirewallExec(lockfile=str(run_dir / "xtables.lock")),
+        _firewall(chosen),
         firewalld.Zones(run_dir / "dbus/system_bus_socket"),
     )
     plumbing = reconciler.Reconciler(kernel, firewall)
@@ -141,6 +143,19 @@ def build(chosen: settings.Settings) -> Graph:
         ipam=ipam,
         driver=driver,
         watch=_watch(chosen, driver, ipam, holdings),
+        audit=audit.Audit(
+            audit.Sources(
+                docker=_docker(chosen),
+                state=state,
+                driver=driver,
+                ipam=ipam,
+                nodes=holdings,
+                kernel=kernel,
+                filters=_firewall(chosen),
+                make_registry=make_registry,
+                default_prefix=chosen.etcd_prefix,
+            )
+        ),
         etcd_requests=client.requests.read if client else dict,
         offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange),
         methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
@@ -174,14 +189,22 @@ def _etcd(chosen: settings.Settings) -> etcd_client.EtcdClient:
     )
 
 
+def _firewall(chosen: settings.Settings) -> firewall_exec.FirewallExec:
+    return firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
+
+
+def _docker(chosen: settings.Settings) -> engine.Engine:
+    """One for each thread that asks: the SDK's client is not made for two."""
+    from driver import engine_docker  # late: the SDK is not needed to answer, and costs 100 ms
+
+    return engine_docker.DockerEngine(chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock")
+
+
 def _watch(
     chosen: settings.Settings, driver: driver_service.Driver, ipam: ipam_service.Ipam, holdings: nodes.Nodes
 ) -> engine_watch.EngineWatch:
-    from driver import engine_docker  # late: the SDK is not needed to answer, and costs 100 ms
-
-    address = chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock"
     return engine_watch.EngineWatch(
-        engine_docker.DockerEngine(address),
+        _docker(chosen),
         driver,
         ipam,
         holdings,

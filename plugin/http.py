@@ -26,6 +26,11 @@ BODY_LIMIT = 1 << 20
 DIAGNOSE_LIMIT = 8
 """Peers in one request: they are asked at the same time, and a handler waits for the slowest."""
 
+SETTLE_S = 3.0
+"""Between the two looks of an audit that must agree."""
+
+SETTLE_LIMIT_S = 30.0
+
 IMPLEMENTS = {"Implements": ["NetworkDriver", "IpamDriver"]}
 
 Answer = Mapping[str, Any]
@@ -53,6 +58,10 @@ class Core(Protocol):
 
     def examine(self, subnets: frozenset[str]) -> Answer:
         """What /diagnose finds out about the peers with these subnets; takes some seconds."""
+        ...
+
+    def audit(self, settle_s: float) -> Answer:
+        """What /audit shows; takes some seconds where anything differs. Raises an error with a `status`."""
         ...
 
     def missing(self) -> tuple[str, ...]:
@@ -104,6 +113,8 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
             return _error(f"/diagnose: expected 1 to {DIAGNOSE_LIMIT} times peer=SUBNET, got {len(subnets)}", 400)
         return flask.jsonify(core.examine(subnets))
 
+    _add_audit(app, core)
+
     @app.get("/metrics")
     def metrics() -> flask.Response:
         text, content_type = core.metrics()
@@ -116,14 +127,31 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     return app
 
 
+def _add_audit(app: flask.Flask, core: Core) -> None:
+    @app.get("/audit")
+    def audit() -> flask.Response:
+        settle = flask.request.args.get("settle", default=SETTLE_S, type=float)
+        if not 0 <= settle <= SETTLE_LIMIT_S:
+            return _error(f"/audit: expected settle=SECONDS from 0 to {SETTLE_LIMIT_S:g}, got {settle}", 400)
+        return _guarded("/audit", lambda: flask.jsonify(core.audit(settle)))
+
+
 def _answer(core: Core, fixed: Mapping[str, Answer], name: str) -> flask.Response:
-    try:
+    def answer() -> flask.Response:
         if name in fixed:
             return _json(fixed[name], 200)
         method = core.methods().get(name)
         if method is None:
             return _error(f"{name[:80]}: no such method of NetworkDriver or IpamDriver", 404)
         return _json(method(_body()), 200)
+
+    return _guarded(name, answer)
+
+
+def _guarded(name: str, answer: Callable[[], flask.Response]) -> flask.Response:
+    """The answer, or the status that an error has."""
+    try:
+        return answer()
     except fields.FieldError as exc:
         return _error(str(exc), 400)
     except http_errors.HTTPException:

@@ -35,7 +35,7 @@ from overlay import (
     registry_fake,
     statefile,
 )
-from plugin import engine_watch, graph, http, metrics, report, settings
+from plugin import audit, engine_watch, graph, http, metrics, report, settings
 from tests.overlay import node_host
 
 CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
@@ -94,6 +94,19 @@ class MemoryPlugin:
             default_prefix=node_host.PREFIX, default_network=default_network, timing=TIMING
         )
         self.watch = engine_watch.EngineWatch(self.engine, self.driver, self.ipam, self.nodes, options)
+        self.auditor = audit.Audit(
+            audit.Sources(
+                docker=self.engine,
+                state=self.state,
+                driver=self.driver,
+                ipam=self.ipam,
+                nodes=self.nodes,
+                kernel=self.kernel,
+                filters=self.firewall,
+                make_registry=lambda _prefix: self.registry,
+                default_prefix=node_host.PREFIX,
+            )
+        )
         self.table = {**driver_endpoints.methods(self.driver), **ipam_endpoints.methods(self.ipam)}
         self.graph = graph.Graph(
             settings=settings.Settings(),
@@ -103,6 +116,7 @@ class MemoryPlugin:
             ipam=self.ipam,
             driver=self.driver,
             watch=self.watch,
+            audit=self.auditor,
             etcd_requests=lambda: {"list": 2},
             offload=offload_watch.OffloadWatch(self.nodes.all, probe.Probe(), lambda _count: 0),
             methods=self.table,
@@ -164,6 +178,9 @@ class MemoryPlugin:
 
     def status(self) -> Mapping[str, Any]:
         return report.status(self.graph)
+
+    def audit(self, settle_s: float) -> Mapping[str, Any]:
+        return self.auditor.report(settle_s)
 
     def missing(self) -> tuple[str, ...]:
         return tuple(report.missing(self.graph))
