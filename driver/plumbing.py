@@ -26,7 +26,9 @@ class Plumbing(Protocol):
 
     def remove(self, owner: str) -> None: ...
 
-    def set_firewall(self, plan: firewall.FirewallPlan) -> None: ...
+    def declare_firewall(self, plan: firewall.FirewallPlan) -> None: ...
+
+    def write_firewall(self) -> None: ...
 
 
 class Plumber:
@@ -35,7 +37,7 @@ class Plumber:
     def __init__(self, inner: Plumbing, networks: Callable[[], Iterable[network.Network]]) -> None:
         self._inner = inner
         self._networks = networks
-        self._firewall_lock = threading.Lock()  # plans reach the firewall in the order in which they were made
+        self._order = threading.Lock()  # plans are declared as they were made; never held while one is written
         self.set = inner.set
         self.forget = inner.forget
         self.remove = inner.remove
@@ -48,12 +50,13 @@ class Plumber:
             log.warning("not plumbed yet, retrying in the background owner=%s reason=%s", owner, exc)
 
     def write_firewall(self) -> None:
-        """Declare the rules of all networks. Raises KernelError."""
-        with self._firewall_lock:
-            self._inner.set_firewall(desired.firewall_plan(self._networks()))
+        """Write the rules of all networks. Raises KernelError."""
+        with self._order:
+            self._inner.declare_firewall(desired.firewall_plan(self._networks()))
+        self._inner.write_firewall()
 
     def write_firewall_again(self) -> None:
-        """Declare the rules of all networks."""
+        """Write the rules of all networks."""
         try:
             self.write_firewall()
         except errors.KernelError as exc:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from driver import creation, desired, endpoint, errors, names, network, plumbing, store
 from overlay import errors as overlay_errors
-from overlay import holdings, netstate
+from overlay import holdings, netstate, turns
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ class Driver:
         self._leases = leases
         self._plumbing = plumbing.Plumber(inner, self.networks)
         self._lock = threading.Lock()  # over the two tables and the file; never held across kernel calls
-        self._turn = threading.Lock()  # networks are made, and follow their leases, one at a time
+        self._turn = threading.Lock()  # networks are recorded, and follow their leases, one at a time
+        self._creations = turns.Turns()  # one network is made by one caller at a time; others are not held up
         self._networks: dict[names.NetworkId, network.Network] = {}
         self._endpoints: dict[names.EndpointId, endpoint.Endpoint] = {}
         self._left: set[names.EndpointId] = set()  # joined once, and left: their pair may be gone
@@ -52,21 +53,15 @@ class Driver:
 
         After an error nothing of the network stays: the engine calls no DeleteNetwork then.
         """
-        with self._turn:
-            net = creation.plan(request, self._leases.held(), self._bridge_of(request.id))
+        with self._creations.of(request.id):
             with self._lock:
-                known = self._networks.get(net.id)
-                if known not in (None, net):
-                    raise errors.Conflict(f"network {net.id[:12]} exists with other properties")
-                if known is None:
-                    self._store.save_network(net)
-                    self._networks[net.id] = net
+                known = request.id in self._networks
             try:
-                self._plumbing.set(desired.network_owner(net.id), desired.network_state(net))
+                net = self._build_network(request)
                 self._plumbing.write_firewall()
             except overlay_errors.KernelError:
-                if known is None:
-                    self._take_back(net.id)
+                if not known:
+                    self._take_back(request.id)
                 raise
         log.info("network created id=%s pool=%s bridge=%s", net.id[:12], net.pools, net.bridge)
         return net
@@ -215,6 +210,20 @@ class Driver:
                 return known.bridge
             return names.bridge_name(network_id, {net.bridge for net in self._networks.values()})
 
+    def _build_network(self, request: creation.Request) -> network.Network:
+        """Record a network and make its bridge."""
+        with self._turn:
+            net = creation.plan(request, self._leases.held(), self._bridge_of(request.id))
+            with self._lock:
+                known = self._networks.get(net.id)
+                if known not in (None, net):
+                    raise errors.Conflict(f"network {net.id[:12]} exists with other properties")
+                if known is None:
+                    self._store.save_network(net)
+                    self._networks[net.id] = net
+            self._plumbing.set(desired.network_owner(net.id), desired.network_state(net))
+        return net
+
     def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
         changed = dataclasses.replace(end, joined=joined)
         with self._lock:
@@ -246,8 +255,8 @@ class Driver:
             ]
             for before, after in changed:
                 self._change_network(before, after)
-            if changed:
-                self._plumbing.write_firewall_again()
+        if changed:
+            self._plumbing.write_firewall_again()
 
     def _change_network(self, before: network.Network, after: network.Network) -> None:
         """Record and plumb what became of a network, unless it is deleted meanwhile."""

@@ -5,6 +5,7 @@ handed to the tools, which run in the network namespace of the calling thread. C
 after every change of a network. Two iptables flavours can be in use at once (an engine on one, an older tool on the
 other), and a packet must pass both. A flavour that nobody uses is left alone: asking iptables-legacy loads its
 modules and makes its tables. No tool is run for nftables while the kernel says that nothing changed there.
+Not for two threads at once, but for `events`: `firewall_keeper` sees to that, and holds no lock while tools run.
 Source: nft(8), xtables-nft(8), iptables-restore(8).
 """
 
@@ -54,21 +55,29 @@ class _Round:
 
 
 class FirewallExec:
-    """The host's own packet filter. Safe to call from any thread: one lock, held while tools run."""
+    """The host's own packet filter."""
 
     def __init__(
-        self, *, lockfile: str = LOCKFILE, path: str = PATH, timeout_s: float = 10.0, look_every_s: float = 600.0
+        self,
+        *,
+        lockfile: str = LOCKFILE,
+        path: str = PATH,
+        timeout_s: float = 6.0,
+        budget_s: float = 10.0,
+        look_every_s: float = 600.0,
     ) -> None:
         """`lockfile` is the host's, as seen from here, or `-w` waits for nobody. iptables-nft needs and takes none.
 
         `path` is where the tools are looked for. Units: `timeout_s` seconds for each tool, above LOCK_WAIT_S;
-        `look_every_s` seconds until nftables is listed even though the kernel says that nothing changed there.
+        `budget_s` seconds for all that one `ensure` runs; `look_every_s` seconds until nftables is listed even though
+        the kernel says that nothing changed there.
         """
         self._env = {"PATH": path, "LC_ALL": "C", "XTABLES_LOCKFILE": lockfile}
         self._path = path
         self._timeout_s = timeout_s
+        self._budget_s = budget_s
+        self._ends_at = 0.0
         self._look_every_s = look_every_s
-        self._lock = threading.Lock()
         self._news = 0
         self._quiet: tuple[firewall.FirewallPlan, int | None, int] | None = None
         self._quiet_until = 0.0
@@ -81,15 +90,15 @@ class FirewallExec:
         nothing is let through unguarded, and permissions are not written when the drops were refused. Idempotent.
         Raises KernelError after all other places were tried.
         """
-        with self._lock:
-            state = (plan, nft_events.read_generation(), self._news)
-            work = _Round(plan=plan, quiet=state == self._quiet and time.monotonic() < self._quiet_until)
-            for family in firewall.FAMILIES:
-                self._ensure_family(work, family)
-            if work.written or work.failures:
-                self._quiet = None
-            elif not work.quiet and state[1] is not None:
-                self._quiet, self._quiet_until = state, time.monotonic() + self._look_every_s
+        self._ends_at = time.monotonic() + self._budget_s
+        state = (plan, nft_events.read_generation(), self._news)
+        work = _Round(plan=plan, quiet=state == self._quiet and time.monotonic() < self._quiet_until)
+        for family in firewall.FAMILIES:
+            self._ensure_family(work, family)
+        if work.written or work.failures:
+            self._quiet = None
+        elif not work.quiet and state[1] is not None:
+            self._quiet, self._quiet_until = state, time.monotonic() + self._look_every_s
         if work.written:
             log.info("firewall written places=%s bridges=%d", ",".join(work.written), len(plan))
         if work.failures:
@@ -212,6 +221,10 @@ class FirewallExec:
 
     def _spawn(self, *argv: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run one tool to its end, killing it at the timeout. Raises KernelError if it cannot be run."""
+        left_s = self._ends_at - time.monotonic()
+        if left_s <= 0:
+            raise errors.KernelError([f"{' '.join(argv)}: not run, the tools before took {self._budget_s:g} s"])
+        timeout_s = min(self._timeout_s, left_s)
         try:
             return subprocess.run(
                 argv,
@@ -219,7 +232,7 @@ class FirewallExec:
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
-                timeout=self._timeout_s,
+                timeout=timeout_s,
                 env=self._env,
                 check=False,
             )
@@ -228,7 +241,7 @@ class FirewallExec:
         except OSError as exc:
             raise errors.KernelError([f"{' '.join(argv)}: {exc.strerror}"]) from exc
         except subprocess.TimeoutExpired as exc:
-            raise errors.KernelError([f"{' '.join(argv)}: no answer within {self._timeout_s:g} s"]) from exc
+            raise errors.KernelError([f"{' '.join(argv)}: no answer within {timeout_s:.3g} s"]) from exc
 
 
 def _legacy_tables(family: firewall.Family) -> list[str]:

@@ -1,17 +1,20 @@
 """The packet filter's part of the single writer: the plan last declared, and what others made it write again.
 
-Used by `reconciler` alone. Safe to call from any thread: one lock, held while the firewall is looked at.
+Used by `reconciler` alone. Safe to call from any thread: one caller at a time writes, for all who wait, and no lock
+is held meanwhile (`group_commit`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 
-from overlay import errors, firewall, firewall_port
+from overlay import errors, firewall, firewall_port, group_commit
 
-log = logging.getLogger(__name__)
+WAIT_S = 20.0
+"""Two looks at the firewall, the one under way and the one after it, each of which ends by itself in half of that."""
+
+BUSY = f"packet filter: not written, others were at it for {WAIT_S:g} s"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,30 +30,43 @@ class FirewallKeeper:
 
     def __init__(self, filters: firewall_port.Firewall) -> None:
         self._firewall = filters
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # over the two below; never held while anything is waited for
         self._plan: firewall.FirewallPlan | None = None
         self._touched = False
+        self._commit = group_commit.GroupCommit(self._ensure)
 
-    def set(self, plan: firewall.FirewallPlan) -> None:
-        """Declare the plan and write it. Raises KernelError; the next check tries it again."""
+    def declare(self, plan: firewall.FirewallPlan) -> None:
+        """From now on whoever writes, writes this plan. Never waits."""
         with self._lock:
             self._plan = plan
             self._touched = True
-            self._firewall.ensure(plan)
-            self._touched = False
+
+    def write(self) -> None:
+        """Have what was declared written. Raises KernelError; the next check tries it again."""
+        done = self._commit.run(WAIT_S)
+        if done is None:
+            raise errors.KernelError([BUSY])
+        if done.outcome.troubles:
+            raise errors.KernelError(list(done.outcome.troubles))
 
     def check(self, *, gate_open: bool) -> Check:
         """Write what is missing. Rules of an earlier life stay until the gate is open or a plan is declared."""
         with self._lock:
-            plan, touched = self._plan, self._touched
-            if plan is None and not gate_open:
+            if self._plan is None and not gate_open:
                 return Check()
-            try:
-                places = self._firewall.ensure(plan or frozenset())
-            except errors.KernelError as exc:
-                self._touched = True  # when it works at last, it is no repair
-                return Check(troubles=tuple(exc.failures))
+        done = self._commit.run(WAIT_S)
+        if done is None:
+            return Check(troubles=(BUSY,))
+        return done.outcome if done.own else dataclasses.replace(done.outcome, repaired=())  # counted once
+
+    def _ensure(self) -> Check:
+        with self._lock:
+            plan, touched = self._plan, self._touched
             self._touched = False
-        if places:
-            log.info("firewall written places=%s", ",".join(places))
+        try:
+            places = self._firewall.ensure(plan or frozenset())
+        except errors.KernelError as exc:
+            with self._lock:
+                self._touched = True  # when it works at last, it is no repair
+            return Check(troubles=tuple(exc.failures))
         return Check(repaired=() if touched else places)

@@ -1,6 +1,7 @@
 """The port of the host's packet filter: whoever implements it writes a plan's rules, and tells when others did.
 
-Used by `firewall_keeper` for `reconciler`. What the rules are is not said here: see `firewall`.
+Used by `firewall_keeper` for `reconciler`, which calls `ensure` from one thread at a time. What the rules are is not
+said here: see `firewall`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Firewall(Protocol):
     def ensure(self, plan: firewall.FirewallPlan) -> tuple[str, ...]:
         """Make the host's rules be those of `plan`; names each place that had to be written ("nft", "ip6tables-nft").
 
-        Idempotent, and cheap when nothing is to do. An empty plan removes all that is ours. Raises KernelError.
+        Idempotent, and cheap when nothing is to do. An empty plan removes all that is ours. Raises KernelError,
+        within ten seconds even where the tools hang.
         """
         ...
 

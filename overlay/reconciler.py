@@ -5,7 +5,8 @@ Owners (`node`, `driver.service`) declare slices of the desired state, which are
 may change without an event it glances at every eight seconds: kernel parameters and the packet filter, at which it
 also looks, and at that alone, when it hears of a change there.
 Level-triggered: a slice may be set twice, anything deleted by hand comes back. What it does not do: decide what is
-desired. No lock is held while the kernel is called, but for one per owner.
+desired. No lock is held while the kernel is called, but for one per owner; none at all while tools of the packet
+filter run.
 """
 
 from __future__ import annotations
@@ -90,8 +91,20 @@ class Reconciler:
 
     def set_firewall(self, plan: firewall.FirewallPlan) -> None:
         """Declare the packet filter's rules and write them. Raises KernelError; it is retried all the same."""
+        self.declare_firewall(plan)
+        self.write_firewall()
+
+    def declare_firewall(self, plan: firewall.FirewallPlan) -> None:
+        """Declare the packet filter's rules for `write_firewall`, or the next look at it, to write. Never waits."""
+        self._keeper.declare(plan)
+
+    def write_firewall(self) -> None:
+        """Have the rules written that are declared; callers at the same time share a write.
+
+        Raises KernelError, within twenty seconds; it is retried all the same.
+        """
         try:
-            self._keeper.set(plan)
+            self._keeper.write()
         except errors.KernelError:
             self._wake.set()
             raise
@@ -169,8 +182,8 @@ class Reconciler:
         What fails is in `last_errors`, and the next pass tries it again. Desired is read after observing, and each
         change is checked against it again just before it is applied: what an owner did meanwhile is not undone.
         """
+        started = self._monotonic()
         with self._pass_lock:
-            started = self._monotonic()
             with self._lock:
                 before = self._slices.take_touched()
                 gate_open = self._gate_open
@@ -182,8 +195,8 @@ class Reconciler:
             except errors.KernelError as exc:
                 work.blind = True
                 work.troubles.append(f"observe: {exc}")
-            self._ensure_firewall(work)
-            return self._finish(work, repairing, self._monotonic() - started)
+        self._ensure_firewall(work)  # runs tools: nobody may wait for that
+        return self._finish(work, repairing, self._monotonic() - started)
 
     def _rounds(self, work: passes.Pass) -> None:
         for _ in range(self._timing.rounds):

@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from overlay import errors, firewall, firewall_chain, firewall_exec, firewall_fake, firewall_port, netstate
+from overlay import (
+    errors,
+    firewall,
+    firewall_chain,
+    firewall_exec,
+    firewall_fake,
+    firewall_keeper,
+    firewall_port,
+    netstate,
+)
 
 LISTINGS = pathlib.Path(__file__).parent / "firewall"
 FLAVOURS = ("iptables-nft", "iptables-legacy")
@@ -274,11 +283,39 @@ def test_after_a_restart_the_same_rules_are_kept(netns: Netns, flavour: str, tmp
 
 
 @pytest.mark.contract
-def test_many_threads_may_ensure_at_once(netns: Netns, flavour: str, wall: firewall_exec.FirewallExec) -> None:
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(wall.ensure, [PLAN] * 16))
-    assert max(results) == ("nft", flavour)
-    assert results.count(()) == 15
+def test_many_who_write_at_once_share_few_transactions(netns: Netns, flavour: str, tmp_path: pathlib.Path) -> None:
+    path, noted = logging_tools(tmp_path)
+    with netns.inside():
+        keeper = firewall_keeper.FirewallKeeper(
+            firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"), path=path)
+        )
+        start = threading.Barrier(40)
+
+        def write(number: int) -> None:
+            start.wait(10)
+            keeper.declare(frozenset({OPEN, rules("fp-many", f"10.2.{number}.0/24")}))
+            keeper.write()
+
+        with concurrent.futures.ThreadPoolExecutor(40) as pool:
+            list(pool.map(write, range(40)))
+        assert noted().count(f"{flavour}-restore") <= 10
+        assert keeper.check(gate_open=True) == firewall_keeper.Check()
+
+
+@pytest.mark.contract
+def test_all_tools_of_one_look_together_end_in_time(netns: Netns, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "nft").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    (tmp_path / "nft").chmod(0o755)
+    hung = firewall_exec.FirewallExec(path=str(tmp_path), timeout_s=0.5, budget_s=0.8)
+    began = time.monotonic()
+    with netns.inside(), pytest.raises(errors.KernelError) as caught:
+        hung.ensure(DUAL)
+    assert time.monotonic() - began < 2
+    first, second = caught.value.failures
+    assert first == "nft list table ip flannelpy: no answer within 0.5 s"
+    assert re.fullmatch(r"nft list table ip6 flannelpy: no answer within 0\.[0-3]\d* s", second)
+    with netns.inside(), pytest.raises(errors.KernelError, match=r"not run, the tools before took 0 s"):
+        firewall_exec.FirewallExec(path=str(tmp_path), budget_s=0).ensure(PLAN)
 
 
 def tools(folder: pathlib.Path, *names: str) -> str:

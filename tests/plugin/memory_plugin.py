@@ -78,12 +78,19 @@ class FakeEngine:
 class MemoryPlugin:
     """One host's plugin, as `plugin.app` builds it. Implements `http.Core`."""
 
-    def __init__(self, directory: pathlib.Path, *, default_network: str = "", saved: bool = False) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        default_network: str = "",
+        saved: bool = False,
+        firewall: firewall_fake.FirewallFake | None = None,
+    ) -> None:
         """`saved`: the state file knows the lease already, so that all works without any thread."""
         schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
         self.kernel = kernel_fake.KernelFake([node_host.ETH0])
-        self.firewall = firewall_fake.FirewallFake()
+        self.firewall = firewall or firewall_fake.FirewallFake()
         self.registry = registry_fake.FakeRegistry(node_host.CONFIG)
         self.engine = FakeEngine()
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
