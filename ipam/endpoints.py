@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ipam import errors, requests, service
+from ipam import errors, pool, requests, service
 from overlay import fields, netstate
 
 Answer = dict[str, Any]
@@ -22,19 +22,27 @@ OPTION_OWN = "flannelpy."
 OPTION_PREFIX = "flannelpy.prefix"
 OPTION_PURPOSE = "RequestAddressType"
 PURPOSE_GATEWAY = "com.docker.network.gateway"
-OPTION_ENDPOINT = ("com.docker.network.endpoint.name", "com.docker.network.endpoint.macaddress")
+OPTION_NAME = "com.docker.network.endpoint.name"
+OPTION_MAC = "com.docker.network.endpoint.macaddress"
 PREFIX_LIMIT = 255
+HOLDER_LIMIT = 255
+"""Characters of a container's name: one with a longer name gets no address back."""
 
-CONSTANT: Mapping[str, Answer] = {
-    # no replay: rows outlive us, and an address of a running container would look like a second request for it
-    "IpamDriver.GetCapabilities": {"RequiresMACAddress": False, "RequiresRequestReplay": False},
-    # both the same: engines from 27 on then do not compare our pool with the host's routes and ask again for ever
-    "IpamDriver.GetDefaultAddressSpaces": {
-        "LocalDefaultAddressSpace": ADDRESS_SPACE,
-        "GlobalDefaultAddressSpace": ADDRESS_SPACE,
-    },
-}
-"""Answered without a look at the body, before anything else of the plugin is up."""
+
+def constants(*, sticky_mac: bool) -> Mapping[str, Answer]:
+    """What is answered without a look at the body, before anything else of the plugin is up.
+
+    `sticky_mac`: have the engine make MACs and tell them, so that addresses can follow them.
+    """
+    return {
+        # no replay: rows outlive us, and an address of a running container would look like a second request for it
+        "IpamDriver.GetCapabilities": {"RequiresMACAddress": sticky_mac, "RequiresRequestReplay": False},
+        # both the same: engines from 27 on then do not compare our pool with the host's routes and ask for ever
+        "IpamDriver.GetDefaultAddressSpaces": {
+            "LocalDefaultAddressSpace": ADDRESS_SPACE,
+            "GlobalDefaultAddressSpace": ADDRESS_SPACE,
+        },
+    }
 
 
 def methods(ipam: service.Ipam) -> Mapping[str, Method]:
@@ -112,12 +120,13 @@ def _release_pool(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
 
 
 def _request_address(ipam: service.Ipam, body: fields.JsonObject) -> Answer:
-    address = fields.text(body, "Address", "")
+    address, options = fields.text(body, "Address", ""), _options(body)
     granted = ipam.request_address(
         requests.AddressRequest(
             pool_id=fields.text(body, "PoolID"),
             ip=_address(address) if address else None,
-            purpose=_purpose(_options(body)),
+            purpose=_purpose(options),
+            holder=pool.Holder(name=_mark(options, OPTION_NAME), mac=_mark(options, OPTION_MAC).lower()),
         )
     )
     return {"Address": str(granted), "Data": {}}
@@ -140,6 +149,12 @@ def _options(body: fields.JsonObject) -> dict[str, str]:
 def _purpose(options: Mapping[str, str]) -> requests.Purpose:
     if options.get(OPTION_PURPOSE) == PURPOSE_GATEWAY:
         return requests.Purpose.GATEWAY
-    if any(key in options for key in OPTION_ENDPOINT):
+    if OPTION_NAME in options or OPTION_MAC in options:
         return requests.Purpose.ENDPOINT
     return requests.Purpose.UNSAID
+
+
+def _mark(options: Mapping[str, str], key: str) -> str:
+    """What a holder is known by. Docker's names are plain ASCII; of anything else nothing is kept."""
+    text = options.get(key, "")
+    return text if len(text) <= HOLDER_LIMIT and text.isascii() and text.isprintable() else ""

@@ -1,18 +1,21 @@
 """The addresses of one pool: which are in use, which rest, and which comes next.
 
 Pure. Owned by `ipam.store`, which writes each change to the state file and takes it back here when that fails.
-Addresses never used come first, in order; then those released, the longest rested first: a peer's ARP or ND entry or
-a client's open connection may still mean the container that had the address a moment ago. Of an IPv6 pool no end
-would be reached, and each start of a container would leave a row: so from REST_LIMIT on those released come first.
+Who comes back soon enough gets the address it had. Otherwise addresses never used come first, in order; then those
+released, the longest rested first: a peer's ARP or ND entry or a client's open connection may still mean the
+container that had the address a moment ago. Of an IPv6 pool no end would be reached, and each start of a container
+would leave a row: so from REST_LIMIT on those released come first, unless they rest for too short a time.
 Nothing here goes through a pool's addresses one by one: a /64 has more than a `len` can count.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import enum
 import heapq
 import ipaddress
+import math
 from collections.abc import Iterator
 
 from ipam import errors
@@ -20,6 +23,9 @@ from overlay import netstate
 
 REST_LIMIT = 4096
 """How many addresses rest before the one that rested longest is handed out instead of one never used."""
+
+REST_MOST = 65_536
+"""As REST_LIMIT, where not even that one rested long enough: as many as the largest IPv4 pool has."""
 
 
 class Kind(enum.StrEnum):
@@ -33,19 +39,38 @@ class Kind(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Whom an address is for, as far as the engine says: a container's name, a MAC; empty where it does not."""
+
+    name: str = ""
+    mac: str = ""
+
+    @property
+    def marks(self) -> Iterator[str]:
+        """By what it is known again, the surest first. No name looks like a MAC: it may not hold a colon."""
+        return (mark for mark in (self.name, self.mac) if mark)
+
+
+NOBODY = Holder()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
     """An address in use. Units: `since` seconds of wall clock; `stamp` seconds of this process's monotonic clock."""
 
     kind: Kind
     since: float
     stamp: float
+    holder: Holder = NOBODY
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rested:
-    """A released address. `order` grows with every release of the pool."""
+    """A released address. `order` grows with every release of the pool; `holder` had it last. Units: as in `Used`."""
 
     order: int
+    stamp: float
+    holder: Holder = NOBODY
 
 
 State = Used | Rested | None
@@ -66,7 +91,8 @@ class Pool:
         self._usable = _usable(cidr)
         self._range = _narrow(self._usable, cidr, subpool) if subpool else self._usable
         self._used: dict[int, Used] = {}
-        self._rested: dict[int, int] = {}
+        self._rested: dict[int, Rested] = {}
+        self._last: dict[str, list[tuple[int, int]]] = {}  # what rests of the range, by mark: (order, address)
         self._queue: list[tuple[int, int]] = []  # heap of (order, address); one that _rested contradicts is void
         self._fresh = self._range.start  # no address of the range below this one was never used
         self._next_order = 1
@@ -93,9 +119,7 @@ class Pool:
         if ip.version != self.cidr.version:
             return None
         number = int(ip)
-        if number in self._rested:
-            return Rested(order=self._rested[number])
-        return self._used.get(number)
+        return self._rested.get(number) or self._used.get(number)
 
     def in_use(self) -> Iterator[tuple[netstate.IPAddress, Used]]:
         """The addresses in use, in no order."""
@@ -115,14 +139,27 @@ class Pool:
                 "container that has it, it is freed within minutes"
             )
 
-    def propose(self) -> netstate.IPAddress | None:
-        """The address to hand out next, or None if all are in use. Changes nothing that can be seen."""
+    def propose(self, holder: Holder = NOBODY, settled: float = math.inf) -> netstate.IPAddress | None:
+        """The address to hand out next, or None if all are in use. Changes nothing that can be seen.
+
+        Units: `settled` as `Rested.stamp`; what was released later is kept for who had it, while there is another.
+        """
+        for mark in holder.marks:
+            for _order, number in self._last.get(mark, ())[-1:]:
+                if self._rested[number].stamp > settled:
+                    return self._address(number)
+        return self._next(settled)
+
+    def _next(self, settled: float) -> netstate.IPAddress | None:
         while self._fresh in self._range and (self._fresh in self._used or self._fresh in self._rested):
             self._fresh += 1
-        if self._fresh in self._range and self._resting < REST_LIMIT:
-            return self._address(self._fresh)
         self._drop_void()
-        return self._address(self._queue[0][1]) if self._queue else None
+        longest = self._queue[0][1] if self._queue else None
+        if self._fresh in self._range:
+            ready = longest is not None and self._rested[longest].stamp <= settled
+            if longest is None or self._resting < (REST_LIMIT if ready else REST_MOST):
+                return self._address(self._fresh)
+        return self._address(longest) if longest is not None else None
 
     def put(self, ip: netstate.IPAddress, state: State) -> State:
         """Set what is known of an address; what was known before, so that `put(ip, before)` takes it back."""
@@ -132,28 +169,46 @@ class Pool:
         self._resting += here * (isinstance(state, Rested) - isinstance(before, Rested))
         self._used.pop(number, None)
         self._rested.pop(number, None)
+        if here and isinstance(before, Rested):
+            self._forget(before, number)
         match state:
             case Used():
                 self._used[number] = state
             case Rested(order=order):
-                self._rested[number] = order
+                self._rested[number] = state
                 self._next_order = max(self._next_order, order + 1)
                 if here:
                     self._enqueue(order, number)
+                    self._remember(state, number)
             case None if here:
                 self._fresh = min(self._fresh, number)
         return before
 
     def _enqueue(self, order: int, number: int) -> None:
         if len(self._queue) > 2 * len(self._rested) + 64:  # one --ip started again and again leaves void entries
-            self._queue = [(order, number) for number, order in self._rested.items() if number in self._range]
+            self._queue = [(one.order, number) for number, one in self._rested.items() if number in self._range]
             heapq.heapify(self._queue)
         else:
             heapq.heappush(self._queue, (order, number))
 
     def _drop_void(self) -> None:
-        while self._queue and self._rested.get(self._queue[0][1]) != self._queue[0][0]:
+        while self._queue and not self._rests(*self._queue[0]):
             heapq.heappop(self._queue)
+
+    def _rests(self, order: int, number: int) -> bool:
+        rested = self._rested.get(number)
+        return rested is not None and rested.order == order
+
+    def _remember(self, rested: Rested, number: int) -> None:
+        for mark in rested.holder.marks:
+            bisect.insort(self._last.setdefault(mark, []), (rested.order, number))
+
+    def _forget(self, rested: Rested, number: int) -> None:
+        for mark in rested.holder.marks:
+            had = self._last[mark]
+            had.remove((rested.order, number))
+            if not had:
+                del self._last[mark]
 
     def _span(self) -> str:
         return f"{self._address(self._usable[0])}-{self._address(self._usable[-1])}"

@@ -32,8 +32,11 @@ def pool_id(cidr: netstate.IPNetwork) -> str:
     return f"{ID_PREFIX}{cidr}"
 
 
-def release_unknown(change: store.Change, look: Look, now: float) -> list[str]:
-    """Drop the pools and release the addresses that Docker does not know; a line for each."""
+def release_unknown(change: store.Change, look: Look, since: float, stamp: float) -> list[str]:
+    """Drop the pools and release the addresses that Docker does not know; a line for each.
+
+    Units: `since` and `stamp`, the time that what is released gets, as in `pool.Used`.
+    """
     known = {pool_id(item.cidr): item for item in look.known}
     lines = []
     for entry in list(change.pools.values()):
@@ -43,7 +46,7 @@ def release_unknown(change: store.Change, look: Look, now: float) -> list[str]:
                 lines.append(f"pool {entry.id} released: Docker has no network on it")
             continue
         for ip in _stale(entry, known[entry.id], look.settled):
-            change.release(entry, ip, now)
+            change.release(entry, ip, since, stamp)
             lines.append(f"address {ip} of pool {entry.id} released: Docker has no endpoint with it")
     return lines
 

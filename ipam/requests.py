@@ -49,11 +49,15 @@ class AddressRequest:
     pool_id: str
     ip: netstate.IPAddress | None = None
     purpose: Purpose = Purpose.UNSAID
+    holder: pool.Holder = pool.NOBODY
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PoolUsage:
-    """One pool, for status and metrics. `used` and `total` count the addresses that can be handed out."""
+    """One pool, for status and metrics. `used` and `total` count the addresses that can be handed out.
+
+    `short`: few are left (`ipam.shortage`).
+    """
 
     id: str
     prefix: str
@@ -63,6 +67,7 @@ class PoolUsage:
     gateway: netstate.IPAddress | None
     used: int
     total: int
+    short: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import ipaddress
-import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 
-from ipam import claims, errors, pool, reconcile, requests, slices, store
+from ipam import claims, errors, leases, pool, reconcile, requests, shortage, slices, store
 from overlay import errors as overlay_errors
 from overlay import holdings, lease, netstate, statefile
 
@@ -26,6 +26,9 @@ LEASE_WAIT_S = 20.0
 
 GRACE_S = 60.0
 """How old a grant must be before Docker's not knowing it means anything: a start takes up to 30 s of repeats."""
+
+QUARANTINE_S = 60.0
+"""How long an address is kept for who had it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +49,20 @@ class Ipam:
         *,
         clock: Clock | None = None,
         lease_wait_s: float = LEASE_WAIT_S,
+        quarantine_s: float = QUARANTINE_S,
+        network_of: Callable[[netstate.IPNetwork], str] = lambda _cidr: "",
     ) -> None:
+        """`network_of`: what Docker calls the network on a pool, for messages; empty where nobody knows."""
         self._holdings = holdings_
         self._clock = clock or Clock()
         self._lease_wait_s = lease_wait_s
+        self._quarantine_s = quarantine_s
+        self._network_of = network_of
         self._store = store.Store(state, stamp=self._clock.monotonic())
         self._freed: dict[tuple[str, netstate.IPAddress | None], float] = {}  # under the store's lock
         self._claims = claims.Claims(holdings_, self._prefixes)
+        self._shortages = shortage.Shortages()
+        self._shortages_lock = threading.Lock()
 
     def request_pool(self, request: requests.PoolRequest) -> requests.GrantedPool:
         """Grant the lease or a slice of it; joins the flannel network `request.prefix` first where need be.
@@ -64,8 +74,8 @@ class Ipam:
         with self._claims.hold(request.prefix):
             held = self._holdings.wait(request.prefix, self._lease_wait_s)
             others = [other for other in self._holdings.held() if other.prefix != held.prefix]
-            _refuse_overlap(held, others)
-            _hint_other_prefix(request, held, others)
+            leases.refuse_overlap(held, others)
+            leases.hint_other_prefix(request, held, others)
             granted = self._store.change(functools.partial(self._grant, request, held))
         log.info("pool granted pool=%s prefix=%s subpool=%s", granted.id, held.prefix, request.subpool)
         return granted
@@ -75,6 +85,8 @@ class Ipam:
         dropped = self._store.change(functools.partial(self._drop, pool_id))
         if dropped is not None:
             log.info("pool released pool=%s prefix=%s", pool_id, dropped.prefix)
+            with self._shortages_lock:
+                self._shortages.forget(pool_id)
             self._claims.leave_if_unused(dropped.prefix)
 
     def request_address(self, request: requests.AddressRequest) -> netstate.IPInterface:
@@ -82,16 +94,29 @@ class Ipam:
 
         The gateway alone may be asked for twice. Raises UnknownPool, AddressOutsidePool, AddressTaken, PoolFull.
         """
-        return self._store.change(functools.partial(self._take, request))
+        entry, ip = self._store.change(functools.partial(self._take, request))
+        self._note_use(entry)
+        if ip is None:
+            raise errors.PoolFull(_explain_full(entry, self._network_of(entry.addresses.cidr)))
+        return ipaddress.ip_interface((ip, entry.addresses.cidr.prefixlen))
 
     def release_address(self, pool_id: str, ip: netstate.IPAddress) -> None:
-        """Free an address; it is handed out again after all others that are free. Unknown ones are free already."""
-        self._store.change(functools.partial(self._release, pool_id, ip))
+        """Free an address; it is handed out again after all others that are free, or to who had it.
+
+        Unknown ones are free already.
+        """
+        entry = self._store.change(functools.partial(self._release, pool_id, ip))
+        if entry is not None:
+            self._note_use(entry)
 
     def usage(self) -> list[requests.PoolUsage]:
         """Every pool, in order of address."""
         with self._store.read() as pools:
-            return sorted(map(_usage, pools.values()), key=lambda usage: slices.order_of(usage.cidr))
+            entries = sorted(pools.values(), key=lambda entry: slices.order_of(entry.addresses.cidr))
+            seen = [_usage(entry) for entry in entries]
+        return [
+            dataclasses.replace(one, short=self._note_use(entry)) for entry, one in zip(entries, seen, strict=True)
+        ]
 
     def addresses(self) -> list[requests.AddressInUse]:
         """Every address in use, in order of pool and address."""
@@ -121,7 +146,7 @@ class Ipam:
         look = reconcile.Look(known=tuple(known), settled=seen_at - grace_s)
         before = self._prefixes()
         lines = self._store.change(
-            lambda change: reconcile.release_unknown(change, look, self._clock.now()),
+            lambda change: reconcile.release_unknown(change, look, self._clock.now(), self._clock.monotonic()),
         )
         for prefix in before - self._prefixes():
             self._claims.leave_if_unused(prefix)
@@ -145,7 +170,7 @@ class Ipam:
         self, request: requests.PoolRequest, held: lease.HeldSubnet, change: store.Change
     ) -> requests.GrantedPool:
         taken = [entry.addresses.cidr for entry in change.pools.values()]
-        leased = _leased(held, request.version)
+        leased = leases.of_family(held, request.version)
         cidr = slices.plan(leased, taken, request.cidr)
         entry = self._entry(cidr, request.subpool, held.prefix, leased)
         change.add_pool(entry)
@@ -158,24 +183,44 @@ class Ipam:
             self._freed[pool_id, None] = self._clock.monotonic()
         return entry
 
-    def _take(self, request: requests.AddressRequest, change: store.Change) -> netstate.IPInterface:
-        entry = _find(change.pools, request.pool_id)
+    def _take(
+        self, request: requests.AddressRequest, change: store.Change
+    ) -> tuple[store.PoolEntry, netstate.IPAddress | None]:
+        entry, now = _find(change.pools, request.pool_id), self._clock.monotonic()
         if request.purpose is requests.Purpose.GATEWAY:
             ip = request.ip or entry.addresses.first
             if _is_gateway(entry, ip):
-                return _interface(entry, ip)
+                return entry, ip
         else:
-            ip = request.ip or _propose(entry)
+            free = request.ip or entry.addresses.propose(request.holder, now - self._quarantine_s)
+            if free is None:
+                return entry, None
+            ip = free
         entry.addresses.require(ip)
-        used = pool.Used(kind=_kind(request), since=self._clock.now(), stamp=self._clock.monotonic())
+        used = pool.Used(kind=_kind(request), since=self._clock.now(), stamp=now, holder=request.holder)
         change.take(entry, ip, used)
-        return _interface(entry, ip)
+        return entry, ip
 
-    def _release(self, pool_id: str, ip: netstate.IPAddress, change: store.Change) -> None:
+    def _release(self, pool_id: str, ip: netstate.IPAddress, change: store.Change) -> store.PoolEntry | None:
         entry = change.pools.get(pool_id)
         if entry is not None and isinstance(entry.addresses.state(ip), pool.Used):
-            change.release(entry, ip, self._clock.now())
-            self._freed[pool_id, ip] = self._clock.monotonic()
+            now = self._clock.monotonic()
+            change.release(entry, ip, self._clock.now(), now)
+            self._freed[pool_id, ip] = now
+        return entry
+
+    def _note_use(self, entry: store.PoolEntry) -> bool:
+        """Warn where a pool has just become short; whether it is."""
+        used, total = entry.addresses.used, entry.addresses.total
+        with self._shortages_lock:
+            news = self._shortages.notice(entry.id, used, total)
+            short = self._shortages.is_short(entry.id)
+        if news:
+            log.warning(
+                "pool nearly used up pool=%s lease=%s prefix=%s network=%s used=%d total=%d",
+                *(entry.id, entry.lease, entry.prefix, self._network_of(entry.addresses.cidr) or "?", used, total),
+            )
+        return short
 
     def _settle(self, look: reconcile.Look) -> reconcile.Freed:
         self._freed = {key: stamp for key, stamp in self._freed.items() if stamp > look.settled}
@@ -212,43 +257,6 @@ class Ipam:
             log.warning("no lease yet for pools in use prefix=%s reason=%s", prefix, exc)
 
 
-def _leased(held: lease.HeldSubnet, version: int) -> netstate.IPNetwork:
-    """The subnet of one family. Raises BadRequest where the lease has none of it."""
-    for leased in held.subnets:
-        if leased.version == version:
-            return leased
-    raise errors.BadRequest(
-        f"--ipv6: the flannel network {held.prefix} has no IPv6; leave --ipv6 and IPv6 --subnet away, or add "
-        "EnableIPv6 and IPv6Network to its network config (docs/operations.md, Dual stack)"
-    )
-
-
-def _refuse_overlap(held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]) -> None:
-    for other in others:
-        for leased, theirs in itertools.product(held.subnets, other.subnets):
-            if leased.overlaps(theirs):
-                raise errors.LeasesOverlap(
-                    f"lease {leased} of {held.prefix} overlaps lease {theirs} of {other.prefix}: this host can be in "
-                    "only one of the two; give one of them another Network in its config"
-                )
-
-
-def _hint_other_prefix(
-    request: requests.PoolRequest, held: lease.HeldSubnet, others: Iterable[lease.HeldSubnet]
-) -> None:
-    wanted = request.cidr
-    if wanted is None or any(netstate.is_part(wanted, leased) for leased in held.subnets):
-        return
-    for other in others:
-        for theirs in other.subnets:
-            if netstate.is_part(wanted, theirs):
-                raise errors.PoolOutsideLease(
-                    f"subnet {wanted} is part of this host's lease {theirs} of {other.prefix}, not of "
-                    f"{' and '.join(map(str, held.subnets))} of {held.prefix}; add --ipam-opt "
-                    f"flannelpy.prefix={other.prefix}"
-                )
-
-
 def _find(pools: store.Pools, pool_id: str) -> store.PoolEntry:
     entry = pools.get(pool_id)
     if entry is None:
@@ -259,16 +267,14 @@ def _find(pools: store.Pools, pool_id: str) -> store.PoolEntry:
     return entry
 
 
-def _propose(entry: store.PoolEntry) -> netstate.IPAddress:
-    ip = entry.addresses.propose()
-    if ip is None:
-        addresses = entry.addresses
-        within = f", --ip-range {addresses.subpool}," if addresses.subpool else ""
-        raise errors.PoolFull(
-            f"pool {addresses.cidr}{within} of lease {entry.lease} ({entry.prefix}) is full: {addresses.used} of "
-            f"{addresses.total} addresses used; remove containers of this network, or use another network or host"
-        )
-    return ip
+def _explain_full(entry: store.PoolEntry, network: str) -> str:
+    addresses = entry.addresses
+    of = f"network {network}: " if network else ""
+    within = f", --ip-range {addresses.subpool}," if addresses.subpool else ""
+    return (
+        f"{of}pool {addresses.cidr}{within} of lease {entry.lease} ({entry.prefix}) is full: {addresses.used} of "
+        f"{addresses.total} addresses used; remove containers of this network, or use another network or host"
+    )
 
 
 def _kind(request: requests.AddressRequest) -> pool.Kind:
@@ -286,10 +292,6 @@ def _is_gateway(entry: store.PoolEntry, ip: netstate.IPAddress) -> bool:
     return isinstance(state, pool.Used) and state.kind is pool.Kind.GATEWAY
 
 
-def _interface(entry: store.PoolEntry, ip: netstate.IPAddress) -> netstate.IPInterface:
-    return ipaddress.ip_interface((ip, entry.addresses.cidr.prefixlen))
-
-
 def _usage(entry: store.PoolEntry) -> requests.PoolUsage:
     gateways = (ip for ip, used in entry.addresses.in_use() if used.kind is pool.Kind.GATEWAY)
     return requests.PoolUsage(
@@ -301,4 +303,5 @@ def _usage(entry: store.PoolEntry) -> requests.PoolUsage:
         gateway=next(gateways, None),
         used=entry.addresses.used,
         total=entry.addresses.total,
+        short=False,
     )

@@ -44,12 +44,18 @@ SCHEMA = statefile.Schema(
             CHECK ((kind IS NULL) <> (rest_order IS NULL))
         ) WITHOUT ROWID
         """,
+        # 1.2: who has it, or had it last; NULL where the engine did not say
+        """
+        ALTER TABLE ipam_addresses ADD COLUMN holder_name TEXT;
+        ALTER TABLE ipam_addresses ADD COLUMN holder_mac TEXT
+        """,
     ),
 )
 
 _TAKE = """
-    INSERT INTO ipam_addresses (pool_id, ip, kind, since) VALUES (?, ?, ?, ?)
-    ON CONFLICT (pool_id, ip) DO UPDATE SET kind = excluded.kind, since = excluded.since, rest_order = NULL
+    INSERT INTO ipam_addresses (pool_id, ip, kind, since, holder_name, holder_mac) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (pool_id, ip) DO UPDATE SET kind = excluded.kind, since = excluded.since, rest_order = NULL,
+        holder_name = excluded.holder_name, holder_mac = excluded.holder_mac
     WHERE rest_order IS NOT NULL
 """
 _RENAME = "UPDATE ipam_addresses SET kind = ? WHERE pool_id = ? AND ip = ? AND kind IS NOT NULL"
@@ -113,7 +119,8 @@ class Change:
 
     def take(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used) -> None:
         """Put an address that is not in use into use."""
-        changed = self._tx.run(_TAKE, (entry.id, str(ip), used.kind.value, used.since))
+        holder = (used.holder.name or None, used.holder.mac or None)
+        changed = self._tx.run(_TAKE, (entry.id, str(ip), used.kind.value, used.since, *holder))
         self._expect_one(changed, f"{entry.id} {ip}")
         self._put(entry, ip, used)
 
@@ -122,10 +129,12 @@ class Change:
         self._expect_one(self._tx.run(_RENAME, (used.kind.value, entry.id, str(ip))), f"{entry.id} {ip}")
         self._put(entry, ip, used)
 
-    def release(self, entry: PoolEntry, ip: netstate.IPAddress, now: float) -> None:
-        """Let an address in use rest."""
-        rested = pool.Rested(order=entry.addresses.next_order)
-        changed = self._tx.run(_RELEASE, (rested.order, now, entry.id, str(ip)))
+    def release(self, entry: PoolEntry, ip: netstate.IPAddress, since: float, stamp: float) -> None:
+        """Let an address in use rest. Units: `since` and `stamp` as in `pool.Used`."""
+        before = entry.addresses.state(ip)
+        holder = before.holder if isinstance(before, pool.Used) else pool.NOBODY
+        rested = pool.Rested(order=entry.addresses.next_order, stamp=stamp, holder=holder)
+        changed = self._tx.run(_RELEASE, (rested.order, since, entry.id, str(ip)))
         self._expect_one(changed, f"{entry.id} {ip}")
         self._put(entry, ip, rested)
 
@@ -276,7 +285,9 @@ def rows_of(pools: Pools) -> requests.KnownRows:
 def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:
     with state.read() as tx:
         pools = tx.rows("SELECT pool_id, prefix, lease, cidr, subpool, since FROM ipam_pools")
-        addresses = tx.rows("SELECT pool_id, ip, kind, since, rest_order FROM ipam_addresses")
+        addresses = tx.rows(
+            "SELECT pool_id, ip, kind, since, rest_order, holder_name, holder_mac FROM ipam_addresses"
+        )
     entries = {
         pool_id: PoolEntry(
             id=pool_id,
@@ -290,9 +301,12 @@ def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:
         )
         for pool_id, prefix, lease, cidr, subpool, since in pools
     }
-    for pool_id, ip, kind, since, order in addresses:
-        state_of = (
-            pool.Rested(order=order) if kind is None else pool.Used(kind=pool.Kind(kind), since=since, stamp=stamp)
+    for pool_id, ip, kind, since, order, name, mac in addresses:
+        holder = pool.Holder(name=name or "", mac=mac or "")
+        entries[pool_id].addresses.put(
+            ipaddress.ip_address(ip),
+            pool.Rested(order=order, stamp=stamp, holder=holder)  # from now on: no clock outlives a boot
+            if kind is None
+            else pool.Used(kind=pool.Kind(kind), since=since, stamp=stamp, holder=holder),
         )
-        entries[pool_id].addresses.put(ipaddress.ip_address(ip), state_of)
     return entries

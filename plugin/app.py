@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
-
 BUILD_WAIT_S = 20.0
 """How long a call waits for the object graph; building takes well under a second unless the disk hangs."""
 
@@ -36,6 +34,10 @@ class App:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._settings, self._problems = settings.parse_settings(env)
+        self._constants = {
+            **driver_endpoints.CONSTANT,
+            **ipam_endpoints.constants(sticky_mac=self._settings.sticky_mac),
+        }
         self._recent = logs.configure(self._settings.log_level)
         self._built = threading.Event()
         self._graph: graph.Graph | None = None
@@ -47,7 +49,7 @@ class App:
         for problem in self._problems:
             log.error("%s", problem)
         threading.Thread(target=self._build, name="build", daemon=True).start()
-        return http.make_app(self, CONSTANTS)
+        return http.make_app(self, self._constants)
 
     def stop(self) -> None:
         """End the threads. Network, lease and containers stay as they are."""
@@ -65,7 +67,7 @@ class App:
 
     def observe(self, name: str, seconds: float, status: int) -> None:
         """Implements `http.Core`. Only names that exist become labels."""
-        known = name in CONSTANTS or (self._graph is not None and name in self._graph.methods)
+        known = name in self._constants or (self._graph is not None and name in self._graph.methods)
         self._metrics.observe_call(name if known else "other", seconds, status)
 
     def status(self) -> http.Answer:

@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 
-from driver import audit, engine, errors, service
+from driver import audit, engine, errors, names, service
 from ipam import service as ipam_service
-from overlay import holdings
+from overlay import holdings, netstate
 from plugin import known_pools
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class EngineWatch:
         self._error: str | None = "not asked yet"
         self._default_error: str | None = None
         self._mended = 0
+        self._names: dict[names.NetworkId, str] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Look until `stop` is set. An engine that does not answer is asked again, for ever."""
@@ -96,6 +97,7 @@ class EngineWatch:
         networks, endpoints = self._driver.networks(), self._driver.endpoints()
         seen = self._docker.list_networks({net.id for net in networks})
         self._note(None)
+        self._names = {net.id: net.name for net in seen if net.ours}
         if networks:
             self._driver.allow_forwarding()
         now = audit.find(networks, endpoints, seen)
@@ -109,6 +111,17 @@ class EngineWatch:
         with self._lock:
             self._mended += len(done)
         return done
+
+    def network_of(self, cidr: netstate.IPNetwork) -> str:
+        """What an operator calls the network on a pool: its id, and its name as of the last look; "" for no network.
+
+        Asks nobody: for error messages of handlers.
+        """
+        for net in self._driver.networks():
+            if cidr == net.pool or (net.v6 is not None and cidr == net.v6.pool):
+                name = self._names.get(net.id)
+                return f"{name} ({net.id[:12]})" if name else net.id[:12]
+        return ""
 
     def status(self) -> dict[str, object]:
         """For /status."""

@@ -131,8 +131,14 @@ def build(chosen: settings.Settings) -> Graph:
 
     holdings = nodes.Nodes(chosen.etcd_prefix, make_node)
     plumbing.on_events(holdings.notice)
-    ipam = ipam_service.Ipam(holdings, state)
+    ipam = ipam_service.Ipam(
+        holdings,
+        state,
+        quarantine_s=chosen.address_quarantine_s,
+        network_of=lambda cidr: watch.network_of(cidr),  # noqa: PLW0108 - the watch is built last
+    )
     driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing)
+    watch = _watch(chosen, driver, ipam, holdings)
     holdings.restore(store.prefixes())
     driver.restore()
     return Graph(
@@ -142,7 +148,7 @@ def build(chosen: settings.Settings) -> Graph:
         reconciler=plumbing,
         ipam=ipam,
         driver=driver,
-        watch=_watch(chosen, driver, ipam, holdings),
+        watch=watch,
         audit=audit.Audit(
             audit.Sources(
                 docker=_docker(chosen),

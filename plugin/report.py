@@ -71,7 +71,13 @@ def status(built: graph.Graph) -> dict[str, Any]:
             for end in built.driver.endpoints()
         ],
         "addresses": [
-            {"pool": str(usage.cidr), "prefix": usage.prefix, "used": usage.used, "total": usage.total}
+            {
+                "pool": str(usage.cidr),
+                "prefix": usage.prefix,
+                "used": usage.used,
+                "total": usage.total,
+                "short": usage.short,
+            }
             for usage in built.ipam.usage()
         ],
         "etcd_requests": built.etcd_requests(),
@@ -137,6 +143,7 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
         of = {"pool": str(usage.cidr), "prefix": usage.prefix}
         yield "flannelpy_addresses_used", "Addresses handed out.", of, float(usage.used)
         yield "flannelpy_addresses", "Addresses of the pool.", of, float(usage.total)
+        yield "flannelpy_addresses_short", "1 while few addresses of the pool are left.", of, float(usage.short)
     yield "flannelpy_networks", "Docker networks.", {}, float(len(built.driver.networks()))
     yield "flannelpy_endpoints", "Endpoints of containers.", {}, float(len(built.driver.endpoints()))
     for kind, count in sorted(built.reconciler.repairs.items()):

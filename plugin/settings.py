@@ -17,6 +17,7 @@ from overlay import netconfig
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 TX_CHECKSUMS = ("auto", "on", "off")
+QUARANTINE_MAX_S = 86_400
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Settings:
     tx_checksum: str = "auto"
     network_config: str = ""
     default_network: str = ""
+    address_quarantine_s: int = 60
+    sticky_mac: bool = False
     log_level: str = "info"
     metrics_address: Address | None = None
     docker_host: str = ""
@@ -190,6 +193,18 @@ def _network_name(text: str) -> str:
     return text
 
 
+def _quarantine(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) > QUARANTINE_MAX_S:
+        raise ValueError(f"expected seconds, 0 to {QUARANTINE_MAX_S}; got {text!r}")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in LOG_LEVELS:
         raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}; got {text!r}")
@@ -283,6 +298,18 @@ KNOWN: tuple[Known, ...] = (
         field="default_network",
         parse=_network_name,
         description="Docker network that the plugin creates by itself; empty: none",
+    ),
+    Known(
+        name="ADDRESS_QUARANTINE",
+        field="address_quarantine_s",
+        parse=_quarantine,
+        description="seconds for which a released address is kept for the container that had it; 0: not at all",
+    ),
+    Known(
+        name="STICKY_MAC",
+        field="sticky_mac",
+        parse=_flag,
+        description="true: addresses come back by --mac-address too; other containers then get random MACs",
     ),
     Known(name="LOG_LEVEL", field="log_level", parse=_log_level, description=f"one of {', '.join(LOG_LEVELS)}"),
     Known(

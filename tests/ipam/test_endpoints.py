@@ -40,9 +40,10 @@ def pool_request(**changes: Any) -> dict[str, Any]:
     return {"AddressSpace": "flannelpy", "Pool": "", "SubPool": "", "Options": {}, "V6": False, **changes}
 
 
-def test_what_needs_no_lease_is_constant() -> None:
-    assert endpoints.CONSTANT == {
-        "IpamDriver.GetCapabilities": {"RequiresMACAddress": False, "RequiresRequestReplay": False},
+@pytest.mark.parametrize("sticky_mac", [False, True])
+def test_what_needs_no_lease_is_constant(sticky_mac: bool) -> None:
+    assert endpoints.constants(sticky_mac=sticky_mac) == {
+        "IpamDriver.GetCapabilities": {"RequiresMACAddress": sticky_mac, "RequiresRequestReplay": False},
         "IpamDriver.GetDefaultAddressSpaces": {
             "LocalDefaultAddressSpace": "flannelpy",
             "GlobalDefaultAddressSpace": "flannelpy",

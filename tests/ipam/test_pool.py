@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
+import math
 import time
 
 import pytest
@@ -18,15 +20,22 @@ SUBNET6 = N6("fd00:2:0:14::/64")
 USED = pool.Used(kind=pool.Kind.ENDPOINT, since=0.0, stamp=0.0)
 
 
-def take(addresses: pool.Pool) -> A | A6:
-    ip = addresses.propose()
+DB = pool.Holder(name="db")
+WEB = pool.Holder(name="web")
+MAC = pool.Holder(mac="02:00:00:00:00:77")
+
+
+def take(addresses: pool.Pool, holder: pool.Holder = pool.NOBODY, settled: float = math.inf) -> A | A6:
+    ip = addresses.propose(holder, settled)
     assert ip is not None
-    addresses.put(ip, USED)
+    addresses.put(ip, dataclasses.replace(USED, holder=holder))
     return ip
 
 
-def release(addresses: pool.Pool, ip: A | A6) -> None:
-    addresses.put(ip, pool.Rested(order=addresses.next_order))
+def release(addresses: pool.Pool, ip: A | A6, stamp: float = 0.0) -> None:
+    used = addresses.state(ip)
+    assert isinstance(used, pool.Used)
+    addresses.put(ip, pool.Rested(order=addresses.next_order, stamp=stamp, holder=used.holder))
 
 
 def drain(addresses: pool.Pool) -> list[str]:
@@ -222,53 +231,115 @@ def test_a_pool_without_end_reuses_what_rested_long_instead_of_remembering_ever_
     assert [int(ip) & 0xFFFF for ip in kept] == [1, pool.REST_LIMIT + 1, pool.REST_LIMIT + 2]
 
 
+def test_who_comes_back_while_its_address_rests_gets_it() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    db, web = take(addresses, DB), take(addresses, WEB)
+    for ip in (db, web):
+        release(addresses, ip, stamp=100.0)
+    assert [take(addresses, who, settled=99.0) for who in (WEB, DB)] == [web, db]
+
+
+def test_who_comes_back_after_its_address_rested_gets_the_next() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    release(addresses, take(addresses, DB), stamp=100.0)
+    assert str(take(addresses, DB, settled=100.0)) == "10.2.20.2"
+
+
+def test_the_last_of_several_addresses_comes_back_and_then_the_one_before() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    first, second = take(addresses, DB), take(addresses, DB)
+    for ip in (second, first):
+        release(addresses, ip, stamp=1.0)
+    addresses.put(first, USED)  # by number, as --ip does
+    assert [str(take(addresses, DB, settled=0.0)) for _ in range(2)] == [str(second), "10.2.20.3"]
+
+
+def test_a_name_is_a_surer_sign_than_a_mac() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    by_name, by_mac = take(addresses, DB), take(addresses, MAC)
+    for ip in (by_name, by_mac):
+        release(addresses, ip, stamp=1.0)
+    both = pool.Holder(name=DB.name, mac=MAC.mac)
+    assert [take(addresses, both, settled=0.0) for _ in range(2)] == [by_name, by_mac]
+
+
+def test_an_address_is_given_away_only_when_no_other_rested_longer() -> None:
+    addresses = pool.Pool(N("10.2.20.0/29"))
+    db, *others = [take(addresses, DB), *(take(addresses, WEB) for _ in range(5))]
+    for ip in (*others, db):
+        release(addresses, ip, stamp=1.0)
+    assert [take(addresses, settled=0.0) for _ in range(5)] == others
+    assert take(addresses, settled=0.0) == db
+    assert addresses.propose(DB, settled=0.0) is None
+
+
+def test_what_lies_outside_the_range_does_not_come_back_by_itself() -> None:
+    addresses = pool.Pool(N("10.2.20.0/24"), N("10.2.20.128/30"))
+    addresses.put(A("10.2.20.5"), dataclasses.replace(USED, holder=DB))
+    release(addresses, A("10.2.20.5"), stamp=1.0)
+    assert str(take(addresses, DB, settled=0.0)) == "10.2.20.128"
+
+
+def test_a_pool_without_end_spares_what_has_not_rested_long_enough() -> None:
+    addresses = pool.Pool(SUBNET6)
+    handed = []
+    for _ in range(pool.REST_MOST + 2):
+        ip = take(addresses, settled=0.5)
+        handed.append(int(ip) & 0xFFFFF)
+        release(addresses, ip, stamp=1.0)
+    assert handed == [*range(1, pool.REST_MOST + 1), 1, 2]  # of more than that nothing is remembered
+    assert int(take(addresses, settled=1.0)) & 0xFFFFF == 3
+
+
 class PoolMachine(RuleBasedStateMachine):
-    """Against the plainest model: a set of used, a list of rested, a sorted list of the never used."""
+    """Against the plainest model: who has what, a list of rested with who had it, a sorted list of the never used."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = pool.Pool(N("10.2.20.0/28"), N("10.2.20.8/29"))
         self.fresh = [A(f"10.2.20.{n}") for n in range(8, 15)]
-        self.rested: list[A] = []
-        self.used: list[A] = []
+        self.rested: list[tuple[A, pool.Holder]] = []
+        self.used: dict[A, pool.Holder] = {}
 
-    @rule(undo=st.booleans())
-    def take_next(self, undo: bool) -> None:
-        ip = self.pool.propose()
-        expected = [*self.fresh, *self.rested][:1]
+    @rule(undo=st.booleans(), holder=st.sampled_from([pool.NOBODY, DB, WEB, MAC]), late=st.booleans())
+    def take_next(self, undo: bool, holder: pool.Holder, late: bool) -> None:
+        ip = self.pool.propose(holder, settled=0.0 if late else -1.0)
+        own = [ip for ip, had in reversed(self.rested) if had == holder != pool.NOBODY and not late]
+        expected = [*own, *self.fresh, *(ip for ip, _ in self.rested)][:1]
         assert [ip] == (expected or [None])
         if ip is not None:
-            before = self.pool.put(ip, USED)
+            before = self.pool.put(ip, dataclasses.replace(USED, holder=holder))
             if undo:
                 self.pool.put(ip, before)
             else:
-                self._now_used(ip)
+                self._now_used(ip, holder)
 
-    @rule(number=st.integers(1, 14), undo=st.booleans())
-    def take_by_number(self, number: int, undo: bool) -> None:
+    @rule(number=st.integers(1, 14), undo=st.booleans(), holder=st.sampled_from([DB, WEB]))
+    def take_by_number(self, number: int, undo: bool, holder: pool.Holder) -> None:
         ip = A(f"10.2.20.{number}")
         if ip in self.used:
             with pytest.raises(errors.AddressTaken):
                 self.pool.require(ip)
             return
         self.pool.require(ip)
-        before = self.pool.put(ip, USED)
+        before = self.pool.put(ip, dataclasses.replace(USED, holder=holder))
         if undo:
             self.pool.put(ip, before)
         else:
-            self._now_used(ip)
+            self._now_used(ip, holder)
 
     @precondition(lambda self: self.used)
     @rule(data=st.data(), undo=st.booleans())
     def release(self, data: st.DataObject, undo: bool) -> None:
-        ip = data.draw(st.sampled_from(self.used))
-        before = self.pool.put(ip, pool.Rested(order=self.pool.next_order))
+        ip = data.draw(st.sampled_from(sorted(self.used)))
+        holder = self.used[ip]
+        before = self.pool.put(ip, pool.Rested(order=self.pool.next_order, stamp=0.0, holder=holder))
         if undo:
             self.pool.put(ip, before)
             return
-        self.used.remove(ip)
+        del self.used[ip]
         if ip >= A("10.2.20.8"):
-            self.rested.append(ip)
+            self.rested.append((ip, holder))
 
     @rule()
     def restart(self) -> None:
@@ -278,11 +349,10 @@ class PoolMachine(RuleBasedStateMachine):
         for ip, state in states.items():
             self.pool.put(ip, state)
 
-    def _now_used(self, ip: A) -> None:
-        self.used.append(ip)
-        for free in (self.fresh, self.rested):
-            if ip in free:
-                free.remove(ip)
+    def _now_used(self, ip: A, holder: pool.Holder) -> None:
+        self.used[ip] = holder
+        self.fresh = [one for one in self.fresh if one != ip]
+        self.rested = [one for one in self.rested if one[0] != ip]
 
     @invariant()
     def none_doubled_none_lost(self) -> None:

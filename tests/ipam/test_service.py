@@ -246,6 +246,7 @@ def test_usage_and_addresses_show_everything(world: World, ipam: service.Ipam) -
             gateway=A("10.2.20.129"),
             used=1,
             total=8,
+            short=False,
         ),
         requests.PoolUsage(
             id="flannelpy/10.9.7.0/24",
@@ -256,6 +257,7 @@ def test_usage_and_addresses_show_everything(world: World, ipam: service.Ipam) -
             gateway=None,
             used=0,
             total=254,
+            short=False,
         ),
     ]
     assert ipam.addresses() == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import pathlib
 import threading
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 A = ipaddress.IPv4Address
 POOL = "flannelpy/10.2.20.0/24"
+MAC = "02:00:00:00:00:77"
+HOLDERS = (pool.NOBODY, pool.Holder(name="db"), pool.Holder(mac=MAC), pool.Holder(name="web", mac=MAC))
 
 FAIL_STATEMENT = """
     CREATE TRIGGER fail BEFORE {on} BEGIN SELECT RAISE(ABORT, 'no space left'); END
@@ -54,6 +57,7 @@ def memory(ipam: service.Ipam) -> object:
                 entry.addresses.subpool,
                 [entry.addresses.state(ip) for ip in entry.addresses.cidr],
                 (entry.addresses.propose(), entry.addresses.used),
+                [entry.addresses.propose(holder, settled=0.0) for holder in HOLDERS],
             )
             for entry in pools.values()
         }
@@ -162,7 +166,10 @@ def test_a_bug_in_one_piece_of_work_leaves_no_trace_and_no_waiting_caller(ipam: 
 
 def test_rows_that_memory_does_not_have_are_found_out(world: World, ipam: service.Ipam) -> None:
     ipam.request_pool(requests.PoolRequest())
-    run_sql(world, "INSERT INTO ipam_addresses SELECT pool_id, '10.2.20.1', 'endpoint', 0, NULL FROM ipam_pools")
+    run_sql(
+        world,
+        "INSERT INTO ipam_addresses SELECT pool_id, '10.2.20.1', 'endpoint', 0, NULL, NULL, NULL FROM ipam_pools",
+    )
     with pytest.raises(store.Disagreement, match=r"state file and memory disagree about .*10\.2\.20\.1"):
         take(ipam)
 
@@ -193,6 +200,20 @@ def test_sixteen_callers_get_sixteen_addresses_each_time(world: World, ipam: ser
     assert memory(world.start()) == memory(ipam)
 
 
+def test_a_file_of_before_1_2_is_read_and_its_holders_are_nobody(world: World) -> None:
+    old = statefile.Schema(room="ipam", steps=store.SCHEMA.steps[:1])
+    with contextlib.closing(statefile.StateFile(world.path, [old])) as state, state.write() as tx:
+        tx.run("INSERT INTO ipam_pools VALUES (?, '/x', '10.2.20.0/24', '10.2.20.0/24', NULL, 0)", (POOL,))
+        tx.run("INSERT INTO ipam_addresses VALUES (?, '10.2.20.1', 'endpoint', 0, NULL)", (POOL,))
+        tx.run("INSERT INTO ipam_addresses VALUES (?, '10.2.20.2', NULL, 0, 7)", (POOL,))
+    with world.start()._store.read() as pools:
+        states = [pools[POOL].addresses.state(A(f"10.2.20.{n}")) for n in (1, 2)]
+    assert states == [
+        pool.Used(kind=pool.Kind.ENDPOINT, since=0.0, stamp=world.clock.mono),
+        pool.Rested(order=7, stamp=world.clock.mono),
+    ]
+
+
 def test_schema_has_the_rooms_name() -> None:
     assert store.SCHEMA.room == "ipam"
 
@@ -217,13 +238,19 @@ class RestartMachine(RuleBasedStateMachine):
             assert self.pools
 
     @precondition(lambda self: self.pools)
-    @rule(data=st.data(), number=st.none() | st.integers(0, 16), purpose=st.sampled_from(requests.Purpose))
-    def take(self, data: st.DataObject, number: int | None, purpose: requests.Purpose) -> None:
+    @rule(
+        data=st.data(),
+        number=st.none() | st.integers(0, 16),
+        purpose=st.sampled_from(requests.Purpose),
+        holder=st.sampled_from(HOLDERS),
+    )
+    def take(self, data: st.DataObject, number: int | None, purpose: requests.Purpose, holder: pool.Holder) -> None:
         ip = None if number is None else A(f"10.2.20.{number}")
         pool_id = data.draw(st.sampled_from(sorted(self.pools)))
         held = {row.ip: row.kind for row in self.ipam.addresses()}
         try:
-            granted = self.ipam.request_address(requests.AddressRequest(pool_id=pool_id, ip=ip, purpose=purpose))
+            request = requests.AddressRequest(pool_id=pool_id, ip=ip, purpose=purpose, holder=holder)
+            granted = self.ipam.request_address(request)
         except (errors.AddressTaken, errors.AddressOutsidePool, errors.PoolFull):
             return
         assert granted.ip not in held or held[granted.ip] is pool.Kind.GATEWAY

@@ -38,7 +38,7 @@ from overlay import (
 from plugin import audit, engine_watch, graph, http, metrics, report, settings
 from tests.overlay import node_host
 
-CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.CONSTANT}
+CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.constants(sticky_mac=False)}
 SAVED = nodestore.SavedNode(
     prefix=node_host.PREFIX,
     config=node_host.CONFIG,

@@ -65,6 +65,13 @@ def test_where_all_agree_nothing_is_mended(full: Plugin) -> None:
     assert full.watch.status() == {"reachable": True, "error": None, "default_network": None, "mended": 0}
 
 
+def test_a_network_is_called_by_its_id_until_docker_told_its_name(full: Plugin) -> None:
+    pool, other = ipaddress.IPv4Network("10.2.1.0/24"), ipaddress.IPv4Network("10.2.1.0/25")
+    assert (full.watch.network_of(pool), full.watch.network_of(other)) == ("4d5d70de7705", "")
+    full.watch.look()
+    assert (full.watch.network_of(pool), full.watch.network_of(other)) == ("flannel (4d5d70de7705)", "")
+
+
 def test_an_endpoint_goes_only_after_two_looks(full: Plugin) -> None:
     full.engine.networks = [EMPTY]
     full.watch.look()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ipam import requests
 from overlay import flanneld, netstate
 from plugin import report
 from tests.overlay import node_host
@@ -55,6 +56,17 @@ def test_why_there_is_no_lease_is_told(make_plugin: Callable[..., Plugin]) -> No
 def test_when_nothing_is_missing_nothing_is_told(ready: Plugin) -> None:
     assert missing(ready) == []
     assert gauges(ready)["flannelpy_lease_held"] == 1.0
+
+
+def test_a_pool_nearly_used_up_is_told_and_does_not_make_the_plugin_unready(ready: Plugin) -> None:
+    pool_id = memory_plugin.fill_network(ready)
+    for _ in range(203):  # with the gateway 204, of 254
+        ready.ipam.request_address(requests.AddressRequest(pool_id=pool_id))
+    assert report.status(ready.graph)["addresses"] == [
+        {"pool": "10.2.1.0/24", "prefix": PREFIX, "used": 204, "total": 254, "short": True}
+    ]
+    assert gauges(ready)["flannelpy_addresses_short"] == 1.0
+    assert missing(ready) == []
 
 
 def test_a_flanneld_beside_us_is_told(ready: Plugin) -> None:
@@ -119,7 +131,7 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
             "joined": False,
         }
     ]
-    assert told["addresses"] == [{"pool": "10.2.1.0/24", "prefix": PREFIX, "used": 2, "total": 254}]
+    assert told["addresses"] == [{"pool": "10.2.1.0/24", "prefix": PREFIX, "used": 2, "total": 254, "short": False}]
     assert told["flannel_networks"][0]["confirmed"] is True
     assert told["engine"] == {
         "reachable": False,
@@ -166,6 +178,7 @@ def test_gauges_count_what_is_there(ready: Plugin) -> None:
     assert {name: told[name] for name in told if "address" in name or "networks" in name or "endpoints" in name} == {
         "flannelpy_addresses_used": 2.0,
         "flannelpy_addresses": 254.0,
+        "flannelpy_addresses_short": 0.0,
         "flannelpy_networks": 1.0,
         "flannelpy_endpoints": 1.0,
     }
