@@ -1,20 +1,44 @@
 """What the host's packet filter must let through, rewrite and keep apart, as values.
 
 Pure. `driver.desired` makes a FirewallPlan, `reconciler` hands it to the firewall port (`firewall_port`). Two places,
-since a verdict "accept" in one table never overrides a drop in another: masquerade and isolation are an nft table of
-our own (`firewall_table`); permission to forward is a chain of our own in the iptables flavour(s) where the engine
-put its DROP (`firewall_chain`). So the table only drops and the chain only accepts: what the chain lets through too
-broadly, the table still keeps apart. All of it once for each IP family; `domains` shows a plan as one family sees it.
+since a verdict "accept" in one table never overrides a drop in another: masquerade, published ports and isolation are
+an nft table of our own (`firewall_table`, `firewall_ports`); permission to forward is a chain of our own in the
+iptables flavour(s) where the engine put its DROP (`firewall_chain`). So the table only drops and the chain only
+accepts: what the chain lets through too broadly, the table still keeps apart. All of it once for each IP family;
+`domains` shows a plan as one family sees it.
 Source: nft(8), iptables(8), moby daemon/libnetwork/iptables, flannel pkg/trafficmngr/iptables/iptables.go.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import ipaddress
 from collections.abc import Iterable
 
 from overlay import netstate
+
+
+class Protocol(enum.StrEnum):
+    """What ports can be published of."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPort:
+    """A port of this host that stands for one of a container.
+
+    Shape: `host_ip` and `address` are of one family; an unspecified `host_ip` (0.0.0.0, ::) is every address that the
+    host has of it.
+    """
+
+    protocol: Protocol
+    host_ip: netstate.IPAddress
+    host_port: int
+    address: netstate.IPAddress
+    port: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +73,8 @@ class BridgeRules:
     reach each other. Where it is "", the device takes its place."""
     direct: bool = False
     v6: BridgeRulesV6 | None = None
+    published: frozenset[PublishedPort] = frozenset()
+    """Of containers of this bridge, in both families; an internal bridge publishes none."""
 
 
 FirewallPlan = frozenset[BridgeRules]
@@ -99,6 +125,7 @@ class Half:
     direct: bool
     internal: bool
     masquerade: bool
+    published: tuple[PublishedPort, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,4 +199,10 @@ def _half(rules: BridgeRules, family: Family) -> Half | None:
         direct=part.direct or not part.device,
         internal=rules.internal,
         masquerade=rules.masquerade,
+        published=() if rules.internal else _published(rules, family),
     )
+
+
+def _published(rules: BridgeRules, family: Family) -> tuple[PublishedPort, ...]:
+    found = (port for port in rules.published if port.address.version == family.version)
+    return tuple(sorted(found, key=lambda port: (port.host_ip.packed, port.protocol, port.host_port)))

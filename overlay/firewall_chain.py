@@ -49,6 +49,7 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
     Links of one flannel network exchange everything, a bridge with itself too (bridge-nf-call-iptables=1, and so do
     the neighbours that look for each other). Other traffic may leave through a bridge that is not internal and be
     answered; towards the engine's own bridges (`docker`) the engine's rules decide, or we'd open what it isolates.
+    What was sent to a published port may enter, wherever it comes from: that it was redirected says so.
     """
     chain = firewall.CHAIN
     domains = firewall.domains(plan, family)
@@ -56,11 +57,13 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
     open_bridges = [half.bridge for domain in domains for half in domain.halves if not half.internal]
     if not open_bridges:
         return inside
+    publishing = [half.bridge for domain in domains for half in domain.halves if half.published]
     ours = {link for domain in domains for link in domain.links}
     named = sorted(name for name in set(docker) - ours if not name.startswith(("docker", "br-")))
     return [
         *inside,
         *(f"-A {chain} -o {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" for name in open_bridges),
+        *(f"-A {chain} -o {name} -m conntrack --ctstate DNAT -j ACCEPT" for name in publishing),
         *(f"-A {chain} -o {name} -j RETURN" for name in (*_DOCKER_PATTERNS, *named)),
         *(f"-A {chain} -i {name} -j ACCEPT" for name in open_bridges),
     ]

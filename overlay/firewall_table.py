@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from overlay import firewall, netstate
+from overlay import firewall, firewall_ports, nft_text
 
 
 def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
@@ -19,18 +19,22 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
     domains = firewall.domains(plan, family)
     if not domains:
         return fresh
-    chains = [_chain("postrouting", "type nat hook postrouting priority srcnat", _rewrites(domains, family))]
-    if drops := [*_internal_drops(domains, family), *_drops(domains, family)]:
-        chains.append(_chain("forward", "type filter hook forward priority filter", drops))
-    return f"{fresh}{name} {{\n" + "\n".join(chains) + "}\n"
+    rewrites = [*firewall_ports.rewrites(domains, family), *_rewrites(domains, family)]
+    parts = [
+        *firewall_ports.parts(domains, family),
+        nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
+    ]
+    if drops := [*_internal_drops(domains, family), *_between(domains, family)]:
+        parts.append(nft_text.chain("forward", drops, "type filter hook forward priority filter"))
+    return f"{fresh}{name} {{\n" + "\n".join(parts) + "}\n"
 
 
 def nft_shape(text: str) -> tuple[int, ...]:
-    """How many chains and verdicts a table's text has: equal in what we write and in what nft lists of it.
+    """How many chains, verdicts and ports a table's text has: equal in what we write and in what nft lists of it.
 
     The texts themselves differ: nft sorts and merges set elements, each version in its own way.
     """
-    return tuple(text.count(word) for word in ("\tchain ", " masquerade", " drop\n"))
+    return tuple(text.count(word) for word in ("\tchain ", " masquerade", " drop\n", " map @", " : "))
 
 
 def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -44,28 +48,34 @@ def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> It
     for domain in domains:
         subnets = [half.subnet for half in domain.halves if half.masquerade and not half.internal]
         if subnets:
-            outside = f"{target} != {_networks([*domain.overlays, family.multicast])}"
-            elsewhere = f"oifname != {_names(domain.links)}"
-            yield f"{source} {_networks(subnets)} {outside} {elsewhere} masquerade fully-random"
-        foreign = f"{source} != {_networks([*domain.overlays, *family.own])}"
+            outside = f"{target} != {nft_text.networks([*domain.overlays, family.multicast])}"
+            elsewhere = f"oifname != {nft_text.names(domain.links)}"
+            yield f"{source} {nft_text.networks(subnets)} {outside} {elsewhere} masquerade fully-random"
+        foreign = f"{source} != {nft_text.networks([*domain.overlays, *family.own])}"
         for device in domain.devices:
             yield f'oifname "{device}" {foreign} masquerade fully-random'
         if direct := domain.direct_overlays:
-            elsewhere = f"oifname != {_names(['lo', *domain.links])}"
-            yield f"{target} {_networks(direct)} {foreign} {elsewhere} masquerade fully-random"
+            elsewhere = f"oifname != {nft_text.names(['lo', *domain.links])}"
+            yield f"{target} {nft_text.networks(direct)} {foreign} {elsewhere} masquerade fully-random"
 
 
 def _internal_drops(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
     """An internal bridge meets only its flannel network."""
     for domain in domains:
         if domain.internal:
-            internal, links = _names(domain.internal), _names(domain.links)
+            internal, links = nft_text.names(domain.internal), nft_text.names(domain.links)
             beyond_target, beyond_source = "", ""
             if direct := domain.direct_overlays:
-                beyond_target = f"{family.table} daddr != {_networks(direct)} "
-                beyond_source = f"{family.table} saddr != {_networks(direct)} "
+                beyond_target = f"{family.table} daddr != {nft_text.networks(direct)} "
+                beyond_source = f"{family.table} saddr != {nft_text.networks(direct)} "
             yield f"iifname {internal} oifname != {links} {beyond_target}drop"
             yield f"oifname {internal} iifname != {links} {beyond_source}drop"
+
+
+def _between(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    if drops := list(_drops(domains, family)):
+        yield from firewall_ports.exceptions(domains)
+        yield from drops
 
 
 def _drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -75,29 +85,11 @@ def _drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[
         others = [other for other in domains if other is not domain]
         links = [link for other in others for link in other.links]
         overlays = [overlay for other in others for overlay in other.direct_overlays]
-        origins = [f"iifname {_names(domain.links)}"]
+        origins = [f"iifname {nft_text.names(domain.links)}"]
         if direct := domain.direct_overlays:
-            origins.append(f"{source} {_networks(direct)}")
+            origins.append(f"{source} {nft_text.networks(direct)}")
         for origin in origins:
             if links:
-                yield f"{origin} oifname {_names(links)} drop"
+                yield f"{origin} oifname {nft_text.names(links)} drop"
             if overlays:
-                yield f"{origin} {target} {_networks(overlays)} drop"
-
-
-def _chain(name: str, hook: str, rules: Iterable[str]) -> str:
-    body = "".join(f"\t\t{rule}\n" for rule in rules)
-    return f"\tchain {name} {{\n\t\t{hook}; policy accept;\n{body}\t}}\n"
-
-
-def _names(links: Iterable[str]) -> str:
-    return _set([f'"{link}"' for link in links])
-
-
-def _networks(networks: Iterable[netstate.IPNetwork]) -> str:
-    """Collapsed, since nft refuses a set whose intervals overlap."""
-    return _set([str(network) for network in firewall.collapse(networks)])
-
-
-def _set(elements: list[str]) -> str:
-    return elements[0] if len(elements) == 1 else "{ " + ", ".join(elements) + " }"
+                yield f"{origin} {target} {nft_text.networks(overlays)} drop"

@@ -44,6 +44,21 @@ def hosted(one: firewall.BridgeRules) -> firewall.BridgeRules:
     return dataclasses.replace(one, device=netstate.IfName(""), prefix=f"/{one.device}")
 
 
+def published(one: firewall.BridgeRules, *ports: str) -> firewall.BridgeRules:
+    """The same bridge with ports such as "tcp 0.0.0.0 8080 10.2.20.5 80"."""
+    return dataclasses.replace(one, published=frozenset(port(*words.split()) for words in ports))
+
+
+def port(protocol: str, host_ip: str, host_port: str, address: str, own_port: str) -> firewall.PublishedPort:
+    return firewall.PublishedPort(
+        protocol=firewall.Protocol(protocol),
+        host_ip=ipaddress.ip_address(host_ip),
+        host_port=int(host_port),
+        address=ipaddress.ip_address(address),
+        port=int(own_port),
+    )
+
+
 V4, V6 = firewall.IPV4, firewall.IPV6
 OPEN = rules("fp-open", "10.2.20.0/25")
 INTERNAL = rules("fp-int", "10.2.20.128/25", internal=True)
@@ -94,6 +109,24 @@ PLANS = {
     "host-gw-dual": frozenset({dual(hosted(OPEN), "2001:db8:2:20::/64")}),
     "direct-routing": frozenset({dataclasses.replace(OPEN, direct=True)}),
     "vxlan-and-host-gw": frozenset({OPEN, hosted(BLUE)}),
+    "published": frozenset(
+        {
+            published(OPEN, "tcp 0.0.0.0 8080 10.2.20.5 80", "udp 0.0.0.0 53 10.2.20.5 5353"),
+            published(INTERNAL, "tcp 0.0.0.0 8081 10.2.20.130 80"),
+        }
+    ),
+    "published-dual": frozenset(
+        {
+            published(
+                dual(OPEN, "2001:db8:2:20::/64"),
+                "tcp 192.0.2.1 8080 10.2.20.5 80",
+                "tcp 127.0.0.1 8080 10.2.20.6 80",
+                "tcp :: 8080 2001:db8:2:20::5 80",
+                "tcp 2001:db8::1 8081 2001:db8:2:20::6 80",
+            ),
+            BLUE,
+        }
+    ),
     "two-host-gw": frozenset(
         {dual(hosted(OPEN), "2001:db8:2:20::/64"), dual(hosted(BLUE), "2001:db8:9:20::/64"), hosted(INTERNAL)}
     ),
@@ -216,8 +249,20 @@ def test_from_whatever_is_there_one_script_reaches_the_plan(
     assert after.count(JUMP) == bool(plan)
 
 
+def test_a_published_port_counts_in_the_shape_of_a_table() -> None:
+    """Each map is used once; a colon is in its type, and one in each element."""
+    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published"], V4))[3:] == (1, 3)
+    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published-dual"], V6))[3:] == (2, 4)
+
+
+def test_of_two_containers_with_one_port_one_has_it() -> None:
+    """It cannot be, but nft would refuse the whole table, and with it all isolation."""
+    twice = published(OPEN, "tcp 0.0.0.0 8080 10.2.20.5 80", "tcp 0.0.0.0 8080 10.2.20.6 80")
+    assert firewall_table.nft_script(frozenset({twice}), V4).count("tcp . 8080 : ") == 1
+
+
 def test_the_shape_of_a_table_does_not_depend_on_how_sets_are_printed() -> None:
     script = firewall_table.nft_script(frozenset({OPEN, INTERNAL, BLUE}), V4)
-    assert firewall_table.nft_shape(script) == (2, 4, 4)
-    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (2, 4, 4)
-    assert firewall_table.nft_shape("") == (0, 0, 0)
+    assert firewall_table.nft_shape(script) == (2, 4, 4, 0, 0)
+    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (2, 4, 4, 0, 0)
+    assert firewall_table.nft_shape("") == (0, 0, 0, 0, 0)

@@ -1,0 +1,84 @@
+"""Published ports in the text of our nft table: who answers for a port of this host, and the way there and back.
+
+Pure. Used by `firewall_table`. Which port is whose stands in two maps, so that a packet is looked up once however
+many there are: `ports` for those of every address of the host, `ports-at` for those of one address. Clients keep
+their addresses, but where the answer would not pass this host again: clients on the container's own bridge, itself
+among them, and this host's loopback.
+
+127.0.0.1 needs the kernel parameter route_localnet on the bridge (`driver.desired`), which alone would let containers
+reach what listens on the host's loopback: so whatever comes from such a bridge and is for one of its addresses is
+dropped (one for a source the kernel drops by itself). IPv6 has no such parameter, and ::1 no way.
+Source: nft(8), kernel Documentation/networking/ip-sysctl.rst (route_localnet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from overlay import firewall, nft_text
+
+LOOPBACK = "127.0.0.0/8"
+_KEY = "meta l4proto . th dport"
+
+
+def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Maps and chains of the table; nothing where nothing is published."""
+    halves = _publishing(domains)
+    if not halves:
+        return
+    ports = [port for half in halves for port in half.published]
+    everywhere = {_target(port): _way(port) for port in ports if port.host_ip.is_unspecified}
+    somewhere = {f"{port.host_ip} . {_target(port)}": _way(port) for port in ports if not port.host_ip.is_unspecified}
+    address = "ipv4_addr" if family is firewall.IPV4 else "ipv6_addr"
+    rules = []
+    if somewhere:
+        yield _map("ports-at", f"{address} . inet_proto . inet_service : {address} . inet_service", somewhere)
+        rules.append(f"dnat {family.table} to {family.table} daddr . {_KEY} map @ports-at")
+    if everywhere:
+        yield _map("ports", f"inet_proto . inet_service : {address} . inet_service", everywhere)
+        rules.append(f"fib daddr type local dnat {family.table} to {_KEY} map @ports")
+    yield nft_text.chain("publish", rules)
+    if family is firewall.IPV4:
+        bridges = nft_text.names(half.bridge for half in halves)
+        forged = [f"iifname {bridges} ip daddr {LOOPBACK} drop"]
+        yield nft_text.chain("loopback", forged, "type filter hook prerouting priority raw")
+    from_outside = f"ip daddr != {LOOPBACK} jump publish" if family is firewall.IPV4 else "jump publish"
+    yield nft_text.chain("prerouting", [from_outside], "type nat hook prerouting priority dstnat")
+    yield nft_text.chain("output", ["jump publish"], "type nat hook output priority -100")
+
+
+def rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Sources that must be this host's, or the answer takes a shorter way and its receiver does not know it."""
+    halves = _publishing(domains)
+    for half in halves:
+        neighbours = f"{family.table} saddr {half.subnet}"
+        yield f'oifname "{half.bridge}" {neighbours} ct status dnat masquerade fully-random'
+    if halves and family is firewall.IPV4:
+        bridges = nft_text.names(half.bridge for half in halves)
+        yield f"oifname {bridges} ip saddr {LOOPBACK} masquerade fully-random"
+
+
+def exceptions(domains: Iterable[firewall.Domain]) -> Iterator[str]:
+    """What may pass between two flannel networks: a published port is there for whoever reaches the host."""
+    if halves := _publishing(domains):
+        bridges = nft_text.names(half.bridge for half in halves)
+        yield f"oifname {bridges} ct direction original ct status dnat accept"
+        yield f"iifname {bridges} ct direction reply ct status dnat accept"
+
+
+def _publishing(domains: Iterable[firewall.Domain]) -> list[firewall.Half]:
+    return [half for domain in domains for half in domain.halves if half.published]
+
+
+def _target(port: firewall.PublishedPort) -> str:
+    return f"{port.protocol} . {port.host_port}"
+
+
+def _way(port: firewall.PublishedPort) -> str:
+    return f"{port.address} . {port.port}"
+
+
+def _map(name: str, kind: str, elements: dict[str, str]) -> str:
+    """Of two elements with one key the last stays: nft would refuse the whole table."""
+    listed = ", ".join(f"{key} : {value}" for key, value in elements.items())
+    return f"\tmap {name} {{\n\t\ttype {kind}\n\t\telements = {{ {listed} }}\n\t}}\n"
