@@ -46,7 +46,7 @@ def network_state(net: network.Network) -> netstate.NetState:
     if net.v6 is None:
         return v4
     parameters = (
-        netstate.Sysctl(key=f"net.ipv6.conf.{net.bridge}.{name}", value=value)
+        netstate.Sysctl(key=f"net.ipv6.conf.{net.bridge.replace('.', '/')}.{name}", value=value)
         for name, value in BRIDGE_SYSCTLS_V6.items()
     )
     return v4.union(parameters, [netstate.Address(link=net.bridge, interface=net.v6.gateway)])

@@ -92,6 +92,15 @@ class NoExit:
 Exit = NativeExit | DockerExit | NoExit
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What Docker is told at Join: which link it takes, what it calls it, and the way out."""
+
+    container_end: netstate.IfName
+    way: Exit
+    iface_prefix: str = network.IFACE_PREFIX
+
+
 def require_address(net: network.Network, end: Endpoint) -> None:
     """Raise BadRequest unless the endpoint's addresses are a container's in this network."""
     if end.address.ip not in net.pool or end.address.ip == net.gateway.ip:
@@ -135,13 +144,13 @@ def _overlay_routes(net: network.Network) -> tuple[OverlayRoute, ...]:
     return v4, OverlayRoute(overlay=net.v6.overlay, next_hop=net.v6.gateway.ip)
 
 
-def format_join(container_end: netstate.IfName, way: Exit) -> dict[str, Any]:
-    """Join's answer. The interface's final name is Docker's: eth and the lowest free number."""
+def format_join(joined: Joined) -> dict[str, Any]:
+    """Join's answer. The interface's final name is Docker's: the prefix and the lowest free number."""
     answer: dict[str, Any] = {
-        "InterfaceName": {"SrcName": container_end, "DstPrefix": "eth"},
+        "InterfaceName": {"SrcName": joined.container_end, "DstPrefix": joined.iface_prefix},
         "StaticRoutes": [],
     }
-    match way:
+    match joined.way:
         case NativeExit(gateway=gateway, gateway_v6=gateway_v6):
             ways = {"Gateway": str(gateway)} | ({"GatewayIPv6": str(gateway_v6)} if gateway_v6 else {})
             return answer | ways | {"DisableGatewayService": True}

@@ -94,8 +94,7 @@ def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
 def _join(driver: service.Driver, body: fields.JsonObject) -> Answer:
     options = fields.mapping(body, "Options")
     publishes = bool(fields.objects(options, OPTION_PORTMAP))
-    joined, way = driver.join(_network_id(body), _endpoint_id(body), publishes=publishes)
-    return endpoint.format_join(joined.container_end, way)
+    return endpoint.format_join(driver.join(_network_id(body), _endpoint_id(body), publishes=publishes))
 
 
 def _leave(driver: service.Driver, body: fields.JsonObject) -> Answer:

@@ -20,13 +20,17 @@ from overlay import netstate
 NetworkId = NewType("NetworkId", str)
 EndpointId = NewType("EndpointId", str)
 
-BRIDGE_PREFIX = "fp-"
+BRIDGE_PREFIX = netstate.BRIDGE_PREFIX
 HOST_END_PREFIX = "fph"
 CONTAINER_END_PREFIX = "fpc"
 
 STEM_LENGTH = 12
 
 _ID = re.compile(r"[0-9a-z]{12,64}")
+_LINK = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}")
+_RESERVED = re.compile(r"all|default|lo|docker0|docker_gwbridge|br-[0-9a-f]{12}|(fp-|fph|fpc|flannel[.-]).*")
+"""Names that the kernel's parameters give a meaning, that Docker's own bridges have or will have, and our own."""
+_IFACE_PREFIX = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -48,6 +52,28 @@ def parse_mac(text: str, field: str) -> netstate.Mac:
     if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise errors.BadRequest(f"{field}: expected a unicast MAC such as 02:42:0a:02:14:05, got {text[:80]!r}")
     return netstate.Mac(mac)
+
+
+def parse_bridge(text: str, field: str) -> netstate.IfName:
+    """The name that an operator chose for a bridge.
+
+    Fewer characters than the kernel allows: the name stands in the rules of the packet filter, where some have a
+    meaning. Raises BadRequest.
+    """
+    if not _LINK.fullmatch(text):
+        raise errors.BadRequest(f"{field}: expected 1 to 15 letters, digits, '_', '.' or '-', got {text[:80]!r}")
+    if _RESERVED.fullmatch(text):
+        raise errors.BadRequest(
+            f"{field}: {text} is a name that Docker, flannelpy or the kernel uses; choose another"
+        )
+    return netstate.IfName(text)
+
+
+def parse_iface_prefix(text: str, field: str) -> str:
+    """What the names of a container's interfaces begin with; Docker adds a number. Raises BadRequest."""
+    if not _IFACE_PREFIX.fullmatch(text):
+        raise errors.BadRequest(f"{field}: expected 1 to 13 letters, digits, '_', '.' or '-', got {text[:80]!r}")
+    return text
 
 
 def bridge_name(network_id: NetworkId, taken: Collection[netstate.IfName] = ()) -> netstate.IfName:

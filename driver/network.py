@@ -10,7 +10,7 @@ import enum
 import ipaddress
 from collections.abc import Iterator, Mapping
 
-from driver import errors, names
+from driver import errors, foreign_options, names
 from overlay import fields, lease, netstate
 
 ADDRESS_SPACE = "flannelpy"
@@ -19,7 +19,11 @@ ADDRESS_SPACE = "flannelpy"
 OPTION_GATEWAY = "flannelpy.gateway"
 OPTION_MTU = "com.docker.network.driver.mtu"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
-OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_MASQUERADE)
+OPTION_BRIDGE = "com.docker.network.bridge.name"
+OPTION_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
+OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_MASQUERADE, OPTION_BRIDGE, OPTION_IFACE_PREFIX)
+
+IFACE_PREFIX = "eth"
 
 MIN_MTU = 68
 """The least an IPv4 link may have. Source: RFC 791 §3.2."""
@@ -70,6 +74,7 @@ class Network:
     gateway_mode: GatewayMode = GatewayMode.AUTO
     chosen_mtu: int | None = None
     v6: NetworkV6 | None = None
+    iface_prefix: str = IFACE_PREFIX
 
     @property
     def pools(self) -> str:
@@ -79,23 +84,37 @@ class Network:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What `docker network create -o …` may say. Units: `mtu` bytes, None = the overlay's."""
+    """What `docker network create -o …` may say.
+
+    `bridge` None: named after the network's id. Units: `mtu` bytes, None = the overlay's.
+    """
 
     gateway_mode: GatewayMode = GatewayMode.AUTO
     mtu: int | None = None
     masquerade: bool = True
+    bridge: netstate.IfName | None = None
+    iface_prefix: str = IFACE_PREFIX
 
 
 def parse_options(raw: Mapping[str, object]) -> Options:
-    """Read the generic options. Raises BadRequest for an unknown one, with the list of those there are."""
-    unknown = sorted(set(raw) - set(OPTIONS))
-    if unknown:
-        raise errors.BadRequest(f"unknown option {unknown[0][:80]!r}; flannelpy knows: {', '.join(OPTIONS)}")
+    """Read the generic options.
+
+    Raises BadRequest: for an option of Docker's own drivers with what to use instead, for any other with the list of
+    those there are.
+    """
     values = {key: _text(key, value) for key, value in raw.items()}
+    for key in sorted(set(values) - set(OPTIONS)):
+        foreign = foreign_options.FOREIGN.get(key)
+        if foreign is None:
+            raise errors.BadRequest(f"unknown option {key[:80]!r}; flannelpy knows: {', '.join(OPTIONS)}")
+        if values[key] not in foreign.harmless:
+            raise errors.BadRequest(f"{key}={values[key][:80]}: {foreign.why}")
     return Options(
         gateway_mode=_gateway_mode(values.get(OPTION_GATEWAY, GatewayMode.AUTO)),
         mtu=_mtu(values[OPTION_MTU]) if OPTION_MTU in values else None,
         masquerade=_flag(OPTION_MASQUERADE, values.get(OPTION_MASQUERADE, "true")),
+        bridge=names.parse_bridge(name, OPTION_BRIDGE) if (name := values.get(OPTION_BRIDGE)) else None,
+        iface_prefix=names.parse_iface_prefix(values.get(OPTION_IFACE_PREFIX) or IFACE_PREFIX, OPTION_IFACE_PREFIX),
     )
 
 

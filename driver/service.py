@@ -59,9 +59,11 @@ class Driver:
             try:
                 net = self._build_network(request)
                 self._plumbing.write_firewall()
-            except overlay_errors.KernelError:
+            except overlay_errors.KernelError as exc:
                 if not known:
                     self._take_back(request.id)
+                if isinstance(exc, overlay_errors.NameTaken):
+                    raise errors.Conflict(_explain_taken(self._bridge_of(request))) from exc
                 raise
         log.info("network created id=%s pool=%s bridge=%s", net.id[:12], net.pools, net.bridge)
         return net
@@ -128,10 +130,8 @@ class Driver:
                 self.delete_endpoint(end.id)
             raise
 
-    def join(
-        self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool
-    ) -> tuple[endpoint.Endpoint, endpoint.Exit]:
-        """Give the container's end to Docker; the endpoint, and how the container gets out.
+    def join(self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool) -> endpoint.Joined:
+        """Give the container's end to Docker.
 
         Raises UnknownNetwork, UnknownEndpoint, BadRequest, KernelError.
         """
@@ -141,16 +141,20 @@ class Driver:
             if end.network_id != network_id:
                 raise errors.UnknownEndpoint(f"endpoint {endpoint_id[:12]} is not in network {network_id[:12]}")
             again = endpoint_id in self._left
-        way = endpoint.choose_exit(net, publishes=publishes)
+        answer = endpoint.Joined(
+            container_end=end.container_end,
+            way=endpoint.choose_exit(net, publishes=publishes),
+            iface_prefix=net.iface_prefix,
+        )
         if end.joined:
-            return end, way
+            return answer
         if again:
             # The pair may have died with the container's namespace. Forgotten first, so that it is really looked for.
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
             self._plumb_endpoint(net, end)
         end = self._save_joined(end, joined=True)
         self._plumb_endpoint(net, end)
-        return end, way
+        return answer
 
     def leave(self, endpoint_id: names.EndpointId) -> None:
         """Docker brings the container's end back, for a Join or a DeleteEndpoint to follow; unknown is success."""
@@ -202,18 +206,20 @@ class Driver:
         """
         self._plumbing.set_again("forwarding", desired.forwarding(self.networks()))
 
-    def _bridge_of(self, network_id: names.NetworkId) -> netstate.IfName:
+    def _bridge_of(self, request: creation.Request) -> netstate.IfName:
         """What the network's bridge is called, or would be."""
+        if request.options.bridge is not None:
+            return request.options.bridge
         with self._lock:
-            known = self._networks.get(network_id)
+            known = self._networks.get(request.id)
             if known is not None:
                 return known.bridge
-            return names.bridge_name(network_id, {net.bridge for net in self._networks.values()})
+            return names.bridge_name(request.id, {net.bridge for net in self._networks.values()})
 
     def _build_network(self, request: creation.Request) -> network.Network:
         """Record a network and make its bridge."""
         with self._turn:
-            net = creation.plan(request, self._leases.held(), self._bridge_of(request.id))
+            net = creation.plan(request, self._leases.held(), self._bridge_of(request))
             with self._lock:
                 known = self._networks.get(net.id)
                 if known not in (None, net):
@@ -300,3 +306,10 @@ class Driver:
                 f"endpoint {endpoint_id[:12]} is not known to flannelpy; start the container anew"
             )
         return end
+
+
+def _explain_taken(bridge: netstate.IfName) -> str:
+    return (
+        f"a link {bridge} is there that is not flannelpy's; choose another name with "
+        f"-o {network.OPTION_BRIDGE}=NAME, or take it away with: ip link del {bridge}"
+    )

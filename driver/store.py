@@ -52,6 +52,10 @@ SCHEMA = statefile.Schema(
         ALTER TABLE endpoints ADD COLUMN mtu INTEGER NOT NULL DEFAULT 0;
         UPDATE endpoints SET mtu = (SELECT mtu FROM networks WHERE networks.id = endpoints.network_id)
         """,
+        # 1.2
+        """
+        ALTER TABLE networks ADD COLUMN iface_prefix TEXT NOT NULL DEFAULT 'eth'
+        """,
     ),
 )
 
@@ -59,15 +63,15 @@ SCHEMA = statefile.Schema(
 _SAVE_NETWORK = """
     INSERT INTO networks (
         id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
     overlay_v6 = excluded.overlay_v6, device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu,
     direct = excluded.direct
 """
 _LOAD_NETWORKS = """
     SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct FROM networks ORDER BY rowid
+    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
     INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu)
@@ -121,6 +125,7 @@ class DriverStore:
                     *v6,
                     net.chosen_mtu,
                     net.direct,
+                    net.iface_prefix,
                 ),
             )
 
@@ -153,7 +158,7 @@ def _texts_v6(v6: network.NetworkV6 | None) -> tuple[str | None, ...]:
 
 def _network(row: statefile.Row) -> network.Network:
     network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *later = row
-    *v6, chosen_mtu, direct = later
+    *v6, chosen_mtu, direct, iface_prefix = later
     return network.Network(
         id=names.NetworkId(network_id),
         bridge=netstate.IfName(bridge),
@@ -168,6 +173,7 @@ def _network(row: statefile.Row) -> network.Network:
         masquerade=bool(masquerade),
         gateway_mode=network.GatewayMode(mode),
         chosen_mtu=chosen_mtu,
+        iface_prefix=iface_prefix,
         v6=_network_v6(*v6) if v6[0] is not None else None,
     )
 

@@ -16,6 +16,7 @@
     ├── NotReady                    503: no lease within the time a handler may wait
     ├── CodecError                  a key or value that is not flannel's
     └── KernelError                 the kernel refused one or more changes
+        └── NameTaken               a link that is not ours has a name that one of ours was to have
 
 `status` is the HTTP status that `plugin` answers with; nothing below `plugin` knows HTTP otherwise.
 """
@@ -103,3 +104,7 @@ class KernelError(OverlayError):
         self.failures = tuple(failures)
         more = f" (and {len(failures) - 3} more)" if len(failures) > 3 else ""
         super().__init__("; ".join(self.failures[:3]) + more)
+
+
+class NameTaken(KernelError):
+    """A link that is not ours has a name that one of ours was to have: it is left alone."""

@@ -12,6 +12,7 @@ from typing import assert_never
 from overlay import diff, netstate
 
 RTPROT_BOOT = 3
+NOT_OURS = "that is not ours"
 NO_BRIDGE = netstate.IfName("")
 
 
@@ -45,7 +46,8 @@ class FakeNamespace:
         links = {
             name: seen
             for name, link in self.links.items()
-            if (seen := _show(name, link)) is not None and (link.made_as is not None or name in named)
+            if (seen := _show(name, link)) is not None
+            and (link.made_as is not None or (name in named and not _is_strange(name, link)))
         }
         left = [route for route in self.foreign_routes.values() if _is_flannelds(route, links.get(route.link))]
         ours = (obj for obj in self.objects.values() if _is_ours(obj, links, sysctls))
@@ -61,9 +63,13 @@ class FakeNamespace:
             case _:
                 assert_never(op)
 
-    def ensure(self, obj: netstate.KernelObject) -> str:  # noqa: PLR0911 - one for each kind
+    def ensure(self, obj: netstate.KernelObject) -> str:  # noqa: C901, PLR0911 - one for each kind
         """Make the object be there; returns why not, or ""."""
         match obj:
+            case _ if (carrier := netstate.carrier_of(obj)) in self.links and _is_strange(
+                carrier, self.links[carrier]
+            ):
+                return f"{carrier} is a bridge {NOT_OURS}"
             case netstate.VxlanLink():
                 return self._ensure_vxlan(obj)
             case netstate.BridgeLink():
@@ -99,15 +105,15 @@ class FakeNamespace:
             ):
                 return "a VXLAN device with the specified VNI already exists"
         if old is not None and old.kind != "vxlan":
-            return f"{new.name} is a {old.kind} that is not ours"
+            return f"{new.name} is a {old.kind} {NOT_OURS}"
         if old is not None and isinstance(old.made_as, netstate.VxlanLink) and diff.must_recreate(old.made_as, new):
             self.delete_link(new.name)
         return self._make_or_change(new, "vxlan")
 
     def _ensure_bridge(self, new: netstate.BridgeLink) -> str:
         old = self.links.get(new.name)
-        if old is not None and old.kind != "bridge":
-            return f"{new.name} is a {old.kind} that is not ours"
+        if old is not None and (old.kind != "bridge" or _is_strange(new.name, old)):
+            return f"{new.name} is a {old.kind} {NOT_OURS}"
         return self._make_or_change(new, "bridge")
 
     def _make_or_change(self, new: netstate.VxlanLink | netstate.BridgeLink, kind: str) -> str:
@@ -139,7 +145,8 @@ class FakeNamespace:
         """Take the object away, and what hangs on it; returns ""."""
         match obj:
             case netstate.VxlanLink() | netstate.BridgeLink() | netstate.VethPair() | netstate.BridgePort():
-                self.delete_link(obj.name)
+                if obj.name not in self.links or not _is_strange(obj.name, self.links[obj.name]):
+                    self.delete_link(obj.name)
             case netstate.Sysctl():
                 pass
             case netstate.Address(link=link):
@@ -184,6 +191,11 @@ class FakeNamespace:
                 del self.objects[key]
         if netstate.Route in kinds:
             self.foreign_routes = {key: obj for key, obj in self.foreign_routes.items() if obj.link != name}
+
+
+def _is_strange(name: netstate.IfName, link: FakeLink) -> bool:
+    """See `rtnl_links.may_take`."""
+    return link.kind == "bridge" and link.made_as is None and not name.startswith(netstate.BRIDGE_PREFIX)
 
 
 def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:

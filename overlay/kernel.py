@@ -18,10 +18,14 @@ from overlay import netstate
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One change that the kernel refused. `reason` is the kernel's own text where it gives one."""
+    """One change that the kernel refused. `reason` is the kernel's own text where it gives one.
+
+    `name_taken`: a link that is not ours has the name.
+    """
 
     op: netstate.Op
     reason: str
+    name_taken: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

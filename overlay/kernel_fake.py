@@ -48,7 +48,8 @@ class KernelFake:
             with self._lock:
                 reason = self._refusals.get(netstate.key_of(diff.target_of(op))) or self._space.apply(op)
             if reason:
-                failures.append(kernel.Failure(op=op, reason=reason))
+                taken = reason.endswith(fake_namespace.NOT_OURS)
+                failures.append(kernel.Failure(op=op, reason=reason, name_taken=taken))
         failed = {failure.op for failure in failures}
         told = [_notice_of(op) for op in ops if op not in failed and not _is_silent(op)]
         if told:

@@ -62,7 +62,10 @@ class KernelNetlink:
         failures: list[kernel.Failure] = []
         try:
             with rtnl_socket.open_socket() as sock:
-                for bulk, group in itertools.groupby(ops, lambda op: _entry_of(op) is not None):
+                failures += self._refuse_strange(sock, ops)
+                refused = {failure.op for failure in failures}
+                may = [op for op in ops if op not in refused]
+                for bulk, group in itertools.groupby(may, lambda op: _entry_of(op) is not None):
                     if bulk:
                         failures += _apply_bulk(sock, list(group))
                     else:
@@ -126,6 +129,18 @@ class KernelNetlink:
     ) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
         return kernel_events.Listener(lambda: self._links, is_wanted).events(stop)
+
+    def _refuse_strange(self, sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
+        """What would be given to a bridge that only has the name of one of ours; nothing where all names are ours."""
+        writer = link_writer.LinkWriter(sock, self._sysctls)
+        carriers = {op: netstate.carrier_of(diff.target_of(op)) for op in ops if not isinstance(op, netstate.Remove)}
+        strange: dict[netstate.IfName, OSError] = {}
+        for name in {name for name in carriers.values() if name and not name.startswith(netstate.BRIDGE_PREFIX)}:
+            try:
+                writer.refuse_strange(name)
+            except link_writer.NameTaken as exc:
+                strange[name] = exc
+        return [_failure(op, strange[name]) for op, name in carriers.items() if name in strange]
 
     def _apply_each(self, sock: rtnl_socket.RtnlSocket, ops: Iterator[netstate.Op]) -> Iterator[kernel.Failure]:
         writer = link_writer.LinkWriter(sock, self._sysctls)
@@ -208,4 +223,5 @@ def _entry_of(op: netstate.Op) -> Entry | None:
 
 
 def _failure(op: netstate.Op, exc: OSError) -> kernel.Failure:
-    return kernel.Failure(op=op, reason=exc.strerror or str(exc))
+    taken = isinstance(exc, link_writer.NameTaken)
+    return kernel.Failure(op=op, reason=exc.strerror or str(exc), name_taken=taken)

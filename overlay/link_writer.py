@@ -8,12 +8,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any, assert_never
 
 from overlay import diff, ethtool, faults, link_messages, netstate, rtnl, rtnl_links, rtnl_socket, sysctls
 
 ALIAS = ("IFLA_IFALIAS", netstate.LINK_ALIAS)
+
+
+class NameTaken(rtnl_socket.Refusal):
+    """A link that is not ours has the name."""
 
 
 class LinkWriter:
@@ -32,6 +37,18 @@ class LinkWriter:
                 return None
             raise
 
+    def refuse_strange(self, name: netstate.IfName) -> None:
+        """Raise NameTaken where the link of this name is a bridge of somebody else's.
+
+        For a moment one of ours looks so: the kernel takes no alias for a link that it makes.
+        """
+        for pause_s in (0.001, 0.01, 0.1):
+            row = self.find(name)
+            if row is None or rtnl_links.may_take(row):
+                return
+            time.sleep(pause_s)
+        raise NameTaken(errno.EEXIST, f"{name} is a bridge that is not ours")
+
     def ensure(self, new: netstate.Link) -> None:
         """Make the link be there as it should: made, adopted, changed in place, or deleted and made anew."""
         try:
@@ -46,6 +63,7 @@ class LinkWriter:
             case netstate.VxlanLink():
                 self._ensure_vxlan(new)
             case netstate.BridgeLink():
+                self.refuse_strange(new.name)
                 row = self._find_kind(new.name, "bridge")
                 if row is None:
                     self._make_bridge(new)
@@ -59,7 +77,7 @@ class LinkWriter:
                 assert_never(new)
 
     def remove(self, old: netstate.Link) -> None:
-        """Delete the link and, of a pair, both ends. Another kind of link under the name is left alone."""
+        """Delete the link and, of a pair, both ends. Another's link under the name is left alone."""
         match old:
             case netstate.VxlanLink():
                 kind = "vxlan"
@@ -70,7 +88,7 @@ class LinkWriter:
             case _:
                 assert_never(old)
         row = self.find(old.name)
-        if row is not None and row.kind == kind:
+        if row is not None and row.kind == kind and rtnl_links.may_take(row):
             self._delete(row)
 
     def _ensure_vxlan(self, new: netstate.VxlanLink) -> None:
@@ -142,7 +160,7 @@ class LinkWriter:
         if row is None or row.kind == kind:
             return row
         if not row.is_ours:
-            raise rtnl_socket.Refusal(errno.EEXIST, f"{name} is a {row.kind or 'device'} that is not ours")
+            raise NameTaken(errno.EEXIST, f"{name} is a {row.kind or 'device'} that is not ours")
         self._delete(row)
         return None
 

@@ -26,6 +26,11 @@ LINK_ALIAS = "flannelpy"
 """ifalias of our links: how they are recognised after a restart, whatever they are called."""
 
 
+BRIDGE_PREFIX = "fp-"
+"""What the names begin with that we give bridges. A bridge of such a name is ours whatever its alias; one of a name
+that an operator chose is ours by its alias alone."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sysctl:
     """One kernel parameter, key in dots: `net.ipv4.ip_forward`."""
@@ -195,6 +200,17 @@ def key_of(obj: KernelObject) -> Key:
             return ("fdb", obj.link, obj.mac)
         case Route():
             return ("route", obj.destination.network_address.packed, obj.destination.prefixlen)
+
+
+def carrier_of(obj: KernelObject) -> IfName | None:
+    """The link that the object changes by being there: which it is given to, or whose port it is."""
+    match obj:
+        case Address(link=link) | Sysctl(link=link):
+            return link
+        case VethPair(bridge=bridge) | BridgePort(bridge=bridge):
+            return bridge
+        case _:
+            return None
 
 
 def index(state: Iterable[KernelObject]) -> dict[Key, KernelObject]:

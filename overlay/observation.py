@@ -26,7 +26,8 @@ class Observation:
         shown = {
             row.index: _with_features(link)
             for row in rows
-            if (row.is_ours or row.name in named) and (link := rtnl_links.show_link(row, names)) is not None
+            if (row.is_ours or (row.name in named and rtnl_links.may_take(row)))
+            and (link := rtnl_links.show_link(row, names)) is not None
         }
         self.objects += shown.values()
         vxlan = {index: link.name for index, link in shown.items() if isinstance(link, netstate.VxlanLink)}

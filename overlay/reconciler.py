@@ -281,7 +281,8 @@ class Reconciler:
         passes.log_ops(log, "applied", [op for op in ops if diff.target_of(op) not in refused])
         if failures:
             self._wake.set()
-            raise errors.KernelError([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
+            kind = errors.NameTaken if any(failure.name_taken for failure in failures) else errors.KernelError
+            raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
 
     def _listen(self, stop: threading.Event) -> None:
         for _ in pace.heard(log, stop, "kernel", lambda until: self._kernel.events(until, self._is_wanted)):

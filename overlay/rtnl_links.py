@@ -65,6 +65,14 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
     )
 
 
+def may_take(row: LinkRow) -> bool:
+    """Whether a link of the kind that is desired under its name may be taken for ours: see `netstate.BRIDGE_PREFIX`.
+
+    A flanneld's device has no alias of ours and is to be taken over.
+    """
+    return row.is_ours or row.kind != "bridge" or row.name.startswith(netstate.BRIDGE_PREFIX)
+
+
 def show_link(row: LinkRow, names: Mapping[int, netstate.IfName]) -> netstate.Link | None:
     """The link as a kernel object, None for a kind that we never make. `names` are those of all links by index."""
     match row.kind:

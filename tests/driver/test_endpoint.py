@@ -56,7 +56,8 @@ def test_join_tells_the_way_out(
     mode: network.GatewayMode, internal: bool, publishes: bool, answer: dict[str, Any]
 ) -> None:
     net = dataclasses.replace(NET, gateway_mode=mode, internal=internal)
-    assert endpoint.format_join(CONTAINER_END, endpoint.choose_exit(net, publishes=publishes)) == answer
+    way = endpoint.choose_exit(net, publishes=publishes)
+    assert endpoint.format_join(endpoint.Joined(container_end=CONTAINER_END, way=way)) == answer
 
 
 def test_a_native_network_refuses_published_ports_and_says_how_to_publish() -> None:
@@ -94,7 +95,8 @@ def test_join_tells_the_way_out_in_both_families(
 ) -> None:
     """Never an IPv6 gateway beside published ports: newer engines would not attach docker_gwbridge then."""
     net = dataclasses.replace(NET6, gateway_mode=mode, internal=internal)
-    assert endpoint.format_join(CONTAINER_END, endpoint.choose_exit(net, publishes=publishes)) == answer
+    way = endpoint.choose_exit(net, publishes=publishes)
+    assert endpoint.format_join(endpoint.Joined(container_end=CONTAINER_END, way=way)) == answer
 
 
 END = endpoint.Endpoint(

@@ -30,13 +30,22 @@ def test_every_option_is_read() -> None:
             "flannelpy.gateway": "docker",
             "com.docker.network.driver.mtu": "1300",
             "com.docker.network.bridge.enable_ip_masquerade": "False",
+            "com.docker.network.bridge.name": "br_blue-1.5",
+            "com.docker.network.container_iface_prefix": "blue",
         }
     )
     assert read == network.Options(
         gateway_mode=network.GatewayMode.DOCKER,
         mtu=1300,
         masquerade=False,
+        bridge=netstate.IfName("br_blue-1.5"),
+        iface_prefix="blue",
     )
+
+
+def test_an_empty_name_is_none() -> None:
+    """As from a Compose file whose variable is not set."""
+    assert network.parse_options({network.OPTION_BRIDGE: "", network.OPTION_IFACE_PREFIX: ""}) == network.Options()
 
 
 def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
@@ -44,8 +53,71 @@ def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
         network.parse_options({"flannelpy.gatway": "auto"})
     assert str(caught.value) == (
         "unknown option 'flannelpy.gatway'; flannelpy knows: flannelpy.gateway, com.docker.network.driver.mtu, "
-        "com.docker.network.bridge.enable_ip_masquerade"
+        "com.docker.network.bridge.enable_ip_masquerade, com.docker.network.bridge.name, "
+        "com.docker.network.container_iface_prefix"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("com.docker.network.bridge.default_bridge", "true", "docker run --network NAME"),
+        ("com.docker.network.bridge.gateway_mode_ipv4", "routed", "enable_ip_masquerade=false"),
+        ("com.docker.network.bridge.gateway_mode_ipv6", "isolated", "--internal"),
+        ("com.docker.network.bridge.host_binding_ipv4", "192.0.2.1", "-p ADDRESS:PORT:PORT"),
+        ("com.docker.network.bridge.inhibit_ipv4", "true", "--internal"),
+        ("com.docker.network.bridge.trusted_host_interfaces", "eth1", "use -p"),
+        ("com.docker.network.driver.overlay.vxlanid_list", "7", "--ipam-opt flannelpy.prefix"),
+        ("com.docker.network.host_ipv4", "192.0.2.1", "the interface that it leaves by"),
+        ("encrypted", "true", "encrypt the wire below"),
+    ],
+)
+def test_what_docker_has_and_flannelpy_has_not_is_refused_with_what_to_use_instead(
+    key: str, value: str, instead: str
+) -> None:
+    with pytest.raises(errors.BadRequest) as caught:
+        network.parse_options({key: value})
+    assert str(caught.value).startswith(f"{key}={value}: ")
+    assert instead in str(caught.value)
+
+
+def test_what_asks_for_what_is_so_anyway_is_let_by() -> None:
+    asked = {
+        "com.docker.network.bridge.default_bridge": "false",
+        "com.docker.network.bridge.gateway_mode_ipv4": "nat",
+        "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+        "com.docker.network.bridge.inhibit_ipv4": "0",
+        "com.docker.network.bridge.trusted_host_interfaces": "",
+    }
+    assert network.parse_options(asked) == network.Options()
+
+
+TAKEN = "is a name that Docker, flannelpy or the kernel uses; choose another"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, "expected 1 to 15 letters, digits, '_', '.' or '-', got") for name in ("a" * 16, "a/b", "..", ".")),
+        *(
+            (name, "expected 1 to 15 letters")
+            for name in ("a b", "fp%d", "br+", "-x", 'a"b', "br*", "a:b", "é", "a\n")
+        ),
+        *((name, TAKEN) for name in ("all", "default", "lo", "docker0", "docker_gwbridge", "br-0123456789ab")),
+        *((name, TAKEN) for name in ("fp-blue", "fphone", "fpc", "flannel.7", "flannel-v6.1")),
+    ],
+)
+def test_a_bridge_has_a_name_that_the_kernel_takes_and_nobody_else_has(name: str, expected: str) -> None:
+    with pytest.raises(errors.BadRequest) as caught:
+        network.parse_options({network.OPTION_BRIDGE: name})
+    assert str(caught.value).startswith(f"{network.OPTION_BRIDGE}: ")
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["a" * 14, "a/b", "-", "%d", "e h"])
+def test_an_interface_prefix_leaves_room_for_dockers_number(prefix: str) -> None:
+    with pytest.raises(errors.BadRequest, match=f"{network.OPTION_IFACE_PREFIX}: expected 1 to 13 letters"):
+        network.parse_options({network.OPTION_IFACE_PREFIX: prefix})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from driver import desired, endpoint, errors, names, network, plumbing, service
 from overlay import errors as overlay_errors
-from overlay import netstate
+from overlay import kernel_fake, netstate
 
 Host = Any  # the fixture's class lives in conftest.py
 
@@ -77,6 +77,68 @@ def test_two_networks_with_one_short_id_have_a_bridge_each_for_good(host: Host) 
     host.driver.delete_network(NETWORK_ID)
     host.create_network(SAME_SHORT_ID, "10.2.20.128/25")  # the engine's repeat, now that the shorter name is free
     assert (host.known()[0], host.links()) == (before[0][1:], {"fp-242ec0649e8c"})
+
+
+NAME = {"com__docker__network__bridge__name": "br0.blue"}
+
+
+def test_a_bridge_has_the_name_that_the_operator_chose_for_good(host: Host) -> None:
+    host.give_ipv6()
+    host.create_network(pool_v6="fd00:2:0:14::/64", **NAME)
+    host.create_endpoint()
+    made = {"br0.blue", HOST_END}
+    assert (host.known()[0][0].bridge, host.links()) == ("br0.blue", made)
+    assert {rules.bridge for rules in host.firewall.plan} == {"br0.blue"}
+    assert host.kernel.observe(desired.network_state(host.known()[0][0])) >= {
+        netstate.Sysctl(key="net.ipv6.conf.br0/blue.accept_ra", value="0")
+    }
+    before = host.known()
+    host.create_network(pool_v6="fd00:2:0:14::/64", **NAME)
+    host.start()
+    assert (host.known(), host.links()) == (before, made)
+    host.driver.delete_network(NETWORK_ID)
+    assert (host.known(), host.links(), host.kernel.has_link("br0.blue")) == (([], []), set(), False)
+
+
+def test_a_link_of_somebody_elses_is_no_bridge_of_ours(host: Host) -> None:
+    host.kernel.add_foreign_link(netstate.IfName("br0.blue"))
+    with pytest.raises(
+        errors.Conflict, match=r"a link br0\.blue is there that is not flannelpy's; choose another name"
+    ):
+        host.create_network(**NAME)
+    assert (host.known(), host.links()) == (([], []), set())
+    assert host.kernel.has_link("br0.blue")
+
+
+def test_after_a_reboot_a_link_that_somebody_else_made_first_is_left_alone(host: Host) -> None:
+    host.create_network(**NAME)
+    host.create_endpoint()
+    host.kernel = kernel_fake.KernelFake()
+    host.kernel.add_foreign_link(netstate.IfName("br0.blue"))
+    host.start()
+    assert host.links() == set()
+    assert {line.partition(": ")[2] for line in host.reconciler.last_errors} == {
+        "br0.blue is a bridge that is not ours"
+    }
+    host.driver.delete_network(NETWORK_ID)
+    host.reconciler.run_pass()
+    assert (host.kernel.has_link("br0.blue"), host.reconciler.last_errors) == (True, ())
+
+
+def test_two_networks_have_two_bridges(host: Host) -> None:
+    host.create_network(pool="10.2.20.0/25", **NAME)
+    with pytest.raises(errors.Conflict, match=r"network 4d5d70de7705 has bridge br0\.blue"):
+        host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25", **NAME)
+    assert host.links() == {"br0.blue"}
+
+
+def test_a_container_calls_its_interface_as_its_network_says(host: Host) -> None:
+    host.create_network(com__docker__network__container_iface_prefix="blue")
+    host.create_endpoint()
+    taken = {"SrcName": CONTAINER_END, "DstPrefix": "blue"}
+    assert host.join()["InterfaceName"] == taken
+    host.start()
+    assert host.join()["InterfaceName"] == taken
 
 
 def test_two_slices_of_the_lease_are_two_networks(host: Host) -> None:

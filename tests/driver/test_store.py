@@ -34,6 +34,7 @@ OTHER_NET = dataclasses.replace(
     gateway_mode=network.GatewayMode.DOCKER,
     chosen_mtu=1300,
     direct=True,
+    iface_prefix="blue",
     v6=network.NetworkV6(
         pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
         gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),

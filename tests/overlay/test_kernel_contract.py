@@ -471,10 +471,27 @@ def test_another_foreign_route_is_neither_shown_nor_touched(host: Host, foreign:
     assert host.hand.has_foreign(foreign)
 
 
-def test_a_bridge_found_under_a_desired_name_is_shown_and_taken_over(host: Host) -> None:
+def test_a_bridge_found_under_a_name_of_our_making_is_shown_and_taken_over(host: Host) -> None:
+    bridge = dataclasses.replace(BRIDGE, name=netstate.IfName("fp-0123456789ab"))
+    host.hand.add_foreign_link(bridge.name)
+    host.build(bridge)
+    assert host.kernel.observe(netstate.EMPTY) == frozenset({bridge})
+
+
+def test_a_bridge_found_under_a_chosen_name_is_left_alone_with_all_that_would_hang_on_it(host: Host) -> None:
+    host.build(OTHER_BRIDGE, dataclasses.replace(PAIR, bridge=OTHER_BRIDGE.name))
     host.hand.add_foreign_link(BRIDGE.name)
-    host.build(BRIDGE)
-    assert host.kernel.observe(netstate.EMPTY) == frozenset({BRIDGE})
+    parameter = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0")
+    refused = (BRIDGE, GATEWAY, parameter, PAIR, PORT)
+    reason = f"{BRIDGE.name} is a bridge that is not ours"
+    assert set(host.kernel.apply([netstate.Add(obj=obj) for obj in refused])) == {
+        kernel.Failure(op=netstate.Add(obj=obj), reason=reason, name_taken=True) for obj in refused
+    }
+    assert host.kernel.observe(frozenset({BRIDGE})) == frozenset(
+        {OTHER_BRIDGE, dataclasses.replace(PORT, bridge=OTHER_BRIDGE.name)}
+    )
+    assert host.kernel.apply([netstate.Remove(obj=BRIDGE)]) == []
+    assert host.hand.has_link(BRIDGE.name)
 
 
 # -- what others do to ours ------------------------------------------------------------------------------------------
