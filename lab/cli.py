@@ -135,6 +135,23 @@ def chaos(*, seconds: float, seed: int | None, hosts: int, engine: str, keep: bo
         raise SystemExit(1)
 
 
+@main.command("random")
+@click.option("--ops", "operations", default=1000, show_default=True, help="How many operations.")
+@click.option("--seed", type=int, help="The same seed does the same things; by chance if not given.")
+@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1 or 28.5.")
+@click.option("--live-restore", is_flag=True, help="Containers outlive dockerd.")
+@click.option("--burst", "only", type=int, help="Only this burst of the run, from 0.")
+@click.option("--keep", is_flag=True, help="Leave the lab running.")
+def random_(*, seed: int | None, live_restore: bool, **options: Any) -> None:  # Any: click's values
+    """Operate Docker at random, kill what can be killed, and see whether anything stays that Docker does not know."""
+    from lab import random_run
+
+    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    dockerd_args = ("--live-restore",) if live_restore else ()
+    if not random_run.run(random_run.Options(seed=seed, dockerd_args=dockerd_args, **options)):
+        raise SystemExit(1)
+
+
 @main.command()
 def plugin() -> None:
     """Build the plugin's image and root file system from the Dockerfile."""

@@ -1,0 +1,136 @@
+"""Whether hosts have exactly what Docker knows: every difference as a line. Pure.
+
+Called by `random_run` with what `random_look` saw. Docker's word is that of its networks, which tell all endpoints
+that libnetwork has, also those whose container never came up.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from lab import random_look
+
+
+class Sort(enum.StrEnum):
+    """What a difference is."""
+
+    LEAKED = "leaked"
+    """Ours, and not Docker's."""
+    MISSING = "missing"
+    """Docker's, and not ours."""
+    DOUBLED = "doubled"
+    """One address twice."""
+    DOCKER = "docker"
+    """Docker does not agree with itself."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that is not as it must be."""
+
+    sort: Sort
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.sort}: {self.text}"
+
+
+def differences(seen: random_look.Seen) -> list[Difference]:
+    """Everything on one host."""
+    return [*_of_addresses(seen), *_of_networks(seen), *_of_endpoints(seen), *_of_links(seen), *_of_rules(seen)]
+
+
+def doubled(hosts: Iterable[random_look.Seen]) -> list[Difference]:
+    """Addresses that two endpoints have, on one host or on two; gateways count."""
+    holders: dict[str, list[str]] = collections.defaultdict(list)
+    for seen in hosts:
+        for net, gateways in seen.networks.items():
+            for address in gateways:
+                holders[address].append(f"{seen.name} gateway of {net[:12]}")
+        for end in seen.endpoints:
+            for address in end.addresses:
+                holders[address].append(f"{seen.name} endpoint {end.id[:12]}")
+    return [
+        Difference(sort=Sort.DOUBLED, text=f"{address}: {', '.join(held)}")
+        for address, held in sorted(holders.items())
+        if len(held) > 1
+    ]
+
+
+def _of_addresses(seen: random_look.Seen) -> Iterator[Difference]:
+    known = {address for end in seen.endpoints for address in end.addresses}
+    known |= {address for gateways in seen.networks.values() for address in gateways}
+    known |= set(_gateways(seen))
+    yield from _compare(f"{seen.name}: address in use", set(seen.rows), known)
+    yield from _compare(f"{seen.name}: pool", set(seen.pools), set(seen.docker_pools))
+
+
+def _gateways(seen: random_look.Seen) -> Iterator[str]:
+    """The first gateway of each pool: engines tell none for a subnet of the user's own without one."""
+    for pool in map(ipaddress.ip_network, seen.docker_pools):
+        held = [ip for ip, kind in seen.rows.items() if kind == "gateway" and ipaddress.ip_address(ip) in pool]
+        yield from sorted(held)[:1]
+
+
+def _of_networks(seen: random_look.Seen) -> Iterator[Difference]:
+    yield from _compare(f"{seen.name}: network in memory", set(seen.told_networks), set(seen.networks))
+    yield from _compare(f"{seen.name}: network in the file", set(seen.filed_networks), set(seen.networks))
+
+
+def _of_endpoints(seen: random_look.Seen) -> Iterator[Difference]:
+    known = {f"{end.id[:12]} {' '.join(end.addresses)}" for end in seen.endpoints}
+    told = {f"{end_id[:12]} {' '.join(addresses)}" for end_id, addresses in seen.told_endpoints}
+    yield from _compare(f"{seen.name}: endpoint in memory", told, known)
+    ids = {end.id[:12] for end in seen.endpoints}
+    yield from _compare(f"{seen.name}: endpoint in the file", {end_id[:12] for end_id in seen.filed_endpoints}, ids)
+    for container, has in seen.running.items():
+        for end_id in sorted(has - {end.id for end in seen.endpoints}):
+            yield Difference(
+                sort=Sort.DOCKER, text=f"{seen.name}: container {container} has {end_id[:12]}, no network has it"
+            )
+
+
+def _of_links(seen: random_look.Seen) -> Iterator[Difference]:
+    bridges = {f"fp-{net[:12]}" for net in seen.networks}
+    ports = {f"fph{end.id[:12]}": f"fp-{end.network_id[:12]}" for end in seen.endpoints}
+    joined = {f"fph{end.id[:12]}" for end in seen.endpoints if end.container}
+    there = {name for name in seen.links if not name.startswith(("flannel.", "flannel-v6."))}
+    for name in sorted(there - bridges - set(ports)):
+        yield Difference(sort=Sort.LEAKED, text=f"{seen.name}: link {name}")
+    for name in sorted((bridges | joined) - there):
+        yield Difference(sort=Sort.MISSING, text=f"{seen.name}: link {name}")
+    for name in sorted(there & set(ports)):
+        if seen.links[name] != ports[name]:
+            yield Difference(
+                sort=Sort.MISSING, text=f"{seen.name}: {name} is in bridge {seen.links[name]!r}, not {ports[name]}"
+            )
+
+
+def _of_rules(seen: random_look.Seen) -> Iterator[Difference]:
+    """Rules name bridges, ports and addresses: none may be of what is gone, and each bridge has some."""
+    known = {f"fp-{net[:12]}" for net in seen.networks}
+    known |= {f"fph{end.id[:12]}" for end in seen.endpoints}
+    named = set(re.findall(r"\bfp(?:-|h)[0-9a-f]{12}\b", seen.rules))
+    for name in sorted(named - known):
+        yield Difference(sort=Sort.LEAKED, text=f"{seen.name}: a rule for {name}")
+    for net in sorted(seen.networks):
+        if f"fp-{net[:12]}" not in named:
+            yield Difference(sort=Sort.MISSING, text=f"{seen.name}: rules for fp-{net[:12]}")
+
+
+def _compare(what: str, ours: set[str], dockers: set[str]) -> Iterator[Difference]:
+    for one in sorted(ours - dockers):
+        yield Difference(sort=Sort.LEAKED, text=f"{what}: {one}")
+    for one in sorted(dockers - ours):
+        yield Difference(sort=Sort.MISSING, text=f"{what}: {one}")
+
+
+def count(found: Sequence[Difference]) -> dict[Sort, int]:
+    """How many of each sort."""
+    counted = collections.Counter(one.sort for one in found)
+    return {sort: counted[sort] for sort in Sort}
