@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from overlay import errors, holdings
+from overlay import errors, holdings, turns
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,8 @@ class Claims:
     def __init__(self, holdings_: holdings.Holdings, in_use: Callable[[], set[str]]) -> None:
         self._holdings = holdings_
         self._in_use = in_use
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # over the counter; never held while a network is left
+        self._turns = turns.Turns()  # of each prefix: a request that comes while it is left joins again afterwards
         self._waiting: Counter[str] = Counter()
 
     @contextlib.contextmanager
@@ -31,7 +32,7 @@ class Claims:
         if prefix is None:  # the default one is never left
             yield
             return
-        with self._lock:
+        with self._turns.of(prefix), self._lock:
             self._waiting[prefix] += 1
         try:
             yield
@@ -42,10 +43,11 @@ class Claims:
 
     def leave_if_unused(self, prefix: str) -> None:
         """Give the subnet back unless a pool or a request needs it. Never raises: the engine asks only once."""
-        with self._lock:  # held while leaving: a request that comes now joins again afterwards
-            if self._waiting[prefix] or prefix in self._in_use():
-                return
-            del self._waiting[prefix]
+        with self._turns.of(prefix):
+            with self._lock:
+                if self._waiting[prefix] or prefix in self._in_use():
+                    return
+                del self._waiting[prefix]
             try:
                 self._holdings.leave(prefix)
             except errors.OverlayError as exc:

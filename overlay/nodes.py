@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from overlay import errors, lease, netstate, node
+from overlay import errors, lease, netstate, node, turns
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,7 @@ class Nodes:
     def __init__(self, default_prefix: str, make_node: Callable[[str], node.Node]) -> None:
         self._default = default_prefix
         self._make_node = make_node
-        self._turn = (
-            threading.Lock()
-        )  # one network joined or left at a time: one that is being left may be joined again
+        self._turns = turns.Turns()  # of each prefix: a network that is being left may be joined again
         self._lock = threading.Lock()
         self._nodes: dict[str, node.Node] = {}
         self._rooms: dict[str, tuple[tuple[netstate.IPNetwork, ...], str]] = {}
@@ -75,7 +73,7 @@ class Nodes:
         """Implements `holdings.Holdings`."""
         if prefix == self._default:
             return
-        with self._turn:
+        with self._turns.of(prefix):
             with self._lock:
                 left = self._nodes.pop(prefix, None)
             if left is not None:
@@ -127,7 +125,7 @@ class Nodes:
             known = self._nodes.get(prefix)
         if known is not None:
             return known
-        with self._turn:
+        with self._turns.of(prefix):
             with self._lock:
                 known = self._nodes.get(prefix)
             if known is not None:

@@ -1,6 +1,6 @@
 """One lock per owner, kept no longer than somebody uses it: endpoints come and go.
 
-Used by `reconciler` alone. Safe to call from any thread.
+Used by `reconciler`, `nodes`, `ipam.claims` and `driver.service`. Safe to call from any thread.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import errors, node, nodes, registry_fake
+from overlay import errors, lease, node, nodes, registry_fake
 from tests.overlay import node_host
 
 BLUE = "/blue/network"
@@ -117,6 +117,36 @@ def test_a_network_is_joined_again_only_when_it_has_been_left(world: World) -> N
         saved = world.host.store.load(BLUE)
         assert saved is not None
         assert saved.key.v4 == held.subnet
+
+
+class SlowRegistry(registry_fake.FakeRegistry):
+    """Giving a lease back waits for the test, as where etcd does not answer."""
+
+    def __init__(self, config: str) -> None:
+        super().__init__(config)
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def delete_lease(self, held: lease.Lease) -> None:
+        self.began.set()
+        assert self.go_on.wait(10)
+        super().delete_lease(held)
+
+
+def test_a_network_that_is_being_left_holds_nobody_up_who_joins_another(world: World) -> None:
+    slow = SlowRegistry(BLUE_CONFIG)
+    world.registries[BLUE] = slow
+    green = BLUE_CONFIG.replace("10.9.", "10.8.").replace("9}", "8}")
+    world.registries["/green/network"] = registry_fake.FakeRegistry(green)
+    world.start()
+    world.nodes.wait(BLUE, 5)
+    leaving = threading.Thread(target=world.nodes.leave, args=(BLUE,))
+    leaving.start()
+    assert slow.began.wait(10)
+    assert world.nodes.wait("/green/network", 5).device == "flannel.8"
+    assert leaving.is_alive()
+    slow.go_on.set()
+    leaving.join(10)
+    assert slow.read_leases().leases == {}
 
 
 OVERLAP = (
