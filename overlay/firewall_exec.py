@@ -1,7 +1,7 @@
-"""The firewall port on nft and iptables: the only module that runs programs.
+"""The firewall port on nft and iptables.
 
 Thin: `firewall_table` and `firewall_chain` know what the rules are; here they are compared with what is there and
-handed to the tools, which run in the network namespace of the calling thread. Called by `reconciler` on its timer and
+handed to the tools (`firewall_tools`). Called by `reconciler` on its timer and
 after every change of a network. Two iptables flavours can be in use at once (an engine on one, an older tool on the
 other), and a packet must pass both. A flavour that nobody uses is left alone: asking iptables-legacy loads its
 modules and makes its tables. No tool is run for nftables while the kernel says that nothing changed there.
@@ -13,34 +13,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Unpack
 
 from overlay import (
     errors,
-    faults,
     firewall,
     firewall_chain,
     firewall_look,
     firewall_port,
     firewall_table,
+    firewall_tools,
     nft_events,
 )
 
 log = logging.getLogger(__name__)
 
-PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-LOCKFILE = "/run/xtables.lock"
 LOCK_WAIT_S = 5
+"""Seconds to wait for the lock of the legacy iptables: less than `firewall_tools.Tools.timeout_s`."""
+
 LEGACY_TABLES = Path("/proc/thread-self/net")
 """Where the kernel tells which tables of the legacy kind there are: in ip_tables_names, and in ip6_tables_names."""
 
-_PACKAGES = {"nft": "nftables"}
-_ABSENT = "No such file or directory"
 _UNREADABLE = "Table `filter' is incompatible"
 
 
@@ -50,6 +47,7 @@ class _Round:
 
     plan: firewall.FirewallPlan
     quiet: bool
+    tools: firewall_tools.Run
     written: list[str] = dataclasses.field(default_factory=list)
     failures: list[str] = dataclasses.field(default_factory=list)
 
@@ -57,26 +55,12 @@ class _Round:
 class FirewallExec:
     """The host's own packet filter."""
 
-    def __init__(
-        self,
-        *,
-        lockfile: str = LOCKFILE,
-        path: str = PATH,
-        timeout_s: float = 6.0,
-        budget_s: float = 10.0,
-        look_every_s: float = 600.0,
-    ) -> None:
-        """`lockfile` is the host's, as seen from here, or `-w` waits for nobody. iptables-nft needs and takes none.
+    def __init__(self, *, look_every_s: float = 600.0, **tools: Unpack[firewall_tools.Options]) -> None:
+        """`tools` as in `firewall_tools.Tools`.
 
-        `path` is where the tools are looked for. Units: `timeout_s` seconds for each tool, above LOCK_WAIT_S;
-        `budget_s` seconds for all that one `ensure` runs; `look_every_s` seconds until nftables is listed even though
-        the kernel says that nothing changed there.
+        Units: `look_every_s` seconds until nftables is listed even though the kernel says that nothing changed there.
         """
-        self._env = {"PATH": path, "LC_ALL": "C", "XTABLES_LOCKFILE": lockfile}
-        self._path = path
-        self._timeout_s = timeout_s
-        self._budget_s = budget_s
-        self._ends_at = 0.0
+        self._tools = firewall_tools.Tools(**tools)
         self._look_every_s = look_every_s
         self._news = 0
         self._quiet: tuple[firewall.FirewallPlan, int | None, int] | None = None
@@ -90,9 +74,9 @@ class FirewallExec:
         nothing is let through unguarded, and permissions are not written when the drops were refused. Idempotent.
         Raises KernelError after all other places were tried.
         """
-        self._ends_at = time.monotonic() + self._budget_s
         state = (plan, nft_events.read_generation(), self._news)
-        work = _Round(plan=plan, quiet=state == self._quiet and time.monotonic() < self._quiet_until)
+        quiet = state == self._quiet and time.monotonic() < self._quiet_until
+        work = _Round(plan=plan, quiet=quiet, tools=self._tools.begin())
         for family in firewall.FAMILIES:
             self._ensure_family(work, family)
         if work.written or work.failures:
@@ -107,7 +91,8 @@ class FirewallExec:
 
     def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
-        tools = firewall_look.Tools(list_nft=self._list_nft, run=self._run, legacy_tables=_legacy_tables)
+        run = self._tools.begin()
+        tools = firewall_look.Tools(list_nft=run.list_nft, run=run.run, legacy_tables=_legacy_tables)
         return tuple(firewall_look.look(tools, plan))
 
     def events(self, stop: threading.Event) -> Iterator[None]:
@@ -118,14 +103,13 @@ class FirewallExec:
 
     def _ensure_family(self, work: _Round, family: firewall.Family) -> None:
         """While nftables is quiet only legacy tables are looked at, and only where something of ours must be."""
-        plan = work.plan
-        wanted = bool(firewall.domains(plan, family))
+        wanted = bool(firewall.domains(work.plan, family))
         table = "nft" if family is firewall.IPV4 else f"nft-{family.table}"
         legacy = f"{family.iptables}-legacy"
         places: list[tuple[str, Callable[[], bool]]] = [
-            (table, lambda: self._ensure_table(plan, family)),
-            (f"{family.iptables}-nft", lambda: self._ensure_nft_chain(plan, family, wanted=wanted)),
-            (legacy, lambda: self._ensure_legacy_chain(plan, family)),
+            (table, lambda: self._ensure_table(work, family)),
+            (f"{family.iptables}-nft", lambda: self._ensure_nft_chain(work, family, wanted=wanted)),
+            (legacy, lambda: self._ensure_legacy_chain(work, family)),
         ]
         for name, ensure_place in places if wanted else reversed(places):
             if work.quiet and not (wanted and name == legacy):
@@ -138,110 +122,66 @@ class FirewallExec:
                 if name == table:
                     return
 
-    def _ensure_table(self, plan: firewall.FirewallPlan, family: firewall.Family) -> bool:
-        wanted = bool(firewall.domains(plan, family))
-        listing = self._list_nft("table", family.table, firewall.TABLE)
+    def _ensure_table(self, work: _Round, family: firewall.Family) -> bool:
+        wanted = bool(firewall.domains(work.plan, family))
+        listing = work.tools.list_nft("table", family.table, firewall.TABLE)
         if listing is None and not wanted:
             return False
-        script = firewall_table.nft_script(plan, family)
+        script = firewall_table.nft_script(work.plan, family)
         if listing is not None and self._written.get(family.table) == (script, listing):
             return False
         self._written.pop(family.table, None)
-        self._run("nft", "-f", "-", script=script)
+        work.tools.run("nft", "-f", "-", script=script)
         if wanted:
-            self._remember(family, script)
+            self._remember(work, family, script)
         return True
 
-    def _remember(self, family: firewall.Family, script: str) -> None:
+    def _remember(self, work: _Round, family: firewall.Family, script: str) -> None:
         """Keep nft's own text of what was written; a later text that differs means somebody changed the table.
 
         Not kept if somebody was quicker and took rules away in between: then the next round writes again.
         """
-        listing = self._list_nft("table", family.table, firewall.TABLE)
+        listing = work.tools.list_nft("table", family.table, firewall.TABLE)
         if listing is not None and firewall_table.nft_shape(listing) == firewall_table.nft_shape(script):
             self._written[family.table] = (script, listing)
 
-    def _ensure_nft_chain(self, plan: firewall.FirewallPlan, family: firewall.Family, *, wanted: bool) -> bool:
+    def _ensure_nft_chain(self, work: _Round, family: firewall.Family, *, wanted: bool) -> bool:
         flavour = f"{family.iptables}-nft"
-        return self._ensure_chain(flavour, self._list_nft_filter(family, wanted=wanted), plan, family)
+        return self._ensure_chain(work, flavour, self._list_nft_filter(work, family, wanted=wanted), family)
 
-    def _ensure_legacy_chain(self, plan: firewall.FirewallPlan, family: firewall.Family) -> bool:
+    def _ensure_legacy_chain(self, work: _Round, family: firewall.Family) -> bool:
         flavour = f"{family.iptables}-legacy"
         if "filter" not in _legacy_tables(family):
             return False
-        return self._ensure_chain(flavour, self._run(f"{flavour}-save", "-t", "filter"), plan, family)
+        return self._ensure_chain(work, flavour, work.tools.run(f"{flavour}-save", "-t", "filter"), family)
 
-    def _ensure_chain(
-        self, flavour: str, listing: str | None, plan: firewall.FirewallPlan, family: firewall.Family
-    ) -> bool:
+    def _ensure_chain(self, work: _Round, flavour: str, listing: str | None, family: firewall.Family) -> bool:
         if listing is None:
             return False
         if _UNREADABLE in listing:
             raise errors.KernelError([f"{flavour}-save -t filter: {_UNREADABLE}; rename the table that nft made"])
-        script = firewall_chain.forward_script(plan, family, listing)
+        script = firewall_chain.forward_script(work.plan, family, listing)
         if script:
-            self._run(f"{flavour}-restore", "--noflush", "-w", str(LOCK_WAIT_S), script=script)
+            work.tools.run(f"{flavour}-restore", "--noflush", "-w", str(LOCK_WAIT_S), script=script)
         return bool(script)
 
-    def _list_nft_filter(self, family: firewall.Family, *, wanted: bool) -> str | None:
+    def _list_nft_filter(self, work: _Round, family: firewall.Family, *, wanted: bool) -> str | None:
         """The filter table of iptables-nft or ip6tables-nft, None if nothing is to be done there.
 
         The tool shows an empty table where there is none, and may fail on one that nft made: unless our chain is in
         what it shows, nft is asked. Where nothing is wanted nft alone is: most hosts have no IPv6 here.
         """
-        if not wanted and self._list_nft("chain", family.table, "filter", firewall.CHAIN) is None:
+        if not wanted and work.tools.list_nft("chain", family.table, "filter", firewall.CHAIN) is None:
             return None
         tool = f"{family.iptables}-nft-save"
-        saved = self._spawn(tool, "-t", "filter") if shutil.which(tool, path=self._path) else None
+        saved = work.tools.spawn(tool, "-t", "filter") if work.tools.has(tool) else None
         if saved is not None and f":{firewall.CHAIN} " in saved.stdout:
-            return _output(saved)
-        if self._list_nft("chain", family.table, "filter", "FORWARD") is None:
+            return firewall_tools.output(saved)
+        if work.tools.list_nft("chain", family.table, "filter", "FORWARD") is None:
             return None
         if saved is None:
-            raise _missing(tool)
-        return _output(saved)
-
-    def _list_nft(self, *what: str) -> str | None:
-        """What `nft list` prints, None if there is no such table or chain."""
-        done = self._spawn("nft", "list", *what)
-        if done.returncode == 0:
-            return done.stdout
-        if _ABSENT in done.stderr:
-            return None
-        raise _failed(done)
-
-    def _run(self, *argv: str, script: str | None = None) -> str:
-        """The tool's output. Raises KernelError with what it said."""
-        if script is None:
-            return _output(self._spawn(*argv))
-        faults.reached("firewall.write.before")
-        done = self._spawn(*argv, script=script)
-        faults.reached("firewall.write.after")
-        return _output(done)
-
-    def _spawn(self, *argv: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run one tool to its end, killing it at the timeout. Raises KernelError if it cannot be run."""
-        left_s = self._ends_at - time.monotonic()
-        if left_s <= 0:
-            raise errors.KernelError([f"{' '.join(argv)}: not run, the tools before took {self._budget_s:g} s"])
-        timeout_s = min(self._timeout_s, left_s)
-        try:
-            return subprocess.run(
-                argv,
-                input=script or "",
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=timeout_s,
-                env=self._env,
-                check=False,
-            )
-        except FileNotFoundError as exc:
-            raise _missing(argv[0]) from exc
-        except OSError as exc:
-            raise errors.KernelError([f"{' '.join(argv)}: {exc.strerror}"]) from exc
-        except subprocess.TimeoutExpired as exc:
-            raise errors.KernelError([f"{' '.join(argv)}: no answer within {timeout_s:.3g} s"]) from exc
+            raise firewall_tools.missing(tool)
+        return firewall_tools.output(saved)
 
 
 def _legacy_tables(family: firewall.Family) -> list[str]:
@@ -253,18 +193,3 @@ def _legacy_tables(family: firewall.Family) -> list[str]:
         return []
     except OSError as exc:
         raise errors.KernelError([f"cat {names}: {exc.strerror}"]) from exc
-
-
-def _output(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode != 0:
-        raise _failed(done)
-    return done.stdout
-
-
-def _missing(tool: str) -> errors.KernelError:
-    return errors.KernelError([f"{tool}: not found; install the package {_PACKAGES.get(tool, 'iptables')}"])
-
-
-def _failed(done: subprocess.CompletedProcess[str]) -> errors.KernelError:
-    said = " ".join(done.stderr.split())[:400] or "said nothing"
-    return errors.KernelError([f"{' '.join(done.args)}: exit {done.returncode}: {said}"])

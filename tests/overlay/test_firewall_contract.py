@@ -24,6 +24,7 @@ from overlay import (
     firewall_fake,
     firewall_keeper,
     firewall_port,
+    firewall_tools,
     netstate,
 )
 
@@ -321,7 +322,7 @@ def test_all_tools_of_one_look_together_end_in_time(netns: Netns, tmp_path: path
 def tools(folder: pathlib.Path, *names: str) -> str:
     """A PATH with nothing but these."""
     for name in names:
-        found = shutil.which(name, path=firewall_exec.PATH)
+        found = shutil.which(name, path=firewall_tools.PATH)
         assert found, name
         (folder / name).symlink_to(found)
     return str(folder)
@@ -331,7 +332,7 @@ def logging_tools(folder: pathlib.Path) -> tuple[str, Callable[[], list[str]]]:
     """A PATH whose tools note that they were run, and the reading of what they noted since the last."""
     notes = folder / "notes"
     for name in ("nft", *(f"{flavour}-{verb}" for flavour in ALL_FLAVOURS for verb in ("save", "restore"))):
-        real = shutil.which(name, path=firewall_exec.PATH)
+        real = shutil.which(name, path=firewall_tools.PATH)
         (folder / name).write_text(f'#!/bin/sh\necho {name} >>{notes}\nexec {real} "$@"\n')
         (folder / name).chmod(0o755)
 
@@ -340,7 +341,7 @@ def logging_tools(folder: pathlib.Path) -> tuple[str, Callable[[], list[str]]]:
         notes.write_text("")
         return said
 
-    return f"{folder}:{firewall_exec.PATH}", read
+    return f"{folder}:{firewall_tools.PATH}", read
 
 
 @pytest.mark.contract
