@@ -19,8 +19,6 @@ Method = Callable[[fields.JsonObject], Answer]
 
 OPTION_INTERNAL = "com.docker.network.internal"
 OPTION_GENERIC = "com.docker.network.generic"
-OPTION_IPV6 = "com.docker.network.enable_ipv6"
-OPTION_IPV4 = "com.docker.network.enable_ipv4"
 OPTION_PORTMAP = "com.docker.network.portmap"
 
 CONSTANT: Mapping[str, Answer] = {
@@ -52,15 +50,19 @@ def methods(driver: service.Driver) -> Mapping[str, Method]:
 
 def _create_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
     options = fields.mapping(body, "Options")
-    if not fields.flag(options, OPTION_IPV4, default=True):
+    generic = fields.mapping(options, OPTION_GENERIC)
+    ipv4 = fields.flag(options, network.OPTION_IPV4, default=True)
+    ipv6 = fields.flag(options, network.OPTION_IPV6, default=False)
+    if not ipv4:
         raise errors.BadRequest("a flannelpy network needs IPv4; leave --ipv4=false away")
+    network.require_agreed(generic, ipv4=ipv4, ipv6=ipv6)
     driver.create_network(
         creation.Request(
             id=_network_id(body),
             v4=tuple(_pool_data_v4(data) for data in fields.objects(body, "IPv4Data")),
             v6=tuple(_pool_data_v6(data) for data in fields.objects(body, "IPv6Data")),
-            ipv6=fields.flag(options, OPTION_IPV6, default=False),
-            options=network.parse_options(fields.mapping(options, OPTION_GENERIC)),
+            ipv6=ipv6,
+            options=network.parse_options(generic),
             internal=fields.flag(options, OPTION_INTERNAL, default=False),
         )
     )

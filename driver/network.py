@@ -25,6 +25,11 @@ OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_MASQUERADE, OPTION_BRIDGE, OPTION_
 
 IFACE_PREFIX = "eth"
 
+OPTION_IPV4 = "com.docker.network.enable_ipv4"
+OPTION_IPV6 = "com.docker.network.enable_ipv6"
+ENGINE_OPTIONS = (OPTION_IPV4, OPTION_IPV6)
+"""What newer engines read themselves, from -o or default-network-opts, and tell us beside it; older ones do not."""
+
 MIN_MTU = 68
 """The least an IPv4 link may have. Source: RFC 791 §3.2."""
 
@@ -103,7 +108,7 @@ def parse_options(raw: Mapping[str, object]) -> Options:
     those there are.
     """
     values = {key: _text(key, value) for key, value in raw.items()}
-    for key in sorted(set(values) - set(OPTIONS)):
+    for key in sorted(set(values) - {*OPTIONS, *ENGINE_OPTIONS}):
         foreign = foreign_options.FOREIGN.get(key)
         if foreign is None:
             raise errors.BadRequest(f"unknown option {key[:80]!r}; flannelpy knows: {', '.join(OPTIONS)}")
@@ -116,6 +121,13 @@ def parse_options(raw: Mapping[str, object]) -> Options:
         bridge=names.parse_bridge(name, OPTION_BRIDGE) if (name := values.get(OPTION_BRIDGE)) else None,
         iface_prefix=names.parse_iface_prefix(values.get(OPTION_IFACE_PREFIX) or IFACE_PREFIX, OPTION_IFACE_PREFIX),
     )
+
+
+def require_agreed(raw: Mapping[str, object], *, ipv4: bool, ipv6: bool) -> None:
+    """Raise BadRequest where the operator asked through -o for other families than the engine does."""
+    for key, asked, words in ((OPTION_IPV4, ipv4, "leave it away"), (OPTION_IPV6, ipv6, "use --ipv6")):
+        if key in raw and _flag(key, _text(key, raw[key])) != asked:
+            raise errors.BadRequest(f"{key}={raw[key]}: this engine does not heed it; {words}")
 
 
 def follow(net: Network, held: lease.HeldSubnet | None) -> Network:

@@ -90,6 +90,11 @@ class Nodes:
             for other, (taken, name) in self._rooms.items():
                 if other == prefix:
                     continue
+                if inner := _nested(prefix, other):
+                    raise errors.ConfigInvalid(
+                        f"flannel network {inner} lies among the leases of {other if inner == prefix else prefix}, "
+                        "whose hosts would read its keys as theirs; give one of them another prefix"
+                    )
                 if clash := _overlap(networks, taken):
                     raise errors.ConfigInvalid(
                         f"flannel network {prefix} ({clash[0]}) overlaps {other} ({clash[1]}) on this host; "
@@ -138,6 +143,16 @@ class Nodes:
             if started:
                 fresh.start()
         return fresh
+
+
+def _nested(one: str, other: str) -> str | None:
+    """The prefix of the two whose keys lie below the other's `subnets`."""
+    return next((inner for inner, outer in ((one, other), (other, one)) if _lies_in(inner, outer)), None)
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    leases = f"{lease.clean_prefix(outer)}/subnets/"
+    return f"{lease.clean_prefix(inner)}/".startswith(leases)
 
 
 def _overlap(

@@ -242,6 +242,14 @@ def test_docker_must_ask_for_a_gateway() -> None:
         ({"Options": {"com.docker.network.enable_ipv4": False}}, "a flannelpy network needs IPv4"),
         ({"Options": {"com.docker.network.internal": "yes"}}, "com.docker.network.internal: expected true or false"),
         ({"Options": {"com.docker.network.generic": {"parent": "eth0"}}}, "unknown option 'parent'"),
+        (
+            {"Options": {"com.docker.network.generic": {"com.docker.network.enable_ipv6": "true"}}},
+            "com.docker.network.enable_ipv6=true: this engine does not heed it; use --ipv6",
+        ),
+        (
+            {"Options": {"com.docker.network.generic": {"com.docker.network.enable_ipv4": "false"}}},
+            "com.docker.network.enable_ipv4=false: this engine does not heed it; leave it away",
+        ),
     ],
 )
 def test_a_wrong_create_network_is_refused_and_changes_nothing(
@@ -252,6 +260,17 @@ def test_a_wrong_create_network_is_refused_and_changes_nothing(
         host.call("CreateNetwork", body)
     assert str(caught.value).startswith(expected)
     assert (host.known(), host.links()) == (([], []), set())
+
+
+def test_the_families_may_be_told_twice(host: Host) -> None:
+    """As 28 does with -o com.docker.network.enable_ipv6=true, and with default-network-opts of dockerd."""
+    host.give_ipv6()
+    families = {"com.docker.network.enable_ipv4": True, "com.docker.network.enable_ipv6": True}
+    generic = dict.fromkeys(families, "true")
+    options = {**families, "com.docker.network.generic": generic}
+    body = {"NetworkID": NETWORK_ID, "Options": options, "IPv4Data": [POOL], "IPv6Data": [POOL6]}
+    assert host.call("CreateNetwork", body) == {}
+    assert host.known()[0][0].v6 is not None
 
 
 @pytest.mark.parametrize(

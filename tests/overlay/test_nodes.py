@@ -173,6 +173,27 @@ def test_two_networks_that_collide_are_refused(world: World, config: str, expect
     assert [held.prefix for held in world.nodes.held()] == [node_host.PREFIX]
 
 
+@pytest.mark.parametrize("inner", [f"{BLUE}/subnets", f"{BLUE}/subnets/inner/", f"{BLUE}//subnets/inner"])
+def test_a_network_among_the_leases_of_another_is_refused(world: World, inner: str) -> None:
+    world.start()
+    ten, nine = ([ipaddress.IPv4Network("10.10.0.0/16")], "flannel.10"), ([ipaddress.IPv4Network("10.9.0.0/16")], "")
+    world.nodes.claim_room(BLUE, *nine)
+    told = f"flannel network {inner} lies among the leases of {BLUE}, whose hosts would read its keys as theirs"
+    with pytest.raises(errors.ConfigInvalid, match=told):
+        world.nodes.claim_room(inner, *ten)
+    world.nodes.leave(BLUE)
+    world.nodes.claim_room(inner, *ten)
+    with pytest.raises(errors.ConfigInvalid, match=told):
+        world.nodes.claim_room(BLUE, *nine)
+
+
+@pytest.mark.parametrize("near", [f"{BLUE}/subnetsize", f"{BLUE}/inner", "/blue/networks", "/subnets"])
+def test_prefixes_may_lie_side_by_side_and_one_in_the_other(world: World, near: str) -> None:
+    world.start()
+    world.nodes.claim_room(BLUE, [ipaddress.IPv4Network("10.9.0.0/16")], "flannel.9")
+    world.nodes.claim_room(near, [ipaddress.IPv4Network("10.10.0.0/16")], "flannel.10")
+
+
 def test_two_networks_that_collide_and_are_joined_at_once_are_not_both_joined(world: World) -> None:
     world.registries[BLUE].set_config('{"Network": "10.9.0.0/16", "Backend": {"Type": "vxlan"}}')
     world.registries["/red"] = registry_fake.FakeRegistry('{"Network": "10.8.0.0/16", "Backend": {"Type": "vxlan"}}')
