@@ -184,7 +184,8 @@ def _format_add(obj: netstate.KernelObject) -> str:  # noqa: PLR0911 - one line 
         case netstate.VethPair(name=name, peer=peer, bridge=bridge, mtu=mtu):
             return f"ip link add {name} up mtu {mtu} master {bridge} type veth peer name {peer} mtu {mtu}"
         case netstate.BridgePort(name=name, bridge=bridge, mtu=mtu):
-            return f"ip link set {name} up master {bridge} mtu {mtu}"
+            hairpin = f" && {_format_hairpin(obj)}" if obj.hairpin else ""
+            return f"ip link set {name} up master {bridge} mtu {mtu}{hairpin}"
         case netstate.Address(link=link_name, interface=interface):
             return f"ip addr add {interface} dev {link_name}"
         case netstate.Neighbour(link=link_name, ip=ip, mac=mac):
@@ -209,7 +210,13 @@ def _format_link_change(old: netstate.Link, new: netstate.Link) -> str:
     lines = [" ".join(["ip link set", new.name, *changed])] if changed else []
     if isinstance(old, netstate.VxlanLink) and isinstance(new, netstate.VxlanLink):
         lines += [_format_tx_checksum(new)] if old.tx_checksum != new.tx_checksum else []
+    if isinstance(before, netstate.BridgePort) and isinstance(after, netstate.BridgePort):
+        lines += [_format_hairpin(after)] if before.hairpin != after.hairpin else []
     return " && ".join(lines)
+
+
+def _format_hairpin(port: netstate.BridgePort) -> str:
+    return f"bridge link set dev {port.name} hairpin {'on' if port.hairpin else 'off'}"
 
 
 def _format_tx_checksum(link: netstate.VxlanLink) -> str:

@@ -26,6 +26,7 @@ class FakeLink:
     up: bool = True
     tx_checksum: bool = True
     bridge: netstate.IfName = NO_BRIDGE
+    hairpin: bool = False
     peer: netstate.IfName | None = None
     made_as: netstate.Link | None = None
 
@@ -139,6 +140,7 @@ class FakeNamespace:
         if link is None or link.kind != "veth":
             return f"{new.name} is no veth"
         link.bridge, link.mtu, link.up, link.made_as = new.bridge, new.mtu, True, new
+        link.hairpin = isinstance(new, netstate.BridgePort) and new.hairpin
         return ""
 
     def remove(self, obj: netstate.KernelObject) -> str:
@@ -175,7 +177,7 @@ class FakeNamespace:
         self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route, netstate.Sysctl)
         for above, other in list(self.links.items()):
             if other.bridge == name:
-                other.bridge = NO_BRIDGE
+                other.bridge, other.hairpin = NO_BRIDGE, False
             if isinstance(other.made_as, netstate.VxlanLink) and other.made_as.underlay == name:
                 self.delete_link(above)
 
@@ -206,7 +208,7 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
         case "bridge":
             return netstate.BridgeLink(name=name, mac=link.mac, mtu=link.mtu, up=link.up)
         case "veth":
-            return netstate.BridgePort(name=name, bridge=link.bridge, mtu=link.mtu, up=link.up)
+            return netstate.BridgePort(name=name, bridge=link.bridge, mtu=link.mtu, hairpin=link.hairpin, up=link.up)
         case _:
             return None
 

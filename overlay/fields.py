@@ -51,6 +51,16 @@ def flag(obj: JsonObject, name: str, *, default: bool) -> bool:
     return value
 
 
+def number(obj: JsonObject, name: str, *, least: int, most: int, default: int | None = None) -> int:
+    """A whole number in a range; null counts as absent. Raises FieldError without a default."""
+    value = obj.get(name)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not least <= value <= most:  # true is an int, too
+        raise FieldError(f"{name}: expected a whole number from {least} to {most}, got {str(value)[:80]}")
+    return value
+
+
 def mapping(obj: JsonObject, name: str) -> JsonObject:
     """An object field; null and absent are the empty object."""
     value = obj.get(name)

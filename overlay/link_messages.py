@@ -73,6 +73,13 @@ def move_vxlan(link: netstate.VxlanLink, index: int, sequence: int) -> bytes:
     return change_link([("IFLA_LINKINFO", info)], sequence, index=index)
 
 
+def change_port(index: int, sequence: int, *, hairpin: bool) -> bytes:
+    """Set what a bridge keeps of its port; the link must be one."""
+    port: Attributes = [["IFLA_BRPORT_MODE", int(hairpin)]]
+    info = {"attrs": [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": port}]]}
+    return change_link([("IFLA_LINKINFO", info)], sequence, index=index)
+
+
 def pack_address(address: netstate.Address, index: int, sequence: int, *, remove: bool = False) -> bytes:
     """The message that makes an address be there, or takes it away.
 

@@ -129,7 +129,10 @@ class LinkWriter:
         row = self._find_kind(new.name, "veth")
         if row is None:
             raise rtnl_socket.Refusal(errno.ENODEV, f"there is no {new.name}")
-        self._change(row, bridge=_require_index(new.bridge), mtu=new.mtu)
+        bridge, hairpin = _require_index(new.bridge), isinstance(new, netstate.BridgePort) and new.hairpin
+        self._change(row, bridge=bridge, mtu=new.mtu)
+        if hairpin != (row.hairpin and row.master == bridge):
+            self._send([link_messages.change_port(row.index, self._socket.next_sequence(), hairpin=hairpin)])
 
     def _change(
         self, row: rtnl_links.LinkRow, *, mtu: int, mac: netstate.Mac | None = None, bridge: int | None = None

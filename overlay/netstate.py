@@ -95,12 +95,14 @@ class VethPair:
 class BridgePort:
     """The host's end of a veth whose peer is in a container. Repaired, never created.
 
-    Observed, it also stands for the host's end of a VethPair; its bridge is "" where it is in none.
+    Observed, it also stands for the host's end of a VethPair; its bridge is "" where it is in none. `hairpin`: frames
+    may leave through the port that they came in by, so that a container reaches itself through a published port.
     """
 
     name: IfName
     bridge: IfName
     mtu: int
+    hairpin: bool = False
     up: bool = True
 
 

@@ -13,7 +13,8 @@ from overlay import netstate, rtnl
 
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 4, 5, 10
 _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_LINK_NETNSID = 18, 20, 37
-_INFO_KIND, _INFO_DATA = 1, 2
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
+_BRPORT_MODE = 4
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT = 1, 3, 4, 7, 15
 _VXLAN_LOCAL6, _VXLAN_GBP = 17, 23
 
@@ -34,6 +35,7 @@ class LinkRow:
     alias: str
     master: int
     data: Mapping[int, bytes]
+    hairpin: bool
 
     @property
     def up(self) -> bool:
@@ -52,6 +54,7 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
     found = rtnl.parse_attributes(data, at + 16, end)
     info = rtnl.parse_attributes(nested := found.get(_IFLA_LINKINFO, b""), 0, len(nested))
     own = rtnl.parse_attributes(nested := info.get(_INFO_DATA, b""), 0, len(nested))
+    port = rtnl.parse_attributes(nested := info.get(_INFO_SLAVE_DATA, b""), 0, len(nested))
     return LinkRow(
         index=index,
         name=netstate.IfName(_text(found.get(rtnl.IFLA_IFNAME))),
@@ -62,6 +65,7 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
         alias=_text(found.get(_IFLA_IFALIAS)),
         master=_number(found.get(_IFLA_MASTER)),
         data=own,
+        hairpin=bool(_number(port.get(_BRPORT_MODE))),
     )
 
 
@@ -93,7 +97,7 @@ def show_link(row: LinkRow, names: Mapping[int, netstate.IfName]) -> netstate.Li
             return netstate.BridgeLink(name=row.name, mac=row.mac, mtu=row.mtu, up=row.up)
         case "veth":
             bridge = names.get(row.master, NOWHERE)
-            return netstate.BridgePort(name=row.name, bridge=bridge, mtu=row.mtu, up=row.up)
+            return netstate.BridgePort(name=row.name, bridge=bridge, mtu=row.mtu, hairpin=row.hairpin, up=row.up)
         case _:
             return None
 

@@ -282,6 +282,14 @@ def test_equal_states_need_nothing(state: netstate.NetState) -> None:
     assert diff.plan(state, state) == []
 
 
+def test_a_port_that_lets_frames_back_out_reads_as_an_operator_would_type_it() -> None:
+    seen, wanted = port(), port(hairpin=True)
+    assert lines([wanted], [seen]) == ["bridge link set dev v1 hairpin on"]
+    assert lines([seen], [wanted]) == ["bridge link set dev v1 hairpin off"]
+    bare = diff.format_op(netstate.Add(obj=seen))
+    assert diff.format_op(netstate.Add(obj=wanted)) == f"{bare} && bridge link set dev v1 hairpin on"
+
+
 @hypothesis.settings(deadline=None)
 @hypothesis.given(states(), states())
 def test_every_change_reads_as_one_line(desired: netstate.NetState, observed: netstate.NetState) -> None:

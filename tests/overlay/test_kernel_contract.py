@@ -345,6 +345,21 @@ def test_a_port_moves_to_another_bridge(host: Host) -> None:
     assert host.shows(BRIDGE, OTHER_BRIDGE, moved)
 
 
+def test_a_port_lets_frames_back_out_where_they_came_in_as_long_as_that_is_wanted(host: Host) -> None:
+    host.build(BRIDGE, OTHER_BRIDGE, PAIR)
+    hairpin = dataclasses.replace(PORT, hairpin=True)
+    assert host.kernel.apply([netstate.Change(old=PORT, new=hairpin)]) == []
+    assert host.shows(BRIDGE, OTHER_BRIDGE, hairpin)
+    moved = dataclasses.replace(hairpin, bridge=OTHER_BRIDGE.name)
+    assert host.kernel.apply([netstate.Change(old=hairpin, new=moved)]) == []
+    assert host.shows(BRIDGE, OTHER_BRIDGE, moved)
+    assert host.kernel.apply([netstate.Remove(obj=OTHER_BRIDGE)]) == []
+    assert host.shows(BRIDGE, dataclasses.replace(PORT, bridge=netstate.IfName("")))
+    host.build(BRIDGE, hairpin)
+    assert host.kernel.apply([netstate.Change(old=hairpin, new=PAIR)]) == []
+    assert host.shows(BRIDGE, PORT)
+
+
 def test_removing_a_bridge_leaves_its_ports_outside(host: Host) -> None:
     host.build(BRIDGE, PAIR)
     assert host.kernel.apply([netstate.Remove(obj=BRIDGE)]) == []
