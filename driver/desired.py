@@ -39,6 +39,21 @@ def forwarding(networks: Iterable[network.Network]) -> netstate.NetState:
     return FORWARDING | FORWARDING_V6 if any(net.v6 is not None for net in networks) else FORWARDING
 
 
+def loopback_owner(network_id: names.NetworkId) -> str:
+    """The name of the slice that opens a network's bridge to the host's loopback."""
+    return f"loopback:{network_id}"
+
+
+def loopback(net: network.Network, *, on: bool) -> netstate.NetState:
+    """Whether packets between the bridge and 127.0.0.1 are routed.
+
+    The rules that keep containers off the host's loopback (`overlay.firewall_ports`) must stand while it is on.
+    Source: kernel Documentation/networking/ip-sysctl.rst, route_localnet.
+    """
+    key = f"net.ipv4.conf.{net.bridge.replace('.', '/')}.route_localnet"
+    return frozenset({netstate.Sysctl(key=key, value="1" if on else "0")})
+
+
 def network_state(net: network.Network) -> netstate.NetState:
     """The bridge with the gateway's addresses; its MAC follows the address as a container's does."""
     bridge = netstate.BridgeLink(name=net.bridge, mac=names.mac_of(net.gateway.ip), mtu=net.mtu)
@@ -60,13 +75,20 @@ def endpoint_state(net: network.Network, end: endpoint.Endpoint) -> netstate.Net
     """
     name, mtu = end.host_end, max(net.mtu, end.mtu)
     if end.joined:
-        return frozenset({netstate.BridgePort(name=name, bridge=net.bridge, mtu=mtu)})
+        hairpin = bool(end.published)  # bridges that are filtered redirect to a port that the packet may have come by
+        return frozenset({netstate.BridgePort(name=name, bridge=net.bridge, mtu=mtu, hairpin=hairpin)})
     pair = netstate.VethPair(name=name, peer=end.container_end, bridge=net.bridge, mtu=mtu)
     return frozenset({pair})
 
 
-def firewall_plan(networks: Iterable[network.Network]) -> firewall.FirewallPlan:
-    """What the packet filter must do for all networks of this host."""
+def firewall_plan(
+    networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint] = ()
+) -> firewall.FirewallPlan:
+    """What the packet filter must do for all networks and endpoints of this host."""
+    published: dict[names.NetworkId, list[firewall.PublishedPort]] = {}
+    for end in endpoints:
+        if end.published:
+            published.setdefault(end.network_id, []).extend(end.published)
     return frozenset(
         firewall.BridgeRules(
             bridge=net.bridge,
@@ -77,6 +99,7 @@ def firewall_plan(networks: Iterable[network.Network]) -> firewall.FirewallPlan:
             internal=net.internal,
             masquerade=net.masquerade,
             prefix=net.prefix,
+            published=frozenset(published.get(net.id, ())),
             v6=_firewall_rules_v6(net.v6, direct=net.direct) if net.v6 is not None else None,
         )
         for net in networks

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from driver import errors, names, network
-from overlay import netstate
+from overlay import firewall, netstate
 
 NEXTHOP = 0
 """RouteType of a StaticRoute through a next hop. Source: moby daemon/libnetwork/types/types.go."""
@@ -23,7 +23,7 @@ class Endpoint:
 
     `mtu` is what the pair was made with, and so what the container's end has, which is out of our reach; 0 where
     that is not known. `other_name` is the host's end where the name made from the id alone was another endpoint's.
-    Units: bytes.
+    `published` are the host's ports that this plugin redirects to the container. Units: bytes.
     """
 
     id: names.EndpointId
@@ -34,6 +34,7 @@ class Endpoint:
     address_v6: ipaddress.IPv6Interface | None = None
     mtu: int = 0
     other_name: netstate.IfName | None = None
+    published: tuple[firewall.PublishedPort, ...] = ()
 
     @property
     def host_end(self) -> netstate.IfName:
@@ -47,7 +48,9 @@ class Endpoint:
 
     def is_same(self, other: Endpoint) -> bool:
         """Whether both are the same connection, however far it has got and whatever its ends are called."""
-        return self == dataclasses.replace(other, joined=self.joined, mtu=self.mtu, other_name=self.other_name)
+        return self == dataclasses.replace(
+            other, joined=self.joined, mtu=self.mtu, other_name=self.other_name, published=self.published
+        )
 
     def named_beside(self, others: Iterable[Endpoint]) -> Endpoint:
         """The same endpoint under a name that none of the others has."""
@@ -122,17 +125,13 @@ def choose_exit(net: network.Network, *, publishes: bool) -> Exit:
     """The way out for one endpoint.
 
     dockerd shows and serves published ports only where it attaches docker_gwbridge itself, which costs a second NIC
-    and about 145 ms; so only an endpoint with port mappings pays. Raises BadRequest for a published port where the
-    operator forbade docker_gwbridge.
+    and about 145 ms; so only an endpoint with port mappings pays. Where the operator forbade docker_gwbridge, ports
+    are published by us (`driver.publishing`), and Docker cannot show them.
     """
     if net.internal:
         return NoExit(routes=_overlay_routes(net))
-    if net.gateway_mode is network.GatewayMode.NATIVE and publishes:
-        raise errors.BadRequest(
-            f"{network.OPTION_GATEWAY}=native publishes no ports; "
-            f"use a network with {network.OPTION_GATEWAY}=auto for -p"
-        )
-    if publishes or net.gateway_mode is network.GatewayMode.DOCKER:
+    auto = net.gateway_mode is network.GatewayMode.AUTO
+    if (publishes and auto) or net.gateway_mode is network.GatewayMode.DOCKER:
         return DockerExit(routes=_overlay_routes(net))
     return NativeExit(gateway=net.gateway.ip, gateway_v6=net.v6.gateway.ip if net.v6 is not None else None)
 

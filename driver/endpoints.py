@@ -43,8 +43,8 @@ def methods(driver: service.Driver) -> Mapping[str, Method]:
         "NetworkDriver.DeleteEndpoint": lambda body: _delete_endpoint(driver, body),
         "NetworkDriver.Join": lambda body: _join(driver, body),
         "NetworkDriver.Leave": lambda body: _leave(driver, body),
-        "NetworkDriver.ProgramExternalConnectivity": _nothing,
-        "NetworkDriver.RevokeExternalConnectivity": _nothing,
+        "NetworkDriver.ProgramExternalConnectivity": lambda body: _program(driver, body),
+        "NetworkDriver.RevokeExternalConnectivity": lambda body: _revoke(driver, body),
     }
 
 
@@ -129,8 +129,21 @@ def _allocate_network(body: fields.JsonObject) -> Answer:
     )
 
 
+def _program(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    """Only where ports are ours to publish: elsewhere the engine does so itself (see `endpoint.choose_exit`)."""
+    wanted = fields.objects(fields.mapping(body, "Options"), OPTION_PORTMAP)
+    driver.publisher.publish(_network_id(body), _endpoint_id(body), wanted)
+    return {}
+
+
+def _revoke(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    _network_id(body)
+    driver.publisher.withdraw(_endpoint_id(body))
+    return {}
+
+
 def _nothing(body: fields.JsonObject) -> Answer:
-    """Accepted: dockerd publishes ports itself, on docker_gwbridge (see `endpoint.choose_exit`)."""
+    """Accepted: for managers of a swarm, and nothing is kept of it."""
     _network_id(body)
     return {}
 

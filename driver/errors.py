@@ -6,6 +6,7 @@
     ├── UnknownNetwork          404
     ├── UnknownEndpoint         404
     ├── Conflict                409: the id, or a name made from it, is taken by something else
+    ├── PortTaken               409: a port of the host is in use, or is no port of this host
     └── EngineError             the Engine API did not answer, or refused; background work only
 
 `status` is the HTTP status that `plugin` answers with.
@@ -48,6 +49,12 @@ class UnknownEndpoint(DriverError):
 
 class Conflict(DriverError):
     """The id, or a name made from it, is taken by something else."""
+
+    status = 409
+
+
+class PortTaken(DriverError):
+    """A port of the host is in use, or is no port of this host."""
 
     status = 409
 

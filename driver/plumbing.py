@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from driver import desired, network
+from driver import desired, endpoint, network
 from overlay import errors, firewall, netstate
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,17 @@ class Plumbing(Protocol):
 
 
 class Plumber:
-    """See the module. `networks` tells those of the moment. Safe to call from any thread."""
+    """See the module. `networks` and `endpoints` tell those of the moment. Safe to call from any thread."""
 
-    def __init__(self, inner: Plumbing, networks: Callable[[], Iterable[network.Network]]) -> None:
+    def __init__(
+        self,
+        inner: Plumbing,
+        networks: Callable[[], Iterable[network.Network]],
+        endpoints: Callable[[], Iterable[endpoint.Endpoint]],
+    ) -> None:
         self._inner = inner
         self._networks = networks
+        self._endpoints = endpoints
         self._order = threading.Lock()  # plans are declared as they were made; never held while one is written
         self.set = inner.set
         self.forget = inner.forget
@@ -52,7 +58,7 @@ class Plumber:
     def write_firewall(self) -> None:
         """Write the rules of all networks. Raises KernelError."""
         with self._order:
-            self._inner.declare_firewall(desired.firewall_plan(self._networks()))
+            self._inner.declare_firewall(desired.firewall_plan(self._networks(), self._endpoints()))
         self._inner.write_firewall()
 
     def write_firewall_again(self) -> None:

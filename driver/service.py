@@ -13,7 +13,18 @@ import logging
 import threading
 from collections.abc import Callable
 
-from driver import creation, desired, endpoint, errors, names, network, plumbing, store
+from driver import (
+    creation,
+    desired,
+    endpoint,
+    errors,
+    host_ports,
+    names,
+    network,
+    plumbing,
+    publishing,
+    store,
+)
 from overlay import errors as overlay_errors
 from overlay import holdings, netstate, turns
 
@@ -23,10 +34,17 @@ log = logging.getLogger(__name__)
 class Driver:
     """The network driver. Every method may be called again with the same arguments."""
 
-    def __init__(self, rows: store.DriverStore, leases: holdings.Holdings, inner: plumbing.Plumbing) -> None:
+    def __init__(
+        self,
+        rows: store.DriverStore,
+        leases: holdings.Holdings,
+        inner: plumbing.Plumbing,
+        host: host_ports.HostPorts,
+    ) -> None:
         self._store = rows
         self._leases = leases
-        self._plumbing = plumbing.Plumber(inner, self.networks)
+        self._plumbing = plumbing.Plumber(inner, self.networks, self.endpoints)
+        self.publisher = publishing.Publisher(self, self._plumbing, host)
         self._lock = threading.Lock()  # over the two tables and the file; never held across kernel calls
         self._turn = threading.Lock()  # networks are recorded, and follow their leases, one at a time
         self._creations = turns.Turns()  # one network is made by one caller at a time; others are not held up
@@ -46,6 +64,7 @@ class Driver:
             state = desired.endpoint_state(self._networks[end.network_id], end)
             self._plumbing.set_again(desired.endpoint_owner(end.id), state)
         self._plumbing.write_firewall_again()
+        self.publisher.restore(networks, endpoints)
         self.refresh()  # the lease may have changed while nobody looked, or the rows be of a version that knew less
 
     def create_network(self, request: creation.Request) -> network.Network:
@@ -85,7 +104,7 @@ class Driver:
         Raises KernelError where the kernel refused: all of it is forgotten even so, and goes in the background.
         """
         with self._lock:
-            ends = [end.id for end in self._endpoints.values() if end.network_id == network_id]
+            ends = {end.id: end for end in self._endpoints.values() if end.network_id == network_id}
             self._store.delete_network(network_id)
             known = self._networks.pop(network_id, None)
             for endpoint_id in ends:
@@ -95,6 +114,7 @@ class Driver:
             return
         for endpoint_id in ends:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
+        self._plumbing.forget(desired.loopback_owner(network_id))
         refused: list[str] = []
         bridge = functools.partial(self._plumbing.remove, desired.network_owner(network_id))
         for take_away in (bridge, self._plumbing.write_firewall):
@@ -102,6 +122,8 @@ class Driver:
                 take_away()
             except overlay_errors.KernelError as exc:
                 refused += exc.failures
+        for end in ends.values():
+            self.publisher.release(end.published)
         log.info("network deleted id=%s bridge=%s", network_id[:12], known.bridge)
         if refused:
             raise overlay_errors.KernelError(refused)
@@ -124,7 +146,7 @@ class Driver:
                 self._endpoints[end.id] = end
         self.allow_forwarding()
         try:
-            self._plumb_endpoint(net, known or end)
+            self.plumb_endpoint(net, known or end)
         except overlay_errors.KernelError:
             if known is None:
                 self.delete_endpoint(end.id)
@@ -135,11 +157,8 @@ class Driver:
 
         Raises UnknownNetwork, UnknownEndpoint, BadRequest, KernelError.
         """
+        net, end = self.find_endpoint(network_id, endpoint_id)
         with self._lock:
-            net = self._known_network(network_id)
-            end = self._known_endpoint(endpoint_id)
-            if end.network_id != network_id:
-                raise errors.UnknownEndpoint(f"endpoint {endpoint_id[:12]} is not in network {network_id[:12]}")
             again = endpoint_id in self._left
         answer = endpoint.Joined(
             container_end=end.container_end,
@@ -151,13 +170,14 @@ class Driver:
         if again:
             # The pair may have died with the container's namespace. Forgotten first, so that it is really looked for.
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
-            self._plumb_endpoint(net, end)
+            self.plumb_endpoint(net, end)
         end = self._save_joined(end, joined=True)
-        self._plumb_endpoint(net, end)
+        self.plumb_endpoint(net, end)
         return answer
 
     def leave(self, endpoint_id: names.EndpointId) -> None:
         """Docker brings the container's end back, for a Join or a DeleteEndpoint to follow; unknown is success."""
+        self.publisher.withdraw(endpoint_id)  # newer engines do not always revoke
         with self._lock:
             end = self._endpoints.get(endpoint_id)
             if end is not None and end.joined:
@@ -176,6 +196,8 @@ class Driver:
             self._left.discard(endpoint_id)
         if known is not None:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
+        if known is not None and known.published:
+            self.publisher.forget(known)
 
     def networks(self) -> list[network.Network]:
         """All networks of this host."""
@@ -186,6 +208,33 @@ class Driver:
         """All endpoints of this host."""
         with self._lock:
             return list(self._endpoints.values())
+
+    def published(self, endpoint_id: names.EndpointId) -> publishing.Published:
+        """See `publishing.Rows`."""
+        with self._lock:
+            end = self._endpoints.get(endpoint_id)
+            return end.published if end is not None else ()
+
+    def find_endpoint(
+        self, network_id: names.NetworkId, endpoint_id: names.EndpointId
+    ) -> tuple[network.Network, endpoint.Endpoint]:
+        """See `publishing.Rows`."""
+        with self._lock:
+            net = self._known_network(network_id)
+            end = self._known_endpoint(endpoint_id)
+        if end.network_id != network_id:
+            raise errors.UnknownEndpoint(f"endpoint {endpoint_id[:12]} is not in network {network_id[:12]}")
+        return net, end
+
+    def save_published(
+        self, endpoint_id: names.EndpointId, published: publishing.Published
+    ) -> tuple[network.Network, endpoint.Endpoint]:
+        """See `publishing.Rows`."""
+        with self._lock:
+            end = dataclasses.replace(self._known_endpoint(endpoint_id), published=published)
+            self._store.save_endpoint(end)
+            self._endpoints[endpoint_id] = end
+            return self._networks[end.network_id], end
 
     def adopt_endpoint(self, end: endpoint.Endpoint) -> None:
         """Record an endpoint that Docker knows and we do not; its veth pair is there or is Docker's loss."""
@@ -231,8 +280,8 @@ class Driver:
         return net
 
     def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
-        changed = dataclasses.replace(end, joined=joined)
         with self._lock:
+            changed = dataclasses.replace(self._endpoints.get(end.id, end), joined=joined)
             if end.id in self._endpoints:
                 self._store.save_endpoint(changed)
                 self._endpoints[end.id] = changed
@@ -240,7 +289,7 @@ class Driver:
                     self._left.discard(end.id)
         return changed
 
-    def _plumb_endpoint(self, net: network.Network, end: endpoint.Endpoint) -> None:
+    def plumb_endpoint(self, net: network.Network, end: endpoint.Endpoint) -> None:
         """Declare an endpoint's slice, unless it is deleted meanwhile: the slice would stay for ever then."""
         owner = desired.endpoint_owner(end.id)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from driver import endpoint, errors, names, network
+from driver import endpoint, errors, names, network, ports
 from overlay import netstate, statefile
 
 SCHEMA = statefile.Schema(
@@ -54,7 +54,8 @@ SCHEMA = statefile.Schema(
         """,
         # 1.2
         """
-        ALTER TABLE networks ADD COLUMN iface_prefix TEXT NOT NULL DEFAULT 'eth'
+        ALTER TABLE networks ADD COLUMN iface_prefix TEXT NOT NULL DEFAULT 'eth';
+        ALTER TABLE endpoints ADD COLUMN published TEXT NOT NULL DEFAULT '[]'
         """,
     ),
 )
@@ -74,13 +75,13 @@ _LOAD_NETWORKS = """
     pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
-    INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu, published)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET network_id = excluded.network_id, address = excluded.address, mac = excluded.mac,
-    joined = excluded.joined, address_v6 = excluded.address_v6, mtu = excluded.mtu
+    joined = excluded.joined, address_v6 = excluded.address_v6, mtu = excluded.mtu, published = excluded.published
 """
 _LOAD_ENDPOINTS = """
-    SELECT id, network_id, address, mac, host_end, joined, address_v6, mtu FROM endpoints ORDER BY rowid
+    SELECT id, network_id, address, mac, host_end, joined, address_v6, mtu, published FROM endpoints ORDER BY rowid
 """
 
 
@@ -143,7 +144,17 @@ class DriverStore:
             address_v6 = str(end.address_v6) if end.address_v6 is not None else None
             tx.run(
                 _SAVE_ENDPOINT,
-                (end.id, end.network_id, str(end.address), end.mac, end.host_end, end.joined, address_v6, end.mtu),
+                (
+                    end.id,
+                    end.network_id,
+                    str(end.address),
+                    end.mac,
+                    end.host_end,
+                    end.joined,
+                    address_v6,
+                    end.mtu,
+                    ports.encode_published(end.published),
+                ),
             )
 
     def delete_endpoint(self, endpoint_id: names.EndpointId) -> None:
@@ -188,7 +199,7 @@ def _network_v6(pool: str, gateway: str, overlay: str, device: str) -> network.N
 
 
 def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
-    endpoint_id, network_id, address, mac, host_end, joined, address_v6, mtu = row
+    endpoint_id, network_id, address, mac, host_end, joined, address_v6, mtu, published = row
     return endpoint.Endpoint(
         id=names.EndpointId(endpoint_id),
         network_id=names.NetworkId(network_id),
@@ -198,4 +209,5 @@ def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
         address_v6=ipaddress.IPv6Interface(address_v6) if address_v6 is not None else None,
         mtu=mtu,
         other_name=netstate.IfName(host_end) if host_end != names.host_end(endpoint_id) else None,
+        published=ports.decode_published(published),
     )

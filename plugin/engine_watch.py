@@ -93,6 +93,7 @@ class EngineWatch:
 
     def look(self) -> list[str]:
         """One look, and the mending of what two looks agree on; a line for each thing mended."""
+        self._driver.publisher.retry()
         seen_at = time.monotonic()
         networks, endpoints = self._driver.networks(), self._driver.endpoints()
         seen = self._docker.list_networks({net.id for net in networks})

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from driver import endpoints as driver_endpoints
-from driver import engine
+from driver import engine, host_ports_socket
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import endpoints as ipam_endpoints
@@ -137,7 +137,8 @@ def build(chosen: settings.Settings) -> Graph:
         quarantine_s=chosen.address_quarantine_s,
         network_of=lambda cidr: watch.network_of(cidr),  # noqa: PLW0108 - the watch is built last
     )
-    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing)
+    host = host_ports_socket.HostPortsSocket()
+    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host)
     watch = _watch(chosen, driver, ipam, holdings)
     holdings.restore(store.prefixes())
     driver.restore()

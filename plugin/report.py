@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from driver import ports
 from overlay import offload, standing
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def status(built: graph.Graph) -> dict[str, Any]:
                 "address": str(end.address.ip),
                 "address_v6": str(end.address_v6.ip) if end.address_v6 is not None else None,
                 "joined": end.joined,
+                "published": [ports.format_published(port) for port in end.published],
             }
             for end in built.driver.endpoints()
         ],

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from driver import endpoint, endpoints, names, network, service, store
+from driver import endpoint, endpoints, host_ports_fake, names, network, service, store
 from overlay import errors, fields, firewall_fake, kernel_fake, lease, netstate, reconciler, statefile
 
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
@@ -63,6 +63,7 @@ class Host:
     holdings: FixedHoldings = dataclasses.field(default_factory=lambda: FixedHoldings(HELD))
     kernel: kernel_fake.KernelFake = dataclasses.field(default_factory=kernel_fake.KernelFake)
     firewall: firewall_fake.FirewallFake = dataclasses.field(default_factory=firewall_fake.FirewallFake)
+    ports: host_ports_fake.HostPortsFake = dataclasses.field(default_factory=host_ports_fake.HostPortsFake)
     reconciler: reconciler.Reconciler = dataclasses.field(init=False)
     driver: service.Driver = dataclasses.field(init=False)
 
@@ -72,7 +73,8 @@ class Host:
             file.close()
         self.files.append(statefile.StateFile(self.path, [store.SCHEMA]))
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
-        self.driver = service.Driver(store.DriverStore(self.files[-1]), self.holdings, self.reconciler)
+        self.ports.held.clear()  # sockets go with their process
+        self.driver = service.Driver(store.DriverStore(self.files[-1]), self.holdings, self.reconciler, self.ports)
         self.driver.restore()
         self.reconciler.open_gate()
         return self

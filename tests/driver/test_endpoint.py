@@ -60,15 +60,6 @@ def test_join_tells_the_way_out(
     assert endpoint.format_join(endpoint.Joined(container_end=CONTAINER_END, way=way)) == answer
 
 
-def test_a_native_network_refuses_published_ports_and_says_how_to_publish() -> None:
-    net = dataclasses.replace(NET, gateway_mode=network.GatewayMode.NATIVE)
-    with pytest.raises(errors.BadRequest) as caught:
-        endpoint.choose_exit(net, publishes=True)
-    assert str(caught.value) == (
-        "flannelpy.gateway=native publishes no ports; use a network with flannelpy.gateway=auto for -p"
-    )
-
-
 NET6 = dataclasses.replace(
     NET,
     v6=network.NetworkV6(

@@ -318,14 +318,6 @@ def test_a_join_with_a_broken_portmap_is_refused(host: Host, portmap: object) ->
     assert not host.driver.endpoints()[0].joined
 
 
-def test_a_join_that_publishes_on_a_native_network_leaves_the_endpoint_unjoined(host: Host) -> None:
-    host.create_network(flannelpy__gateway="native")
-    host.create_endpoint()
-    with pytest.raises(errors.BadRequest, match="publishes no ports"):
-        host.join(ports=1)
-    assert not host.driver.endpoints()[0].joined
-
-
 @pytest.mark.parametrize(
     "method", ["DeleteNetwork", "DeleteEndpoint", "Leave", "RevokeExternalConnectivity", "FreeNetwork"]
 )

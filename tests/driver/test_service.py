@@ -437,7 +437,7 @@ class SlowPlumbing:
 def test_an_endpoint_deleted_while_it_is_made_leaves_nothing_behind(host: Host) -> None:
     host.create_network()
     slow = SlowPlumbing(host.reconciler)
-    driver = service.Driver(host.store(), host.holdings, slow)
+    driver = service.Driver(host.store(), host.holdings, slow, host.ports)
     driver.restore()
     thread = threading.Thread(target=driver.create_endpoint, args=(END,))
     thread.start()
@@ -679,7 +679,7 @@ def test_a_network_deleted_while_it_follows_leaves_nothing_behind(host: Host, ow
     host.create_endpoint()
     slow = SlowPlumbing(host.reconciler, owner)
     slow.go_on.set()
-    driver = service.Driver(host.store(), host.holdings, slow)
+    driver = service.Driver(host.store(), host.holdings, slow, host.ports)
     driver.restore()
     slow.began.clear()
     slow.go_on.clear()

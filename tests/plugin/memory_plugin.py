@@ -10,7 +10,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import creation, endpoint, engine, names
+from driver import creation, endpoint, engine, host_ports_fake, names
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -96,7 +96,9 @@ class MemoryPlugin:
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, lease_wait_s=0.2)
-        self.driver = driver_service.Driver(driver_store.DriverStore(self.state), self.nodes, self.reconciler)
+        self.driver = driver_service.Driver(
+            driver_store.DriverStore(self.state), self.nodes, self.reconciler, host_ports_fake.HostPortsFake()
+        )
         options = engine_watch.Options(
             default_prefix=node_host.PREFIX, default_network=default_network, timing=TIMING
         )

@@ -129,6 +129,7 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
             "address": "10.2.1.2",
             "address_v6": None,
             "joined": False,
+            "published": [],
         }
     ]
     assert told["addresses"] == [{"pool": "10.2.1.0/24", "prefix": PREFIX, "used": 2, "total": 254, "short": False}]

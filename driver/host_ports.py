@@ -1,0 +1,34 @@
+"""The port through which ports of the host are reserved, so that nobody else listens there and we hear of who does.
+
+Used by `driver.publishing`. Adapters: `host_ports_socket` and `host_ports_fake`, which pass the same contract suite.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from driver import ports
+from overlay import firewall, netstate
+
+
+class HostPorts(Protocol):
+    """Safe to call from any thread; no call waits for anybody."""
+
+    def reserve(self, port: ports.HostPort) -> bool:
+        """Reserve a port; False if anybody has it, we included. Raises PortTaken where this host has no such address.
+
+        From then on it is taken for every other process of the host.
+        """
+        ...
+
+    def reserve_any(self, protocol: firewall.Protocol, ip: netstate.IPAddress) -> ports.HostPort | None:
+        """Reserve some port from the host's range for such; None if all are taken. Raises PortTaken as `reserve`."""
+        ...
+
+    def reserve_again(self, port: ports.HostPort) -> bool:
+        """Reserve what was ours before a restart: as `reserve`, but the host's address may be still to come."""
+        ...
+
+    def release(self, port: ports.HostPort) -> None:
+        """Give a port back; one that is not reserved is success."""
+        ...

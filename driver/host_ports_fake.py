@@ -1,0 +1,61 @@
+"""Ports of a host in memory: for tests and for trying things out.
+
+Passes tests/driver/test_host_ports.py as `host_ports_socket` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+from driver import errors, ports
+from overlay import firewall, netstate
+
+EPHEMERAL = range(32768, 61000)
+"""The kernel's own default. Source: kernel Documentation/networking/ip-sysctl.rst, ip_local_port_range."""
+
+
+class HostPortsFake:
+    """See `host_ports.HostPorts`. `others` are what other processes have; `addresses` the host's own."""
+
+    def __init__(self, *addresses: netstate.IPAddress) -> None:
+        self.addresses = set(addresses)
+        self.others: set[ports.HostPort] = set()
+        self.held: set[ports.HostPort] = set()
+        self._lock = threading.Lock()
+
+    def reserve(self, port: ports.HostPort) -> bool:
+        """See `host_ports.HostPorts.reserve`."""
+        self._require_address(port)
+        return self.reserve_again(port)
+
+    def reserve_any(self, protocol: firewall.Protocol, ip: netstate.IPAddress) -> ports.HostPort | None:
+        """See `host_ports.HostPorts.reserve_any`."""
+        tries = (ports.HostPort(protocol=protocol, ip=ip, number=number) for number in EPHEMERAL)
+        return next((port for port in tries if self.reserve(port)), None)
+
+    def reserve_again(self, port: ports.HostPort) -> bool:
+        """See `host_ports.HostPorts.reserve_again`."""
+        with self._lock:
+            if any(_overlap(port, other) for other in self.held | self.others):
+                return False
+            self.held.add(port)
+        return True
+
+    def release(self, port: ports.HostPort) -> None:
+        """See `host_ports.HostPorts.release`."""
+        with self._lock:
+            self.held.discard(port)
+
+    def _require_address(self, port: ports.HostPort) -> None:
+        if not port.ip.is_unspecified and not port.ip.is_loopback and port.ip not in self.addresses:
+            where = f"{ports.format_host(port.ip)}:{port.number}"
+            raise errors.PortTaken(
+                f"Bind for {where} failed: Cannot assign requested address; it is no address of this host"
+            )
+
+
+def _overlap(one: ports.HostPort, other: ports.HostPort) -> bool:
+    """An unspecified address is all of its family."""
+    same = dataclasses.replace(one, ip=other.ip) == other and one.ip.version == other.ip.version
+    return same and (one.ip == other.ip or one.ip.is_unspecified or other.ip.is_unspecified)

@@ -1,0 +1,89 @@
+"""Ports of the host reserved by sockets that are bound to them, in the network namespace of the calling thread.
+
+Bound, and never listening: who comes while the packet filter does not redirect (a flush, ::1) is refused and does not
+hang. So that a bound socket is in everybody's way, SO_REUSEADDR must be off; so that connections that somebody closed
+a minute ago are not in ours, it must be on while we bind. Sockets go with the process, whatever ends it.
+Source: socket(7), ip(7), ipv6(7), net/ipv4/inet_connection_sock.c (inet_csk_bind_conflict).
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import threading
+
+from driver import errors, ports
+from overlay import firewall, netstate
+
+_KINDS = {firewall.Protocol.TCP: socket.SOCK_STREAM, firewall.Protocol.UDP: socket.SOCK_DGRAM}
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+
+
+class HostPortsSocket:
+    """See `host_ports.HostPorts`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: dict[ports.HostPort, socket.socket] = {}
+
+    def reserve(self, port: ports.HostPort) -> bool:
+        """See `host_ports.HostPorts.reserve`."""
+        return self._hold(port, absent=False) is not None
+
+    def reserve_any(self, protocol: firewall.Protocol, ip: netstate.IPAddress) -> ports.HostPort | None:
+        """See `host_ports.HostPorts.reserve_any`."""
+        return self._hold(ports.HostPort(protocol=protocol, ip=ip, number=0), absent=False)
+
+    def reserve_again(self, port: ports.HostPort) -> bool:
+        """See `host_ports.HostPorts.reserve_again`."""
+        return self._hold(port, absent=True) is not None
+
+    def release(self, port: ports.HostPort) -> None:
+        """See `host_ports.HostPorts.release`."""
+        with self._lock:
+            held = self._sockets.pop(port, None)
+        if held is not None:
+            held.close()
+
+    def close(self) -> None:
+        """Give all of them back."""
+        with self._lock:
+            held = list(self._sockets)
+        for port in held:
+            self.release(port)
+
+    def _hold(self, port: ports.HostPort, *, absent: bool) -> ports.HostPort | None:
+        """What is reserved, which is `port` but for its number where that is 0; None if it is taken."""
+        try:
+            sock = socket.socket(_FAMILIES[port.ip.version], _KINDS[port.protocol])
+            try:
+                _bind(sock, port, absent=absent)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                return None
+            where = f"{ports.format_host(port.ip)}:{port.number}"
+            hint = "; it is no address of this host" if exc.errno == errno.EADDRNOTAVAIL else ""
+            raise errors.PortTaken(f"Bind for {where} failed: {exc.strerror}{hint}") from exc
+        held = ports.HostPort(protocol=port.protocol, ip=port.ip, number=sock.getsockname()[1])
+        with self._lock:
+            self._sockets[held] = sock
+        return held
+
+
+def _bind(sock: socket.socket, port: ports.HostPort, *, absent: bool) -> None:
+    if isinstance(port.ip, ipaddress.IPv6Address):
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if absent:
+        level, option = (
+            (socket.IPPROTO_IPV6, _IPV6_FREEBIND) if port.ip.version == 6 else (socket.SOL_IP, _IP_FREEBIND)
+        )
+        sock.setsockopt(level, option, 1)
+    if port.number and port.protocol is firewall.Protocol.TCP:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((str(port.ip), port.number))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

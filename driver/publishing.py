@@ -1,0 +1,240 @@
+"""Published ports of endpoints whose network publishes by itself (`flannelpy.gateway=native`).
+
+Owns which port of the host is reserved for whom. An endpoint's ports stand in its row: recorded first, then
+programmed, so that after a crash the same ports come back, ephemeral ones too. A port is given back only when the
+packet filter redirects it no more, or its next owner would lose packets to ours.
+Used by `driver.service`, which owns the rows and the plumbing. Safe to call from any thread: one endpoint's ports
+change in turn, and nobody waits for another's.
+Source: libnetwork.md §2.5 (ProgramExternalConnectivity replaces; Revoke may never come).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from driver import desired, endpoint, errors, host_ports, names, network, plumbing, ports
+from overlay import errors as overlay_errors
+from overlay import fields, firewall, turns
+
+log = logging.getLogger(__name__)
+
+Published = tuple[firewall.PublishedPort, ...]
+
+TRIES = 32
+"""How many ephemeral ports are tried until one is free in both families."""
+
+
+class Rows(Protocol):
+    """What the publisher needs of `service.Driver`."""
+
+    def networks(self) -> list[network.Network]: ...
+
+    def endpoints(self) -> list[endpoint.Endpoint]: ...
+
+    def published(self, endpoint_id: names.EndpointId) -> Published:
+        """An endpoint's ports; of an unknown one none."""
+        ...
+
+    def find_endpoint(
+        self, network_id: names.NetworkId, endpoint_id: names.EndpointId
+    ) -> tuple[network.Network, endpoint.Endpoint]:
+        """Raises UnknownNetwork, UnknownEndpoint."""
+        ...
+
+    def save_published(
+        self, endpoint_id: names.EndpointId, published: Published
+    ) -> tuple[network.Network, endpoint.Endpoint]:
+        """Record an endpoint's ports. Raises UnknownEndpoint."""
+        ...
+
+    def plumb_endpoint(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """Declare an endpoint's slice. Raises KernelError."""
+        ...
+
+
+class Publisher:
+    """See the module."""
+
+    def __init__(self, rows: Rows, plumber: plumbing.Plumber, host: host_ports.HostPorts) -> None:
+        self._rows = rows
+        self._plumbing = plumber
+        self._host = host
+        self._turns = turns.Turns()
+        self._loopbacks = turns.Turns()
+        self._lock = threading.Lock()
+        self._lost: set[ports.HostPort] = set()  # ours by the rows, but somebody else listens there
+
+    def restore(self, networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
+        """Have again what was published before a restart; the packet filter is written already."""
+        with self._lock:
+            self._lost.update(ports.host_port(port) for end in endpoints for port in end.published)
+        self.retry()
+        for net in networks:
+            if ports.is_publisher(net):
+                self._follow_loopback(net, on=False)
+                self._follow_loopback(net, on=True)
+
+    def publish(
+        self, network_id: names.NetworkId, endpoint_id: names.EndpointId, wanted: Sequence[fields.JsonObject]
+    ) -> None:
+        """Make what the engine wants the endpoint's ports, instead of those it has. Twice is as once.
+
+        Nothing where the engine publishes itself. Raises UnknownNetwork, UnknownEndpoint, BadRequest, PortTaken,
+        KernelError, and FieldError: after an error it has what it had.
+        """
+        if not wanted:
+            self.withdraw(endpoint_id)
+            return
+        with self._turns.of(endpoint_id):
+            net, end = self._rows.find_endpoint(network_id, endpoint_id)
+            if not ports.is_publisher(net):
+                return
+            bindings = ports.parse_bindings(wanted)
+            with contextlib.ExitStack() as undo:
+                chosen = self._choose(end, bindings, undo)
+                if chosen != end.published:
+                    undo.callback(self._take_back, end)
+                    self._program(*self._rows.save_published(end.id, chosen))
+                undo.pop_all()
+            self.release(set(end.published) - set(chosen))
+        log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], _format(chosen))
+
+    def withdraw(self, endpoint_id: names.EndpointId) -> None:
+        """Publish nothing of an endpoint any more; unknown is success.
+
+        What the kernel refuses is retried in the background. Costs nothing where nothing is published.
+        """
+        if not self._rows.published(endpoint_id):
+            return
+        with self._turns.of(endpoint_id):
+            published = self._rows.published(endpoint_id)
+            with contextlib.suppress(errors.UnknownEndpoint):
+                self._program_again(*self._rows.save_published(endpoint_id, ()))
+            self.release(published)
+        log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], _format(published))
+
+    def forget(self, end: endpoint.Endpoint) -> None:
+        """The same for an endpoint that is known no more."""
+        for net in self._rows.networks():
+            if net.id == end.network_id:
+                self._follow_loopback(net, on=False)
+        self._plumbing.write_firewall_again()
+        self.release(end.published)
+
+    def release(self, published: Iterable[firewall.PublishedPort]) -> None:
+        """Give the host's ports back."""
+        for port in published:
+            with self._lock:
+                self._lost.discard(ports.host_port(port))
+            self._host.release(ports.host_port(port))
+
+    def retry(self) -> None:
+        """Reserve what could not be reserved before."""
+        with self._lock:
+            lost = sorted(self._lost, key=lambda port: (port.protocol, port.number, port.ip.packed))
+        for port in lost:
+            try:
+                held = self._host.reserve_again(port)
+            except errors.PortTaken as exc:
+                log.warning("published port not reserved, trying again: %s", exc)
+                continue
+            where = f"{ports.format_host(port.ip)}:{port.number}/{port.protocol}"
+            if not held:
+                log.warning("published port is another process's, too, which hears nothing there port=%s", where)
+                continue
+            with self._lock:
+                self._lost.discard(port)
+
+    def _choose(
+        self, end: endpoint.Endpoint, bindings: Sequence[ports.Binding], undo: contextlib.ExitStack
+    ) -> Published:
+        """A port for each binding, those that leave least choice first; what is reserved for it goes with `undo`."""
+        chosen: dict[int, Published] = {}
+        left = set(end.published)
+        for place in sorted(range(len(bindings)), key=lambda place: bindings[place].choice):
+            found = ports.kept(bindings[place], end, left)
+            if not found:
+                found = self._reserve(bindings[place], end)
+                undo.callback(self.release, found)
+            left.difference_update(found)
+            chosen[place] = found
+        return tuple(port for place in sorted(chosen) for port in chosen[place])
+
+    def _reserve(self, binding: ports.Binding, end: endpoint.Endpoint) -> Published:
+        wanted = ports.addresses(binding, end)
+        found = self._reserve_in_range(binding, wanted) if binding.first else self._reserve_any(binding, wanted)
+        if not found:
+            raise errors.PortTaken(ports.explain_taken(binding, wanted[0][0]))
+        return found
+
+    def _reserve_in_range(self, binding: ports.Binding, wanted: ports.Ends) -> Published:
+        for number in range(binding.first, binding.last + 1):
+            found = ports.publish(binding, wanted, number)
+            if self._reserve_all(found):
+                return found
+        return ()
+
+    def _reserve_any(self, binding: ports.Binding, wanted: ports.Ends) -> Published:
+        """One that is free in every family; those that are not are held until it is found, or they'd come again."""
+        tried: list[ports.HostPort] = []
+        try:
+            for _ in range(TRIES):
+                first = self._host.reserve_any(binding.protocol, wanted[0][0])
+                if first is None:
+                    break
+                tried.append(first)
+                found = ports.publish(binding, wanted, first.number)
+                if self._reserve_all(found[1:]):
+                    tried.pop()
+                    return found
+        finally:
+            for port in tried:
+                self._host.release(port)
+        return ()
+
+    def _reserve_all(self, found: Published) -> bool:
+        """All or none."""
+        with contextlib.ExitStack() as undo:
+            for one in found:
+                if not self._host.reserve(ports.host_port(one)):
+                    return False
+                undo.callback(self._host.release, ports.host_port(one))
+            undo.pop_all()
+        return True
+
+    def _program(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """The loopback last when it opens and first when it closes: never without the rules that guard it."""
+        self._follow_loopback(net, on=False)
+        self._plumbing.write_firewall()
+        if end.joined:  # or the pair may be gone, and would be made anew
+            self._rows.plumb_endpoint(net, end)
+        self._follow_loopback(net, on=True)
+
+    def _program_again(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        try:
+            self._program(net, end)
+        except overlay_errors.KernelError as exc:
+            log.warning("ports not withdrawn yet, retrying in the background endpoint=%s: %s", end.id[:12], exc)
+
+    def _follow_loopback(self, net: network.Network, *, on: bool) -> None:
+        """Open, or close, a bridge's way to the host's loopback if that is what its endpoints want now."""
+        owner = desired.loopback_owner(net.id)
+        with self._loopbacks.of(net.id):
+            published = [port for end in self._rows.endpoints() if end.network_id == net.id for port in end.published]
+            if ports.needs_loopback(published) is on:
+                self._plumbing.set_again(owner, desired.loopback(net, on=on))
+        if net.id not in {known.id for known in self._rows.networks()}:
+            self._plumbing.forget(owner)
+
+    def _take_back(self, end: endpoint.Endpoint) -> None:
+        """Back to what it had before."""
+        with contextlib.suppress(errors.UnknownEndpoint):
+            self._program_again(*self._rows.save_published(end.id, end.published))
+
+
+def _format(published: Iterable[firewall.PublishedPort]) -> str:
+    return ",".join(ports.format_published(port) for port in published) or "none"
