@@ -13,12 +13,15 @@ import socket
 import sys
 import urllib.parse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import plugin
 from plugin import server
+
+if TYPE_CHECKING:
+    from plugin import engine_watch
 
 
 @click.group(invoke_without_command=True)
@@ -77,8 +80,8 @@ def _get(path: pathlib.Path | None, url: str) -> tuple[int, str]:
         raise click.ClickException(f"no plugin answers at {connection.path}: {exc}") from exc
 
 
-def serve() -> None:
-    """Listen first, then build the application; returns when gunicorn ends."""
+def serve(timing: engine_watch.Timing | None = None) -> None:
+    """Listen first, then build the application; returns when gunicorn ends. `timing`: of the look at Docker."""
     run_dir = _run_dir()
     sockets = server.choose_sockets(run_dir)
     for path in sockets:
@@ -91,7 +94,7 @@ def serve() -> None:
 
         if os.environ.get(faults.VARIABLE):  # tests only: see there
             faults.switch_on(pathlib.Path(os.environ[faults.VARIABLE]))
-        built = app.App({**os.environ, "RUN_DIR": str(run_dir)})
+        built = app.App({**os.environ, "RUN_DIR": str(run_dir)}, timing)
         stops.append(built.stop)
         return built.start()
 

@@ -21,7 +21,7 @@ from plugin import http, logs, report, server, settings
 from plugin import metrics as gauges
 
 if TYPE_CHECKING:
-    from plugin import graph
+    from plugin import engine_watch, graph
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ BUILD_WAIT_S = 20.0
 class App:
     """The running plugin, seen from HTTP. Implements `http.Core`."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], timing: engine_watch.Timing | None = None) -> None:
+        self._timing = timing
         self._settings, self._problems = settings.parse_settings(env)
         self._constants = {
             **driver_endpoints.CONSTANT,
@@ -119,7 +120,7 @@ class App:
             # Late: these bring grpc and pyroute2, half a second of imports that the first answer must not wait for.
             from plugin import graph
 
-            built = graph.build(self._settings)
+            built = graph.build(self._settings, self._timing)
             gc.collect()  # what imports left behind: peers find room there
             self._graph = built
             self._built.set()

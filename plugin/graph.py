@@ -89,7 +89,7 @@ class Graph:
         self.state.close()
 
 
-def build(chosen: settings.Settings) -> Graph:
+def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) -> Graph:
     """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
     schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
@@ -139,7 +139,7 @@ def build(chosen: settings.Settings) -> Graph:
     )
     host = host_ports_socket.HostPortsSocket()
     driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host)
-    watch = _watch(chosen, driver, ipam, holdings)
+    watch = _watch(chosen, driver, ipam, holdings, timing or engine_watch.Timing())
     holdings.restore(store.prefixes())
     driver.restore()
     return Graph(
@@ -208,14 +208,20 @@ def _docker(chosen: settings.Settings) -> engine.Engine:
 
 
 def _watch(
-    chosen: settings.Settings, driver: driver_service.Driver, ipam: ipam_service.Ipam, holdings: nodes.Nodes
+    chosen: settings.Settings,
+    driver: driver_service.Driver,
+    ipam: ipam_service.Ipam,
+    holdings: nodes.Nodes,
+    timing: engine_watch.Timing,
 ) -> engine_watch.EngineWatch:
     return engine_watch.EngineWatch(
         _docker(chosen),
         driver,
         ipam,
         holdings,
-        engine_watch.Options(default_prefix=chosen.etcd_prefix, default_network=chosen.default_network),
+        engine_watch.Options(
+            default_prefix=chosen.etcd_prefix, default_network=chosen.default_network, timing=timing
+        ),
     )
 
 

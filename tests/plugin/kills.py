@@ -1,0 +1,311 @@
+"""A host on which the plugin's worker is killed at a fault point, and what must be as before in the end.
+
+The plugin's real process, a real kernel in a namespace, a real state file; dockerd is `engine_model`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import ipaddress
+import json
+import os
+import pathlib
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from overlay import faults
+from tests.overlay import node_host
+from tests.plugin import engine_model
+
+until = node_host.until
+REPOSITORY = pathlib.Path(faults.__file__).parent.parent
+UNDERLAY = (
+    "ip link set lo up && ip link add eth0 type veth peer name far && ip addr add 192.0.2.1/24 dev eth0 && "
+    "ip link set eth0 up && ip link set far up && ip route add default via 192.0.2.254 && "
+    "iptables -P FORWARD DROP && iptables -N DOCKER-USER && iptables -A FORWARD -j DOCKER-USER"
+)
+NATIVE = {"flannelpy.gateway": "native"}
+QUERIES = (
+    "SELECT id, bridge, pool FROM networks",
+    "SELECT id, network_id, address, joined FROM endpoints",
+    "SELECT pool_id FROM ipam_pools",
+    "SELECT pool_id, ip, kind FROM ipam_addresses WHERE kind IS NOT NULL",
+)
+SETTLES_S = 15.0
+"""The look at Docker mends what is older than 1.2 s and found by two looks; the rest is for a busy machine."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Point:
+    """The `nth` time that `name` is passed within one call."""
+
+    name: str
+    nth: int
+
+
+def count(names: Sequence[str]) -> list[Point]:
+    """Every moment that was recorded, as one at which to strike."""
+    seen: collections.Counter[str] = collections.Counter()
+    points = []
+    for name in names:
+        seen[name] += 1
+        points.append(Point(name, seen[name]))
+    return points
+
+
+class Host:
+    """One host, with a network and a container on it that nothing may touch: the bystander."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self.netns = engine_model.namespace()
+        engine_model.inside(self.netns, "sh", "-c", UNDERLAY)
+        self.orders = directory / "faults"
+        self.orders.mkdir()
+        (directory / "run/docker/plugins").mkdir(parents=True)
+        self.plugin = self._start()
+        self.engine = engine_model.Engine(directory / "run", self.netns)
+        self.recorded: dict[str, list[str]] = {}
+        until(self.ready, "ready", 30)
+        (lease,) = json.loads(self.get("/status"))["flannel_networks"]
+        self.pools = [str(net) for net in ipaddress.ip_network(lease["subnet"]).subnets(new_prefix=26)]
+        self.net = self.engine.network_create(self.pools[0], NATIVE)
+        self.bystander = self.engine.run(self.net, {})
+        until(lambda: len(json.loads(self.get("/status"))["endpoints"]) == 1)
+        self.whole = self.truth()
+
+    def close(self) -> None:
+        """End everything."""
+        self.engine.close()
+        for pid in (self.worker(), self.plugin.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.plugin.wait(5)
+        engine_model.end(self.netns)
+
+    # -- the plugin ---------------------------------------------------------------------------------------
+
+    def get(self, path: str) -> str:
+        """GET over the plugin's socket. Raises OSError, HTTPException."""
+        return engine_model.get(self.directory / "run/docker/plugins/flannelpy.sock", path)
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/readyz") == "ready\n"
+        except engine_model.BROKEN:
+            return False
+
+    def worker(self) -> int:
+        """The pid of gunicorn's worker; 0 where there is none at the moment."""
+        pid = self.plugin.pid
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else 0
+
+    def log(self) -> str:
+        return (self.directory / "output").read_text()
+
+    # -- fault points ---------------------------------------------------------------------------------------
+
+    def strike(self, method: str, point: Point) -> None:
+        """Kill the worker at this point of the next call of `method`, or within the thread of this name."""
+        order = faults.Order(point=point.name, handler=method, nth=point.nth)
+
+        def give(called: str) -> None:
+            if called == method:
+                self.engine.before = lambda _method: None
+                self.give(order)
+
+        if _is_call(method):
+            self.engine.before = give
+        else:
+            self.give(order)
+
+    def give(self, order: faults.Order) -> None:
+        written = self.orders / "order.new"
+        written.write_text(json.dumps(dataclasses.asdict(order)))
+        written.rename(self.orders / "order")
+
+    def struck(self) -> bool:
+        """Whether the order was carried out."""
+        return not (self.orders / "order").exists()
+
+    def record(self, act: Callable[[], object]) -> list[tuple[str, str]]:
+        """Do something and give (handler or thread, point) of every point passed."""
+        path = self.orders / "record"
+        path.touch()
+        act()
+        rows = path.read_text().splitlines()
+        path.unlink()
+        pairs = (row.rsplit(" ", 1) for row in rows)
+        return [(who, point) for who, point in pairs]
+
+    # -- what there is ---------------------------------------------------------------------------------------
+
+    def truth(self) -> dict[str, object]:
+        """Everything that could leak or be doubled, without counters and numbers of links."""
+        links = json.loads(self._run("ip", "-j", "link"))
+        rules = re.sub(r"counter packets \d+ bytes \d+", "counter", self._run("nft", "list", "ruleset"))
+        told = json.loads(self.get("/status"))
+        return {
+            "links": sorted(f"{link['ifname']} in {link.get('master', 'nothing')}" for link in links),
+            "addresses": sorted(
+                " ".join(line.split()[1:4]) for line in self._lines("ip", "-o", "addr") if "fe80:" not in line
+            ),
+            "routes": sorted(line.strip() for line in self._lines("ip", "route")),
+            "rules": rules.splitlines(),
+            "listening": sorted(" ".join(line.split()[:5]) for line in self._lines("ss", "-Hltun")),
+            "rows": self._rows(),
+            "told": {name: told.get(name) for name in ("networks", "endpoints", "addresses")},
+        }
+
+    def wait_until_whole(self) -> list[str]:
+        """Wait until all is as it was in the beginning; what is not in the end, a line each."""
+        left: list[str] = []
+
+        def same() -> bool:
+            nonlocal left
+            try:
+                now = self.truth()
+            except engine_model.BROKEN:
+                return False
+            left = [f"{name}: {self.whole[name]} became {now[name]}" for name in now if self.whole[name] != now[name]]
+            return not left
+
+        with contextlib.suppress(AssertionError):
+            until(same, within_s=SETTLES_S)
+        if not left and not self.bystander_is_well():
+            left = ["the bystander lost its interface"]
+        return left
+
+    def bystander_is_well(self) -> bool:
+        """Its interface is where it was, up, with its address."""
+        shown = engine_model.inside(self.bystander.netns, "ip", "-o", "-4", "addr", "show", "up", "dev", "eth0")
+        return self.bystander.address in shown
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+            "RUN_DIR": str(self.directory / "run"),
+            "STATE_DIR": str(self.directory / "state"),
+            faults.VARIABLE: str(self.orders),
+        }
+        output = (self.directory / "output").open("ab")
+        with output:
+            return subprocess.Popen(
+                [
+                    *("nsenter", f"--net=/proc/{self.netns.pid}/ns/net"),
+                    *(sys.executable, str(pathlib.Path(__file__).with_name("quick_plugin.py"))),
+                ],
+                cwd=REPOSITORY,
+                env=env,
+                stdout=output,
+                stderr=output,
+            )
+
+    def _rows(self) -> list[list[tuple[Any, ...]]]:
+        path = urllib.parse.quote(str(self.directory / "state/flannelpy.db"))
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+            return [sorted(connection.execute(query).fetchall()) for query in QUERIES]
+
+    def _run(self, *words: str) -> str:
+        return engine_model.inside(self.netns, *words)
+
+    def _lines(self, *words: str) -> list[str]:
+        return self._run(*words).splitlines()
+
+
+def _is_call(who: str) -> bool:
+    """A method of the plugin, not one of its threads."""
+    return who.startswith(("NetworkDriver.", "IpamDriver."))
+
+
+class Hosts:
+    """One host for a whole module; a new one where a test left it broken."""
+
+    def __init__(self) -> None:
+        self._host: Host | None = None
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+
+    def get(self) -> Host:
+        if self._host is None:
+            self._directory = tempfile.TemporaryDirectory()  # a socket's path has at most 107 characters
+            self._host = Host(pathlib.Path(self._directory.name))
+        return self._host
+
+    def drop(self) -> None:
+        if self._host is not None and self._directory is not None:
+            self._host.close()
+            self._directory.cleanup()
+        self._host = None
+
+
+def check_every_point(
+    hosts: Hosts, method: str, live: Callable[[Host], object], *, modern: bool = True
+) -> Iterator[str]:
+    """Live once recording, then once for each point within `method`, killed there; a line for each failure.
+
+    `method` may be the name of a thread: what it does after a life is recorded too.
+    """
+    host = hosts.get()
+    host.engine.modern = modern
+    passed = [point for who, point in host.record(lambda: (live(host), host.wait_until_whole())) if who == method]
+    assert passed, f"{method} passed no fault point"
+    assert host.wait_until_whole() == []
+    for point in count(passed):
+        host = hosts.get()
+        failure = _kill_once(host, method, point, live)
+        if failure:
+            hosts.drop()
+            yield f"{method} killed at {point.name} #{point.nth}: {failure}"
+
+
+def _kill_once(host: Host, method: str, point: Point, live: Callable[[Host], object]) -> str:
+    host.engine.refusals.clear()
+    host.strike(method, point)
+    with contextlib.suppress(engine_model.Refused):
+        live(host)
+    with contextlib.suppress(AssertionError):
+        until(host.struck, within_s=SETTLES_S)
+    if not host.struck():
+        return "the point was not reached"
+    if _is_call(method) and [text.rpartition("got an ")[2][:10] for text in host.engine.refusals] != ["empty body"]:
+        return f"expected the repeat alone to be refused, got {host.engine.refusals}"
+    return "; ".join(host.wait_until_whole())
+
+
+def check_every_start(hosts: Hosts) -> Iterator[str]:
+    """Let a new worker start, recording, and then one for each point that its threads passed, killed there."""
+    host = hosts.get()
+    passed = host.record(lambda: _restart(host))
+    assert "build" in {who for who, _ in passed}
+    for who in sorted({who for who, _ in passed} - {"engine"}):  # its looks change nothing here
+        for point in count([name for by, name in passed if by == who]):
+            host = hosts.get()
+            host.strike(who, point)
+            _restart(host)
+            with contextlib.suppress(AssertionError):  # not every start needs the same of its background
+                until(host.struck, within_s=3)
+            failure = host.wait_until_whole() if host.struck() or who != "build" else ["the point was not reached"]
+            (host.orders / "order").unlink(missing_ok=True)
+            if failure:
+                hosts.drop()
+                yield f"{who} killed at {point.name} #{point.nth}: {'; '.join(failure)}"
+
+
+def _restart(host: Host) -> None:
+    """Kill the worker and wait until another one is ready."""
+    before = host.worker()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: host.worker() not in (0, before) and host.ready(), "ready again", 30)
