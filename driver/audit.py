@@ -13,7 +13,7 @@ import ipaddress
 import logging
 from collections.abc import Collection, Iterable, Iterator
 
-from driver import creation, endpoint, engine, errors, names, network, service
+from driver import compare, creation, endpoint, engine, errors, names, network, service
 from overlay import errors as overlay_errors
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ class Findings:
     missing_endpoints: tuple[endpoint.Endpoint, ...] = ()
     chosen_mtus: frozenset[tuple[names.NetworkId, int | None]] = frozenset()
     """What Docker says of a network's MTU option, where we know it otherwise: from a state file of before 1.1."""
+    changed_networks: tuple[engine.EngineNetwork, ...] = ()
+    changed_endpoints: tuple[endpoint.Endpoint, ...] = ()
+    """Those that Docker knows and the state file or memory has otherwise, or only one of the two, as Docker has them.
+    Only `find_between` tells."""
 
 
 def find(
@@ -61,17 +65,51 @@ def find(
     )
 
 
+def find_between(file: compare.Known, memory: compare.Known, seen: Iterable[engine.EngineNetwork]) -> Findings:
+    """The same with what the state file and this process know, who may differ: what one of them has is known."""
+    seen = list(seen)
+    networks = {net.id: net for net in (*memory.networks, *file.networks)}
+    endpoints = {end.id: end for end in (*memory.endpoints, *file.endpoints)}
+    unlike = {one.thing for side in (file, memory) for one in compare.with_docker(side, seen)}
+    unlike |= {one.thing.partition(" ")[2] for one in compare.with_memory(file, memory)}
+    ours = [net for net in seen if net.ours]
+    return dataclasses.replace(
+        find(networks.values(), endpoints.values(), seen),
+        changed_networks=tuple(net for net in ours if net.id in networks and net.id[:12] in unlike),
+        changed_endpoints=tuple(
+            _as_endpoint(net.id, end)
+            for net in ours
+            for end in net.endpoints
+            if end.id in endpoints and end.id[:12] in unlike
+        ),
+    )
+
+
 def confirm(before: Findings, now: Findings) -> Findings:
     """What two looks agree on, as the second one saw it."""
     networks = {net.id for net in before.missing_networks}
     endpoints = {end.id for end in before.missing_endpoints}
+    changed_networks = {net.id for net in before.changed_networks}
+    changed_endpoints = {end.id for end in before.changed_endpoints}
     return Findings(
         stale_networks=before.stale_networks & now.stale_networks,
         stale_endpoints=before.stale_endpoints & now.stale_endpoints,
         missing_networks=tuple(net for net in now.missing_networks if net.id in networks),
         missing_endpoints=tuple(end for end in now.missing_endpoints if end.id in endpoints),
         chosen_mtus=before.chosen_mtus & now.chosen_mtus,
+        changed_networks=tuple(net for net in now.changed_networks if net.id in changed_networks),
+        changed_endpoints=tuple(end for end in now.changed_endpoints if end.id in changed_endpoints),
     )
+
+
+def adoptions(findings: Findings) -> Findings:
+    """Of these the ones that take nothing away."""
+    return dataclasses.replace(findings, stale_networks=frozenset(), stale_endpoints=frozenset())
+
+
+def removals(findings: Findings) -> Findings:
+    """The others."""
+    return Findings(stale_networks=findings.stale_networks, stale_endpoints=findings.stale_endpoints)
 
 
 def mend(driver: service.Driver, findings: Findings) -> list[str]:
@@ -86,11 +124,19 @@ def mend(driver: service.Driver, findings: Findings) -> list[str]:
         done.append(f"network {network_id[:12]} forgotten: Docker does not know it")
     for net in findings.missing_networks:
         with _logged(f"network {net.id[:12]} ({net.name}) cannot be adopted"):
-            _adopt_network(driver, net)
+            driver.create_network(_request(net))
             done.append(
                 f"network {net.id[:12]} adopted from Docker: {', '.join(str(pool.cidr) for pool in net.pools)}"
             )
+    for net in findings.changed_networks:
+        with _logged(f"network {net.id[:12]} ({net.name}) cannot be corrected"):
+            driver.correct_network(_request(net))
+            done.append(f"network {net.id[:12]} corrected from Docker")
     known = {net.id for net in driver.networks()}
+    for end in findings.changed_endpoints:
+        with _logged(f"endpoint {end.id[:12]} cannot be corrected"):
+            driver.correct_endpoint(end)
+            done.append(f"endpoint {end.id[:12]} corrected from Docker: {end.address.ip}")
     for end in findings.missing_endpoints:
         if end.network_id in known:
             with _logged(f"endpoint {end.id[:12]} cannot be adopted"):
@@ -122,7 +168,8 @@ def _is_whole(net: engine.EngineNetwork) -> bool:
     return bool(net.pools) and all(pool.gateway is not None for pool in net.pools)
 
 
-def _adopt_network(driver: service.Driver, net: engine.EngineNetwork) -> None:
+def _request(net: engine.EngineNetwork) -> creation.Request:
+    """CreateNetwork, as Docker would ask for it."""
     v4, v6 = [], []
     for pool in net.pools:
         gateway, length = pool.gateway, pool.cidr.prefixlen
@@ -131,14 +178,8 @@ def _adopt_network(driver: service.Driver, net: engine.EngineNetwork) -> None:
                 v4.append(_pool_data(cidr, ipaddress.IPv4Interface((gateway, length))))
             case ipaddress.IPv6Network() as cidr:
                 v6.append(_pool_data(cidr, ipaddress.IPv6Interface((gateway, length))))
-    driver.create_network(
-        creation.Request(
-            id=net.id,
-            v4=tuple(v4),
-            v6=tuple(v6),
-            options=network.parse_options(net.options),
-            internal=net.internal,
-        )
+    return creation.Request(
+        id=net.id, v4=tuple(v4), v6=tuple(v6), options=network.parse_options(net.options), internal=net.internal
     )
 
 

@@ -44,7 +44,7 @@ def with_memory(file: Known, memory: Known) -> Iterator[difference.Difference]:
                     kind=Kind.ROW_CHANGED,
                     thing=f"{what} {one[:12]}",
                     says=difference.Says(state=_text(rows.get(one)), memory=_text(objects.get(one))),
-                    repair="read the state file again",
+                    repair="as Docker has it; forgotten where Docker does not know it",
                 )
 
 
@@ -81,7 +81,7 @@ def _network_change(net: network.Network, told: engine.EngineNetwork) -> differe
     }
     theirs: dict[str, object] = {
         "pools": {str(pool.cidr) for pool in told.pools},
-        "gateways": {str(pool.gateway) for pool in told.pools if pool.gateway is not None},
+        "gateways": {str(pool.gateway) for pool in told.pools if pool.gateway is not None} or ours["gateways"],
         "internal": told.internal,
     }
     with contextlib.suppress(errors.BadRequest):
@@ -92,7 +92,9 @@ def _network_change(net: network.Network, told: engine.EngineNetwork) -> differe
     if not other:
         return None
     says = difference.Says(docker=_words(theirs, other), state=_words(ours, other))
-    return difference.Difference(kind=Kind.NETWORK_CHANGED, thing=net.id[:12], says=says)
+    return difference.Difference(
+        kind=Kind.NETWORK_CHANGED, thing=net.id[:12], says=says, repair="take over what Docker says"
+    )
 
 
 def _endpoints(known: Known, seen: Collection[engine.EngineNetwork]) -> Iterator[difference.Difference]:
@@ -176,7 +178,7 @@ def _text(one: network.Network | endpoint.Endpoint | None) -> str:
     fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
     if isinstance(one, endpoint.Endpoint):
         fields |= {"network_id": one.network_id[:12]}
-    return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None and name != "id")
+    return " ".join(f"{name}={value}" for name, value in fields.items() if value not in (None, ()) and name != "id")
 
 
 def _engine_text(network_id: names.NetworkId, told: engine.EngineEndpoint) -> str:

@@ -24,6 +24,10 @@ BRIDGE_SYSCTLS_V6 = {
 """What IPv6 on a bridge needs. Source: kernel Documentation/networking/ip-sysctl.rst."""
 
 
+OWNERS = ("network:", "endpoint:")
+"""How the names of the driver's slices begin."""
+
+
 def network_owner(network_id: names.NetworkId) -> str:
     """The name of a network's slice of the desired state."""
     return f"network:{network_id}"

@@ -247,6 +247,29 @@ class Driver:
             net = self._networks[end.network_id]
         self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
 
+    def correct_network(self, request: creation.Request) -> None:
+        """Record what Docker says of a network, over whatever the state file and memory have. As `create_network`."""
+        with self._lock:
+            known = self._networks.get(request.id)
+        if known is None:
+            self.create_network(request)
+            return
+        with self._turn:
+            self._change_network(known, creation.plan(request, self._leases.held()))
+            self._plumbing.write_firewall_again()
+
+    def correct_endpoint(self, end: endpoint.Endpoint) -> None:
+        """Record what Docker says of an endpoint, over whatever the state file and memory have."""
+        with self._lock:
+            net = self._networks.get(end.network_id)
+            if net is None:
+                return
+            known = self._endpoints.get(end.id, end)
+            end = dataclasses.replace(known, address=end.address, mac=end.mac, address_v6=end.address_v6)
+            self._store.save_endpoint(end)
+            self._endpoints[end.id] = end
+        self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
+
     def allow_forwarding(self) -> None:
         """Let the host route.
 

@@ -66,9 +66,12 @@ _SAVE_NETWORK = """
         id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
         pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix
     ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
-    overlay_v6 = excluded.overlay_v6, device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu,
-    direct = excluded.direct
+    ON CONFLICT (id) DO UPDATE SET bridge = excluded.bridge, pool = excluded.pool, gateway = excluded.gateway,
+    prefix = excluded.prefix, overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
+    internal = excluded.internal, masquerade = excluded.masquerade, gateway_mode = excluded.gateway_mode,
+    pool_v6 = excluded.pool_v6, gateway_v6 = excluded.gateway_v6, overlay_v6 = excluded.overlay_v6,
+    device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu, direct = excluded.direct,
+    iface_prefix = excluded.iface_prefix
 """
 _LOAD_NETWORKS = """
     SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
@@ -99,7 +102,7 @@ class DriverStore:
         return [_network(row) for row in networks], [_endpoint(row) for row in endpoints]
 
     def save_network(self, net: network.Network) -> None:
-        """Insert, or change what may change; raises Conflict where the bridge's name or a pool is another one's."""
+        """Insert or replace; raises Conflict where the bridge's name or a pool is another one's."""
         v6 = _texts_v6(net.v6)
         with self._state.write() as tx:
             taken = tx.rows(

@@ -25,7 +25,7 @@ def with_docker(rows: requests.KnownRows, known: Iterable[requests.KnownPool]) -
                 kind=Kind.POOL_STALE,
                 thing=str(cidr),
                 says=difference.Says(docker=difference.ABSENT, state=f"{held} addresses in use"),
-                repair="release it: Docker has no network on it",
+                repair="release it, once it is old enough: Docker has no network on it",
                 mark=_newest(rows.addresses.get(pool_id, {}).values()),
             )
     for pool_id, item in sorted(told.items()):
@@ -89,7 +89,7 @@ def _addresses(
                 kind=Kind.ADDRESS_STALE,
                 thing=str(ip),
                 says=difference.Says(docker=difference.ABSENT, state=f"in use ({used.kind})"),
-                repair="release it: Docker has no endpoint with it",
+                repair="release it, once it is old enough: Docker has no endpoint with it",
                 mark=str(used.since),
             )
     for ip, kind in sorted(told.items(), key=lambda row: int(row[0])):
@@ -114,7 +114,7 @@ def _row_changed(what: str, file: object, memory: object) -> difference.Differen
         kind=Kind.ROW_CHANGED,
         thing=what,
         says=difference.Says(state=_text(file), memory=_text(memory)),
-        repair="read the state file again",
+        repair="as Docker has it; free where Docker does not know it",
     )
 
 

@@ -51,6 +51,40 @@ def release_unknown(change: store.Change, look: Look, since: float, stamp: float
     return lines
 
 
+def rows_of(pools: store.Pools) -> requests.KnownRows:
+    """What is kept in memory, as the audit compares it with the state file."""
+    found = {
+        entry.id: {ip: requests.RowInUse(kind=used.kind, since=used.since) for ip, used in entry.addresses.in_use()}
+        for entry in pools.values()
+    }
+    return requests.KnownRows(pools={entry.id: entry.addresses.cidr for entry in pools.values()}, addresses=found)
+
+
+def settle_rows(change: store.Change, look: Look, now: float) -> list[str]:
+    """Make file and memory say the same again, where somebody else wrote into the file; a line for each.
+
+    What Docker knows is in use in both; what it does not is free in both. A pool that one of the two alone has is
+    forgotten: `adopt` takes it anew from Docker, at once and in the same way as after the loss of the file.
+    """
+    file, told = change.rows(), {pool_id(item.cidr): kinds_of(item) for item in look.known}
+    lines = []
+    for entry_id in sorted(file.pools.keys() ^ change.pools.keys()):
+        if entry_id in change.pools:
+            change.forget(entry_id)
+        else:
+            change.delete_row(entry_id)
+        lines.append(f"pool {entry_id}: state file and memory disagreed")
+    for entry in change.pools.values():
+        rows, ours = file.addresses.get(entry.id, {}), rows_of(change.pools).addresses.get(entry.id, {})
+        for ip in sorted(rows.keys() | ours.keys(), key=int):
+            if rows.get(ip) != ours.get(ip):
+                kind = told.get(entry.id, {}).get(ip)
+                used = None if kind is None else pool.Used(kind=kind, since=now, stamp=look.settled)
+                change.overwrite(entry, ip, used)
+                lines.append(f"address {ip} of pool {entry.id}: state file and memory disagreed")
+    return lines
+
+
 def adopt(
     change: store.Change,
     look: Look,

@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 LEASE_WAIT_S = 20.0
 """How long a new network may wait for this host's lease: the engine gives up after 30 s."""
 
-GRACE_S = 60.0
-"""How old a grant must be before Docker's not knowing it means anything: a start takes up to 30 s of repeats."""
+GRACE_S = 20.0
+"""How old a grant must be before Docker's not knowing it means anything.
+
+A start that goes on calls again soon: the engine repeats a broken call after 1, 2, 4 and 8 s, then gives it up.
+Source: moby pkg/plugins/client.go (backoff, abort)."""
 
 QUARANTINE_S = 60.0
 """How long an address is kept for who had it."""
@@ -132,7 +135,7 @@ class Ipam:
     def rows(self) -> requests.KnownRows:
         """What is kept in memory, for the audit to compare with the state file."""
         with self._store.read() as pools:
-            return store.rows_of(pools)
+            return reconcile.rows_of(pools)
 
     def release_unknown(
         self, known: Iterable[requests.KnownPool], seen_at: float, grace_s: float = GRACE_S
@@ -165,6 +168,11 @@ class Ipam:
         for prefix in self._prefixes() - {subnet.prefix for subnet in held}:
             self._join(prefix)
         return lines
+
+    def settle_rows(self, known: Iterable[requests.KnownPool]) -> list[str]:
+        """Make state file and memory agree again; call `adopt` right after. Shape: as for `release_unknown`."""
+        look = reconcile.Look(known=tuple(known), settled=self._clock.monotonic())
+        return self._store.change(lambda change: reconcile.settle_rows(change, look, self._clock.now()))
 
     def _grant(
         self, request: requests.PoolRequest, held: lease.HeldSubnet, change: store.Change

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from ipam import errors, pool, requests
+from ipam import errors, pool, requests, rows
 from overlay import netstate, statefile
 
 T = TypeVar("T")
@@ -138,6 +138,27 @@ class Change:
         self._expect_one(changed, f"{entry.id} {ip}")
         self._put(entry, ip, rested)
 
+    def rows(self) -> requests.KnownRows:
+        """What the state file holds in this transaction."""
+        return rows.read(self._tx)
+
+    def overwrite(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used | None) -> None:
+        """Make an address in use or free (None), in file and memory, whatever either says now."""
+        self._tx.run("DELETE FROM ipam_addresses WHERE pool_id = ? AND ip = ?", (entry.id, str(ip)))
+        self._put(entry, ip, None)
+        if used is not None:
+            self.take(entry, ip, used)
+
+    def delete_row(self, pool_id: str) -> None:
+        """Delete a pool that the file alone has, with its addresses."""
+        self._tx.run("DELETE FROM ipam_addresses WHERE pool_id = ?", (pool_id,))
+        self._tx.run("DELETE FROM ipam_pools WHERE pool_id = ?", (pool_id,))
+
+    def forget(self, pool_id: str) -> None:
+        """Forget a pool that memory alone has."""
+        entry = self._pools.pop(pool_id)
+        self._undo.append(functools.partial(self._pools.__setitem__, pool_id, entry))
+
     def _put(self, entry: PoolEntry, ip: netstate.IPAddress, state: pool.State) -> None:
         before = entry.addresses.put(ip, state)
         self._undo.append(functools.partial(entry.addresses.put, ip, before))
@@ -256,30 +277,6 @@ class Store:
                 job.fail(exc)
             if not isinstance(exc, statefile.StateFileError):
                 raise  # a bug: one caller shows the traceback
-
-
-def read_rows(state: statefile.StateFile) -> requests.KnownRows:
-    """What the state file holds now, past everything kept in memory."""
-    with state.read() as tx:
-        pools = tx.rows("SELECT pool_id, cidr FROM ipam_pools")
-        addresses = tx.rows("SELECT pool_id, ip, kind, since FROM ipam_addresses WHERE kind IS NOT NULL")
-    found: dict[str, dict[netstate.IPAddress, requests.RowInUse]] = {}
-    for pool_id, ip, kind, since in addresses:
-        row = requests.RowInUse(kind=pool.Kind(kind), since=since)
-        found.setdefault(pool_id, {})[ipaddress.ip_address(ip)] = row
-    return requests.KnownRows(pools={pool_id: ipaddress.ip_network(cidr) for pool_id, cidr in pools}, addresses=found)
-
-
-def rows_of(pools: Pools) -> requests.KnownRows:
-    """The same of what is kept in memory."""
-    found = {
-        entry.id: {ip: requests.RowInUse(kind=used.kind, since=used.since) for ip, used in entry.addresses.in_use()}
-        for entry in pools.values()
-    }
-    return requests.KnownRows(
-        pools={entry.id: entry.addresses.cidr for entry in pools.values()},
-        addresses={pool_id: rows for pool_id, rows in found.items() if rows},
-    )
 
 
 def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from overlay import diff, difference, firewall_port, kernel, netstate
 
@@ -29,9 +30,20 @@ class Seen:
 def with_desired(desired: netstate.NetState, seen: Seen) -> Iterator[Difference]:
     """The kernel's objects against those desired."""
     for op in diff.plan(desired, seen.observed):
-        yield _of_op(op)
-    yield from _lost_ports(desired, seen.observed)
-    yield from _left_links(desired, seen)
+        if not (isinstance(op, netstate.Remove) and isinstance(op.obj, netstate.Link)):
+            yield _of_op(op)
+    yield from with_links(desired, seen.links)
+
+
+def with_links(desired: netstate.NetState, links: Iterable[kernel.HostLink]) -> Iterator[Difference]:
+    """Links by their names alone: what is lost for good, and what nobody wants."""
+    links = list(links)
+    yield from _lost_ports(desired, {link.name for link in links})
+    wanted = {obj.name for obj in desired if isinstance(obj, netstate.Link)}
+    wanted |= {obj.peer for obj in desired if isinstance(obj, netstate.VethPair)}
+    for link in links:
+        if link.name not in wanted and (link.ours or link.name.startswith(OUR_NAMES)):
+            yield _left_link(link)
 
 
 def with_firewall(found: Iterable[firewall_port.Finding]) -> Iterator[Difference]:
@@ -76,9 +88,8 @@ def _of_op(op: netstate.Op) -> Difference:
             return Difference(kind=Kind.KERNEL_STALE, thing=name_of(obj), says=says, repair=repair)
 
 
-def _lost_ports(desired: netstate.NetState, observed: netstate.NetState) -> Iterator[Difference]:
+def _lost_ports(desired: netstate.NetState, there: AbstractSet[netstate.IfName]) -> Iterator[Difference]:
     """A container's link cannot be made anew from outside: only its next start does."""
-    there = {obj.name for obj in observed if isinstance(obj, netstate.Link)}
     lost = (obj for obj in desired if isinstance(obj, netstate.BridgePort) and obj.name not in there)
     for port in sorted(lost, key=lambda port: port.name):
         yield Difference(
@@ -88,17 +99,14 @@ def _lost_ports(desired: netstate.NetState, observed: netstate.NetState) -> Iter
         )
 
 
-def _left_links(desired: netstate.NetState, seen: Seen) -> Iterator[Difference]:
-    """What has a name or a mark of ours, and is neither desired nor among what a pass would see and remove."""
-    known = {obj.name for obj in seen.observed if isinstance(obj, netstate.Link)}
-    known |= {obj.peer for obj in desired if isinstance(obj, netstate.VethPair)}
-    for link in seen.links:
-        if link.name not in known and (link.ours or link.name.startswith(OUR_NAMES)):
-            yield Difference(
-                kind=Kind.LINK_LEFT,
-                thing=f"link {link.name}",
-                says=difference.Says(state=difference.ABSENT, kernel=f"{link.kind or 'device'} {link.name}"),
-            )
+def _left_link(link: kernel.HostLink) -> Difference:
+    """A link with our mark is the next pass's to remove; one that has no more than a name like ours is nobody's."""
+    return Difference(
+        kind=Kind.KERNEL_STALE if link.ours else Kind.LINK_LEFT,
+        thing=f"link {link.name}",
+        says=difference.Says(state=difference.ABSENT, kernel=f"{link.kind or 'device'} {link.name}"),
+        repair=f"ip link del {link.name}" if link.ours else "",
+    )
 
 
 def _text(obj: netstate.KernelObject) -> str:

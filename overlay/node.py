@@ -53,6 +53,7 @@ class Node:
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
         self._cut = threading.Event()  # end the watch
+        self._anew = threading.Event()  # and begin it again with the lease as it is
         self._threads: list[threading.Thread] = []
         self._changed_at: dict[lease.SubnetKey, float] = {}  # of each peer; the watch's thread alone writes
 
@@ -130,6 +131,15 @@ class Node:
         self._options = dataclasses.replace(self._options, tx_checksum=on)
         self.look_at_underlay()
 
+    def claim(self) -> None:
+        """Look at our own key, and create or rewrite it where that is ours to do."""
+        self._keeper.claim()
+
+    def follow_anew(self) -> None:
+        """Read all leases again, and write down those that the state file has otherwise."""
+        self._anew.set()
+        self._cut.set()
+
     def programmed(self) -> netstate.NetState:
         """The kernel state that was handed to the reconciler last."""
         return self._published
@@ -177,7 +187,11 @@ class Node:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._cut.clear()
-            self._join()
+            if self._anew.is_set():
+                self._anew.clear()
+                self._rewrite_saved_peers()
+            else:
+                self._join()
             if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
                 self._follow()
 
@@ -202,6 +216,12 @@ class Node:
                 return
             self._kick.wait(pause)
             pause = min(pause * 2, self._timing.retry_cap_s)
+
+    def _rewrite_saved_peers(self) -> None:
+        """The state file's peers as memory has them: the snapshot that comes next changes both alike."""
+        _, _, book = self._standing.now()
+        saved = self._ports.store.load_peers(self.prefix)
+        self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
 
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):

@@ -122,6 +122,11 @@ class Reconciler:
 
     # -- what it has seen -------------------------------------------------------------------------------------------
 
+    def owners(self) -> dict[str, int]:
+        """Whose slices there are, and how many objects each wants."""
+        with self._lock:
+            return self._slices.owners()
+
     @property
     def repairs(self) -> Mapping[str, int]:
         """Changes by kind that somebody else made necessary: `{"route": 2, "firewall:iptables-nft": 1}`."""

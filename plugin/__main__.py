@@ -1,4 +1,4 @@
-"""`python -m plugin`: serve; `python -m plugin status`: ask the plugin that serves.
+"""`python -m plugin`, or `flannelpy`: serve; with `status`, `audit` and so on: ask the plugin that serves.
 
 The serving process is gunicorn's master and stays small: the application is imported in the worker only.
 """
@@ -12,7 +12,7 @@ import pathlib
 import socket
 import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +32,9 @@ def main(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         serve()
 
+
+AUDIT_TIMEOUT_S = 300.0
+"""Above what all looks take where nobody answers, one call after another."""
 
 SOCKET = click.option("--socket", "path", type=click.Path(path_type=pathlib.Path), help="The plugin's socket.")
 
@@ -69,11 +72,54 @@ def diagnose(path: pathlib.Path | None, subnets: tuple[str, ...]) -> None:
     sys.exit(0 if set(found["peers"].values()) == {"reachable"} else 1)
 
 
+class _NotLooked(click.ClickException):
+    """Nothing is known: neither that all agree, nor that they do not."""
+
+    exit_code = 2
+
+
+@main.command()
+@SOCKET
+@click.option("--repair", is_flag=True, help="Mend what can be mended, and show what is left.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plugin's whole answer.")
+@click.option("--settle", default=3.0, show_default=True, help="Seconds between looks, all of which must agree.")
+def audit(path: pathlib.Path | None, *, repair: bool, as_json: bool, settle: float) -> None:
+    """Compare Docker, etcd, the state file and the kernel: a line for each difference.
+
+    Ends with 0 where there is none, 1 where some are left, 2 where something could not be looked at.
+    """
+    try:
+        code, text = _ask(path, "POST" if repair else "GET", f"/audit?settle={settle:g}", AUDIT_TIMEOUT_S)
+    except click.ClickException as exc:
+        raise _NotLooked(exc.message) from exc
+    found = json.loads(text)
+    if code != 200:
+        raise _NotLooked(found["Err"])
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_audit_lines(found)))
+    sys.exit(1 if found["differences"] else _NotLooked.exit_code if found["troubles"] else 0)
+
+
+def _audit_lines(found: dict[str, Any]) -> Iterator[str]:
+    for side, reason in found["troubles"].items():
+        yield f"{side} could not be looked at: {reason}"
+    for verb, listed in (("mended", found.get("mended", ())), ("differs", found["differences"])):
+        for one in listed:
+            says = "; ".join(f"{side}: {word}" for side, word in one["says"].items())
+            repair = f"; --repair: {one['repair']}" if one["repair"] and verb == "differs" else ""
+            yield f"{verb}: {one['kind']} {one['object']}: {says}{repair}"
+    if not found["differences"]:
+        yield "no differences" if not found.get("mended") else "no differences are left"
+
+
 def _get(path: pathlib.Path | None, url: str) -> tuple[int, str]:
     """Ask the running plugin. Raises ClickException where none answers."""
-    connection = _UnixConnection(path or server.choose_sockets(_run_dir())[-1])
+    return _ask(path, "GET", url)
+
+
+def _ask(path: pathlib.Path | None, verb: str, url: str, timeout_s: float = 20) -> tuple[int, str]:
+    connection = _UnixConnection(path or server.choose_sockets(_run_dir())[-1], timeout_s)
     try:
-        connection.request("GET", url)
+        connection.request(verb, url)
         response = connection.getresponse()
         return response.status, response.read().decode()
     except OSError as exc:
@@ -116,8 +162,8 @@ def _run_dir() -> pathlib.Path:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        super().__init__("localhost", timeout=20)
+    def __init__(self, path: pathlib.Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self.path = path
 
     def connect(self) -> None:

@@ -90,12 +90,13 @@ class App:
         """Implements `http.Core`."""
         return {"peers": report.examine(self._graph, subnets) if self._graph is not None else {}}
 
-    def audit(self, settle_s: float) -> http.Answer:
+    def audit(self, settle_s: float, *, repair: bool) -> http.Answer:
         """Implements `http.Core`."""
         self.methods()  # waits for the graph, and raises what kept it from being built
         if self._graph is None:
             raise errors.NotReady("flannelpy is still starting; see the plugin's log")
-        return self._graph.audit.report(settle_s)
+        auditor = self._graph.audit
+        return auditor.repair(settle_s) if repair else auditor.report(settle_s)
 
     def missing(self) -> tuple[str, ...]:
         """Implements `http.Core`."""

@@ -1,7 +1,7 @@
 """The background look at Docker: creates the default network, and mends what a crash left different.
 
-One thread, the only one that calls the Engine API. Looks soon after the start, then every minute; Docker's word
-counts. What the rooms do with it is theirs (`driver.audit`, `ipam.service`); here is only when and in which order.
+One thread. Looks at the start, then every minute, and sooner where something differs; Docker's word counts. What the
+rooms do with it is theirs (`driver.audit`, `ipam.service`); here is only when, in which order, and how sure.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from driver import audit, engine, errors, names, service
 from ipam import service as ipam_service
-from overlay import holdings, netstate
-from plugin import known_pools
+from overlay import difference, holdings, netstate
+from plugin import known_pools, sight
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +24,32 @@ log = logging.getLogger(__name__)
 class Timing:
     """Units: seconds.
 
-    `first_looks_s` are the pauses before the first looks, once the engine answers, `period_s` those between later
-    ones: two looks in a row must agree before anything is mended, so neither may be short. `retry_s` lies between two
-    tries to reach the engine, or to create the default network. `grace_s` is how old an address must be before
-    Docker's not knowing it counts: a start may take 30 s of the engine's repeats.
+    `period_s` lies between two looks where all agree; `confirm_s` where something differs, which is more than the
+    longest pause between two repeats of an engine's call (8 s), so that a start which goes on shows. `grace_s` is how
+    long all looks must have seen a thing that Docker does not know before it goes, and how old an address must be.
+    `retry_s` lies between two tries to reach the engine, or to create the default network.
     """
 
-    first_looks_s: tuple[float, ...] = (0.0, 10.0, 55.0)
     period_s: float = 60.0
+    confirm_s: float = 10.0
     retry_s: float = 2.0
-    grace_s: float = 60.0
+    grace_s: float = ipam_service.GRACE_S
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`default_network` "" for none, `default_prefix` for networks that name none."""
+    """`default_network` "" for none."""
 
-    default_prefix: str
     default_network: str = ""
     timing: Timing = dataclasses.field(default_factory=Timing)
 
 
+Glance = Callable[[float, Sequence[engine.EngineNetwork]], sight.Sight]
+"""What the sides say now, given what Docker told from a moment on."""
+
+
 class EngineWatch:
-    """See the module."""
+    """See the module. `docker` is asked from one thread only."""
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class EngineWatch:
         driver: service.Driver,
         ipam: ipam_service.Ipam,
         leases: holdings.Holdings,
+        glance: Glance,
         options: Options,
     ) -> None:
         self._docker = docker
@@ -61,7 +66,11 @@ class EngineWatch:
         self._leases = leases
         self._options = options
         self._timing = options.timing
-        self._last = audit.Findings()
+        self._glance = glance
+        self._window = sight.Window(options.timing.grace_s)
+        self._looked_at: float | None = None
+        self._pending = False
+        self._differences: dict[str, int] = {}
         self._lock = threading.Lock()
         self._error: str | None = "not asked yet"
         self._default_error: str | None = None
@@ -70,15 +79,14 @@ class EngineWatch:
 
     def run(self, stop: threading.Event) -> None:
         """Look until `stop` is set. An engine that does not answer is asked again, for ever."""
-        pauses = iter(self._timing.first_looks_s)
-        look_at = time.monotonic() + next(pauses)
-        pause = look_at - time.monotonic()
+        look_at = time.monotonic()
+        pause = 0.0
         while not stop.wait(pause):
             try:
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._timing.retry_s
                     self.look()
-                    look_at = time.monotonic() + next(pauses, self._timing.period_s)
+                    look_at = time.monotonic() + self._pause_s()
                 created = self._create_default()
             except errors.EngineError as exc:
                 self._note(str(exc))
@@ -92,26 +100,51 @@ class EngineWatch:
                 pause = min(pause, self._timing.retry_s)
 
     def look(self) -> list[str]:
-        """One look, and the mending of what two looks agree on; a line for each thing mended."""
+        """One look, and the mending of what looks agree on; a line for each thing mended."""
         self._driver.publisher.retry()
         seen_at = time.monotonic()
-        networks, endpoints = self._driver.networks(), self._driver.endpoints()
+        networks = self._driver.networks()
         seen = self._docker.list_networks({net.id for net in networks})
         self._note(None)
         self._names = {net.id: net.name for net in seen if net.ours}
         if networks:
             self._driver.allow_forwarding()
-        now = audit.find(networks, endpoints, seen)
-        done = audit.mend(self._driver, audit.confirm(self._last, now))
-        self._last = now
-        known = known_pools.of(seen, self._options.default_prefix)
-        done += self._ipam.release_unknown(known, seen_at, self._timing.grace_s)
-        done += self._ipam.adopt(known, seen_at, self._timing.grace_s)
+        now = self._glance(seen_at, seen)
+        self._window.add(now)
+        done = self._mend(now)
         for line in done:
             log.warning("mended: %s", line)
+        recent, settled = self._window.recent(), self._window.settled()
+        tried = frozenset(settled.differences) if settled is not None else frozenset()
         with self._lock:
             self._mended += len(done)
+            self._looked_at = seen_at
+            self._pending = any(one.repair and one not in tried for one in now.differences)
+            self._differences = difference.count(recent.differences) if recent is not None else {}
         return done
+
+    def _mend(self, now: sight.Sight) -> list[str]:
+        """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""
+        recent, settled = self._window.recent(), self._window.settled()
+        done = []
+        if recent is not None:
+            done += audit.mend(self._driver, audit.adoptions(recent.findings))
+        if settled is not None:
+            done += audit.mend(self._driver, audit.removals(settled.findings))
+            done += self._mend_addresses(settled)
+        return done + self._ipam.adopt(now.known or (), now.seen_at, self._timing.grace_s)
+
+    def _mend_addresses(self, settled: sight.Sight) -> list[str]:
+        known, done = settled.known or (), []
+        if any(one.kind is difference.Kind.ROW_CHANGED for one in settled.differences):
+            done += self._ipam.settle_rows(known)
+        ours = known_pools.of_rows(self._driver.networks(), self._driver.endpoints())
+        used = known_pools.union(ours, known)
+        return done + self._ipam.release_unknown(used, settled.seen_at, self._timing.grace_s)
+
+    def _pause_s(self) -> float:
+        with self._lock:
+            return self._timing.confirm_s if self._pending else self._timing.period_s
 
     def network_of(self, cidr: netstate.IPNetwork) -> str:
         """What an operator calls the network on a pool: its id, and its name as of the last look; "" for no network.
@@ -132,7 +165,15 @@ class EngineWatch:
                 "error": self._error,
                 "default_network": self._default_error,
                 "mended": self._mended,
+                "looked_s": None if self._looked_at is None else time.monotonic() - self._looked_at,
+                "differences": dict(self._differences),
             }
+
+    @property
+    def differences(self) -> dict[str, int]:
+        """What the last two looks agreed to differ, by kind; some of it is mended only when it is old enough."""
+        with self._lock:
+            return dict(self._differences)
 
     def _create_default(self) -> bool:
         """Create the default network where it is wanted and missing; tells whether nothing is left to do."""

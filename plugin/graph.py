@@ -6,6 +6,7 @@ Imported late and in the worker only (see `plugin.app`): it brings every outside
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import random
 import threading
@@ -38,7 +39,7 @@ from overlay import (
     registry_standalone,
     statefile,
 )
-from plugin import audit, engine_watch, http, settings
+from plugin import audit, engine_watch, http, settings, sight
 
 STATE_FILE = "flannelpy.db"
 HOST_PROC = pathlib.Path("/host/procfs")
@@ -139,7 +140,19 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
     )
     host = host_ports_socket.HostPortsSocket()
     driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host)
-    watch = _watch(chosen, driver, ipam, holdings, timing or engine_watch.Timing())
+    sources = sight.Sources(
+        docker=_docker(chosen),
+        state=state,
+        driver=driver,
+        ipam=ipam,
+        nodes=holdings,
+        reconciler=plumbing,
+        kernel=kernel,
+        filters=_firewall(chosen),
+        make_registry=make_registry,
+        default_prefix=chosen.etcd_prefix,
+    )
+    watch = _watch(chosen, sources, timing or engine_watch.Timing())
     holdings.restore(store.prefixes())
     driver.restore()
     return Graph(
@@ -150,19 +163,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         ipam=ipam,
         driver=driver,
         watch=watch,
-        audit=audit.Audit(
-            audit.Sources(
-                docker=_docker(chosen),
-                state=state,
-                driver=driver,
-                ipam=ipam,
-                nodes=holdings,
-                kernel=kernel,
-                filters=_firewall(chosen),
-                make_registry=make_registry,
-                default_prefix=chosen.etcd_prefix,
-            )
-        ),
+        audit=audit.Audit(sources),
         etcd_requests=client.requests.read if client else dict,
         offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange),
         methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
@@ -208,20 +209,15 @@ def _docker(chosen: settings.Settings) -> engine.Engine:
 
 
 def _watch(
-    chosen: settings.Settings,
-    driver: driver_service.Driver,
-    ipam: ipam_service.Ipam,
-    holdings: nodes.Nodes,
-    timing: engine_watch.Timing,
+    chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing
 ) -> engine_watch.EngineWatch:
     return engine_watch.EngineWatch(
         _docker(chosen),
-        driver,
-        ipam,
-        holdings,
-        engine_watch.Options(
-            default_prefix=chosen.etcd_prefix, default_network=chosen.default_network, timing=timing
-        ),
+        sources.driver,
+        sources.ipam,
+        sources.nodes,
+        functools.partial(sight.glance, sources),
+        engine_watch.Options(default_network=chosen.default_network, timing=timing),
     )
 
 

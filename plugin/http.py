@@ -27,7 +27,7 @@ DIAGNOSE_LIMIT = 8
 """Peers in one request: they are asked at the same time, and a handler waits for the slowest."""
 
 SETTLE_S = 3.0
-"""Between the two looks of an audit that must agree."""
+"""Between two looks of an audit, all of which must agree."""
 
 SETTLE_LIMIT_S = 30.0
 
@@ -60,7 +60,7 @@ class Core(Protocol):
         """What /diagnose finds out about the peers with these subnets; takes some seconds."""
         ...
 
-    def audit(self, settle_s: float) -> Answer:
+    def audit(self, settle_s: float, *, repair: bool) -> Answer:
         """What /audit shows; takes some seconds where anything differs. Raises an error with a `status`."""
         ...
 
@@ -128,12 +128,12 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
 
 
 def _add_audit(app: flask.Flask, core: Core) -> None:
-    @app.get("/audit")
+    @app.route("/audit", methods=["GET", "POST"])
     def audit() -> flask.Response:
         settle = flask.request.args.get("settle", default=SETTLE_S, type=float)
         if not 0 <= settle <= SETTLE_LIMIT_S:
             return _error(f"/audit: expected settle=SECONDS from 0 to {SETTLE_LIMIT_S:g}, got {settle}", 400)
-        return _guarded("/audit", lambda: flask.jsonify(core.audit(settle)))
+        return _guarded("/audit", lambda: flask.jsonify(core.audit(settle, repair=flask.request.method == "POST")))
 
 
 def _answer(core: Core, fixed: Mapping[str, Answer], name: str) -> flask.Response:

@@ -150,5 +150,7 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
     yield "flannelpy_endpoints", "Endpoints of containers.", {}, float(len(built.driver.endpoints()))
     for kind, count in sorted(built.reconciler.repairs.items()):
         yield "flannelpy_repairs", "Kernel objects put right since the start.", {"kind": kind}, float(count)
+    for kind, count in sorted(built.watch.differences.items()):
+        yield "flannelpy_differences", "What the last looks found to differ.", {"kind": kind}, float(count)
     failures = len(built.reconciler.last_errors)
     yield "flannelpy_kernel_failures", "Changes the kernel refuses at the moment.", {}, float(failures)

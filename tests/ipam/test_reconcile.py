@@ -68,7 +68,7 @@ def test_a_pool_without_a_network_is_released_and_its_flannel_network_left(world
 
 def test_what_is_young_is_left_alone(world: World, ipam: service.Ipam) -> None:
     fill(ipam, 2)
-    assert ipam.release_unknown([], later(world, 59.0)) == []
+    assert ipam.release_unknown([], later(world, 19.0)) == []
     assert ipam.release_unknown([known()], world.clock.mono) == []
     assert len(ipam.release_unknown([known()], later(world, 1.0))) == 1
 
@@ -90,8 +90,8 @@ def test_after_a_restart_nothing_is_judged_before_the_grace_is_over(world: World
     later(world)
     again = world.start()
     assert again.release_unknown([], world.clock.mono) == []
-    assert again.release_unknown([], later(world, 30.0)) == []
-    assert len(again.release_unknown([], later(world, 30.0))) == 1
+    assert again.release_unknown([], later(world, 15.0)) == []
+    assert len(again.release_unknown([], later(world, 5.0))) == 1
 
 
 def test_a_wall_clock_that_jumps_releases_nothing(world: World, ipam: service.Ipam) -> None:

@@ -119,6 +119,29 @@ def test_an_empty_plan_removes_what_is_there_and_is_harmless_where_nothing_is(ca
     assert wall.ensure(NOTHING) == ()
 
 
+def test_a_look_finds_nothing_where_the_plan_is_written(case: Case) -> None:
+    wall, _ = case
+    assert inspect(wall, NOTHING) == []
+    for plan in (PLAN, DUAL, frozenset({OPEN}), NOTHING):
+        wall.ensure(plan)
+        assert inspect(wall, plan) == []
+
+
+def test_a_look_tells_what_is_missing_and_what_is_left_and_changes_nothing(case: Case) -> None:
+    wall, flush = case
+    wall.ensure(PLAN)
+    assert ("nft", "stale") in inspect(wall, NOTHING)
+    assert ("nft", "changed") in inspect(wall, frozenset({OPEN}))
+    assert inspect(wall, PLAN) == []
+    flush()
+    assert inspect(wall, PLAN) == inspect(wall, PLAN) == [("nft", "missing")]
+
+
+def inspect(wall: firewall_port.Firewall, plan: firewall.FirewallPlan) -> list[tuple[str, str]]:
+    assert isinstance(wall, firewall_fake.FirewallFake | firewall_exec.FirewallExec)
+    return [(one.place, one.how.value) for one in wall.look(plan)]
+
+
 def test_every_change_is_told_to_who_listens(case: Case) -> None:
     wall, flush = case
     stop = threading.Event()
@@ -164,6 +187,41 @@ def flavour(request: pytest.FixtureRequest, netns: Netns) -> str:
     require(netns, name)
     netns.run(f"{name}-restore", text=(LISTINGS / "docker-28.rules").read_text())
     return name
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("nft add rule ip flannelpy forward counter drop", "nft"),
+        ("nft flush chain ip flannelpy postrouting", "nft"),
+        ("nft add chain ip flannelpy more", "nft"),
+        ("FLAVOUR -F FLANNELPY-FORWARD", "FLAVOUR"),
+        ("FLAVOUR -D FORWARD -j FLANNELPY-FORWARD", "FLAVOUR"),
+        ("FLAVOUR -A FLANNELPY-FORWARD -j DROP", "FLAVOUR"),
+    ],
+)
+def test_a_look_tells_the_place_that_somebody_changed(
+    netns: Netns, wall: firewall_exec.FirewallExec, flavour: str, change: str, place: str
+) -> None:
+    wall.ensure(PLAN)
+    stranger = firewall_exec.FirewallExec(lockfile="/dev/null")  # which has written nothing, and so remembers nothing
+    before = netns.run("nft list ruleset")
+    assert inspect(stranger, PLAN) == []
+    assert netns.run("nft list ruleset") == before
+    netns.run(change.replace("FLAVOUR", flavour))
+    assert inspect(stranger, PLAN) == [(place.replace("FLAVOUR", flavour), "changed")]
+
+
+@pytest.mark.contract
+def test_what_a_killed_look_left_is_harmless_and_gone_with_the_next(
+    netns: Netns, wall: firewall_exec.FirewallExec
+) -> None:
+    wall.ensure(PLAN)
+    netns.run("nft add table ip flannelpy-audit { flags dormant; }")
+    netns.run("nft add chain ip flannelpy-audit old { type filter hook forward priority 0; policy drop; }")
+    assert inspect(wall, PLAN) == []
+    assert netns.run("nft list tables") == "table ip flannelpy\n"
 
 
 def require(space: Netns, flavour: str) -> None:

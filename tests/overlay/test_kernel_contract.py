@@ -436,6 +436,21 @@ def test_foreign_objects_are_not_shown(host: Host) -> None:
     assert host.shows(VXLAN, BRIDGE)
 
 
+def test_all_links_are_listed_with_their_kinds_and_whether_they_are_ours(host: Host) -> None:
+    host.hand.add_foreign_link(netstate.IfName("docker0"))
+    host.build(VXLAN, BRIDGE, PAIR)
+    listed = {link.name: (link.kind, link.ours) for link in host.kernel.list_links()}
+    for name, seen in {
+        "docker0": ("bridge", False),
+        DEVICE: ("vxlan", True),
+        BRIDGE.name: ("bridge", True),
+        PAIR.name: ("veth", True),
+    }.items():
+        assert listed[netstate.IfName(name)] == seen
+    assert listed[PAIR.peer][0] == "veth"
+    assert UNDERLAY in listed
+
+
 def test_removing_ours_leaves_the_foreign(host: Host) -> None:
     host.build(VXLAN, ADDRESS)
     foreign = dataclasses.replace(ROUTE, link=UNDERLAY, onlink=True)

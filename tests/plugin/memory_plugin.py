@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import pathlib
 import threading
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flask.testing
@@ -35,7 +37,7 @@ from overlay import (
     registry_fake,
     statefile,
 )
-from plugin import audit, engine_watch, graph, http, metrics, report, settings
+from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight
 from tests.overlay import node_host
 
 CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.constants(sticky_mac=False)}
@@ -46,7 +48,7 @@ SAVED = nodestore.SavedNode(
     attrs=node_host.attrs("192.0.2.1", node_host.MAC),
     mac=node_host.MAC,
 )
-TIMING = engine_watch.Timing(first_looks_s=(0.0, 0.01), period_s=0.01, retry_s=0.01, grace_s=0.0)
+TIMING = engine_watch.Timing(period_s=0.01, confirm_s=0.01, retry_s=0.01, grace_s=0.0)
 
 
 class FakeEngine:
@@ -58,9 +60,12 @@ class FakeEngine:
         self.refusal: str | None = None
         self.created: list[str] = []
         self.asked = 0
+        self.meanwhile: Callable[[int], None] = lambda _asked: None
+        """What else happens just before the look of this number."""
 
     def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
         self.asked += 1
+        self.meanwhile(self.asked)
         self._check(self.failure)
         return list(self.networks)
 
@@ -95,27 +100,27 @@ class MemoryPlugin:
         self.engine = FakeEngine()
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
-        self.ipam = ipam_service.Ipam(self.nodes, self.state, lease_wait_s=0.2)
+        self.ago_s = 0.0
+        """How long ago addresses are granted now."""
+        clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
+        self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
         self.driver = driver_service.Driver(
             driver_store.DriverStore(self.state), self.nodes, self.reconciler, host_ports_fake.HostPortsFake()
         )
-        options = engine_watch.Options(
-            default_prefix=node_host.PREFIX, default_network=default_network, timing=TIMING
+        self.sources = sight.Sources(
+            docker=self.engine,
+            state=self.state,
+            driver=self.driver,
+            ipam=self.ipam,
+            nodes=self.nodes,
+            reconciler=self.reconciler,
+            kernel=self.kernel,
+            filters=self.firewall,
+            make_registry=lambda _prefix: self.registry,
+            default_prefix=node_host.PREFIX,
         )
-        self.watch = engine_watch.EngineWatch(self.engine, self.driver, self.ipam, self.nodes, options)
-        self.auditor = audit.Audit(
-            audit.Sources(
-                docker=self.engine,
-                state=self.state,
-                driver=self.driver,
-                ipam=self.ipam,
-                nodes=self.nodes,
-                kernel=self.kernel,
-                filters=self.firewall,
-                make_registry=lambda _prefix: self.registry,
-                default_prefix=node_host.PREFIX,
-            )
-        )
+        self.watch = self.make_watch(TIMING, default_network)
+        self.auditor = audit.Audit(self.sources, wait_s=5.0)
         self.table = {**driver_endpoints.methods(self.driver), **ipam_endpoints.methods(self.ipam)}
         self.graph = graph.Graph(
             settings=settings.Settings(),
@@ -141,6 +146,16 @@ class MemoryPlugin:
         self.nodes.restore([])
         self.driver.restore()
         self.reconciler.open_gate()
+
+    def make_watch(self, timing: engine_watch.Timing, default_network: str = "") -> engine_watch.EngineWatch:
+        return engine_watch.EngineWatch(
+            self.engine,
+            self.driver,
+            self.ipam,
+            self.nodes,
+            functools.partial(sight.glance, self.sources),
+            engine_watch.Options(default_network=default_network, timing=timing),
+        )
 
     def join(self) -> MemoryPlugin:
         """With its lease."""
@@ -188,8 +203,8 @@ class MemoryPlugin:
     def status(self) -> Mapping[str, Any]:
         return report.status(self.graph)
 
-    def audit(self, settle_s: float) -> Mapping[str, Any]:
-        return self.auditor.report(settle_s)
+    def audit(self, settle_s: float, *, repair: bool) -> Mapping[str, Any]:
+        return self.auditor.repair(settle_s) if repair else self.auditor.report(settle_s)
 
     def missing(self) -> tuple[str, ...]:
         return tuple(report.missing(self.graph))
@@ -229,6 +244,12 @@ def fill_network(plugin: MemoryPlugin) -> str:
     )
     plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,)))
     return granted.id
+
+
+def take(plugin: MemoryPlugin, ip: str) -> None:
+    """One address of the only pool, for an endpoint that never comes."""
+    (usage,) = plugin.ipam.usage()
+    plugin.ipam.request_address(requests.AddressRequest(pool_id=usage.id, ip=ipaddress.ip_address(ip)))
 
 
 def fill(plugin: MemoryPlugin) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plugin import __main__ as command_line
 from plugin import engine_watch
 
-TIMING = engine_watch.Timing(first_looks_s=(0.0, 0.4), period_s=0.4, retry_s=0.2, grace_s=1.2)
+TIMING = engine_watch.Timing(period_s=0.4, confirm_s=0.4, retry_s=0.2, grace_s=1.2)
 
 if __name__ == "__main__":
     command_line.serve(TIMING)

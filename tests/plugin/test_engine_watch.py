@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from driver import desired, engine
-from plugin import engine_watch
 from tests.overlay import node_host
 from tests.plugin import memory_plugin
 
@@ -62,7 +61,15 @@ def test_where_all_agree_nothing_is_mended(full: Plugin) -> None:
     before = full.state_of_all()
     assert [full.watch.look() for _ in range(3)] == [[], [], []]
     assert full.state_of_all() == before
-    assert full.watch.status() == {"reachable": True, "error": None, "default_network": None, "mended": 0}
+    told = full.watch.status()
+    assert told.pop("looked_s") < 5.0
+    assert told == {
+        "reachable": True,
+        "error": None,
+        "default_network": None,
+        "mended": 0,
+        "differences": {},
+    }
 
 
 def test_a_network_is_called_by_its_id_until_docker_told_its_name(full: Plugin) -> None:
@@ -127,6 +134,7 @@ def test_addresses_of_both_families_are_taken_from_what_docker_shows(plugin: Plu
         (ipaddress.IPv6Network("fd00:2:0:1::/64"), ipaddress.IPv6Network("fd00:2:0:1::/80")),
     ]
     plugin.engine.networks = [dataclasses.replace(SEEN, pools=(*SEEN.pools, v6))]  # its container has IPv4 alone
+    plugin.watch.look()
     assert "address fd00:2:0:1::2 of pool flannelpy/fd00:2:0:1::/64 released: Docker has no endpoint with it" in (
         plugin.watch.look()
     )
@@ -181,14 +189,8 @@ def test_a_default_network_that_docker_refuses_is_tried_again_without_more_looks
 ) -> None:
     """Two looks close together are no two opinions."""
     plugin = make_plugin(default_network="flannel", saved=True)
-    patient = dataclasses.replace(memory_plugin.TIMING, first_looks_s=(0.0,), period_s=3600.0)
-    plugin.watch = engine_watch.EngineWatch(
-        plugin.engine,
-        plugin.driver,
-        plugin.ipam,
-        plugin.nodes,
-        engine_watch.Options(default_prefix=node_host.PREFIX, default_network="flannel", timing=patient),
-    )
+    patient = dataclasses.replace(memory_plugin.TIMING, period_s=3600.0)
+    plugin.watch = plugin.make_watch(patient, "flannel")
     plugin.engine.refusal = "plugin flannelpy not found"
     run(plugin)
     until(lambda: plugin.watch.status()["default_network"] == "plugin flannelpy not found")

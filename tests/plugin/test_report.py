@@ -139,8 +139,24 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
         "error": "not asked yet",
         "default_network": None,
         "mended": 0,
+        "looked_s": None,
+        "differences": {},
     }
     assert told["kernel"]["failures"] == []
+
+
+def test_what_differed_at_the_last_looks_is_counted_by_kind(ready: Plugin) -> None:
+    memory_plugin.fill(ready)
+    ready.watch = ready.make_watch(dataclasses.replace(memory_plugin.TIMING, grace_s=3600.0))
+    ready.graph = dataclasses.replace(ready.graph, watch=ready.watch)
+    for _ in range(2):
+        ready.watch.look()
+    counts = {"network:stale": 1, "pool:stale": 1}
+    assert report.status(ready.graph)["engine"]["differences"] == counts
+    assert [one for one in report.samples(ready.graph) if one[0] == "flannelpy_differences"] == [
+        ("flannelpy_differences", "What the last looks found to differ.", {"kind": kind}, float(count))
+        for kind, count in counts.items()
+    ]
 
 
 def test_checksum_offload_is_told(ready: Plugin) -> None:
