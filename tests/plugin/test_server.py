@@ -178,6 +178,17 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.contract
+@pytest.mark.parametrize("more", [{}, {"IFACE": "eth["}], ids=["good settings", "another setting wrong"])
+@pytest.mark.parametrize("sticky", [True, False])
+def test_whether_the_engine_makes_macs_is_answered_from_the_environment(
+    start: Callable[..., Running], sticky: bool, more: Mapping[str, str]
+) -> None:
+    plugin = start({**NO_ETCD, **more, "STICKY_MAC": str(sticky).lower()})
+    told = {"RequiresMACAddress": sticky, "RequiresRequestReplay": False}
+    assert plugin.call("IpamDriver.GetCapabilities") == (200, told)
+
+
+@pytest.mark.contract
 def test_the_first_answers_come_at_once_and_need_nothing(
     start: Callable[..., Running], record_property: Callable[[str, object], None]
 ) -> None:
