@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -72,6 +73,14 @@ def plan(request: Request, held: list[lease.HeldSubnet], bridge: netstate.IfName
         iface_prefix=request.options.iface_prefix,
         v6=_plan_v6(request, holding) if request.ipv6 or request.v6 else None,
     )
+
+
+def require_room(net: network.Network, others: Iterable[network.Network]) -> None:
+    """Raise Conflict where an address of one of the network's pools is another network's, too."""
+    for other in others:
+        for pool, theirs in itertools.product(net.all_pools, other.all_pools):
+            if pool.version == theirs.version and pool.overlaps(theirs):
+                raise errors.Conflict(f"pool {pool} overlaps pool {theirs} of network {other.id[:12]}")
 
 
 def find_holding(pool: netstate.IPNetwork, held: Iterable[lease.HeldSubnet]) -> lease.HeldSubnet | None:

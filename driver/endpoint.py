@@ -106,7 +106,7 @@ class Joined:
 
 def require_address(net: network.Network, end: Endpoint) -> None:
     """Raise BadRequest unless the endpoint's addresses are a container's in this network."""
-    if end.address.ip not in net.pool or end.address.ip == net.gateway.ip:
+    if not _is_containers(end.address.ip, net.pool, net.gateway.ip):
         raise errors.BadRequest(
             f"Interface.Address: {end.address} is not a container's address in network {net.id[:12]} ({net.pool})"
         )
@@ -114,11 +114,16 @@ def require_address(net: network.Network, end: Endpoint) -> None:
         return
     if net.v6 is None:
         raise errors.BadRequest(f"Interface.AddressIPv6: network {net.id[:12]} has no IPv6, got {end.address_v6}")
-    if end.address_v6.ip not in net.v6.pool or end.address_v6.ip == net.v6.gateway.ip:
+    if not _is_containers(end.address_v6.ip, net.v6.pool, net.v6.gateway.ip):
         raise errors.BadRequest(
             f"Interface.AddressIPv6: {end.address_v6} is not a container's address in network {net.id[:12]} "
             f"({net.v6.pool})"
         )
+
+
+def _is_containers(ip: netstate.IPAddress, pool: netstate.IPNetwork, gateway: netstate.IPAddress) -> bool:
+    spared = {gateway, pool.network_address} | ({pool.broadcast_address} if pool.version == 4 else set())
+    return ip in pool and ip not in spared
 
 
 def choose_exit(net: network.Network, *, publishes: bool) -> Exit:

@@ -82,9 +82,14 @@ class Network:
     iface_prefix: str = IFACE_PREFIX
 
     @property
+    def all_pools(self) -> tuple[netstate.IPNetwork, ...]:
+        """The pool of each family, IPv4 first."""
+        return (self.pool,) if self.v6 is None else (self.pool, self.v6.pool)
+
+    @property
     def pools(self) -> str:
-        """The pool of each family, for log lines."""
-        return str(self.pool) if self.v6 is None else f"{self.pool},{self.v6.pool}"
+        """The same for log lines."""
+        return ",".join(map(str, self.all_pools))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -297,6 +297,7 @@ class Driver:
                 if known not in (None, net):
                     raise errors.Conflict(f"network {net.id[:12]} exists with other properties")
                 if known is None:
+                    creation.require_room(net, self._networks.values())
                     self._store.save_network(net)
                     self._networks[net.id] = net
             self._plumbing.set(desired.network_owner(net.id), desired.network_state(net))

@@ -102,7 +102,7 @@ class FakeNamespace:
             if (
                 name != new.name
                 and isinstance(made, netstate.VxlanLink)
-                and (made.vni, made.port) == (new.vni, new.port)
+                and (made.vni, made.port, made.local.version) == (new.vni, new.port, new.local.version)
             ):
                 return "a VXLAN device with the specified VNI already exists"
         if old is not None and old.kind != "vxlan":

@@ -84,9 +84,9 @@ def objects(obj: JsonObject, name: str) -> list[JsonObject]:
 def address(value: str, name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """An address of either family without a mask."""
     try:
-        return ipaddress.ip_address(value)
+        return ipaddress.ip_address(_unzoned(value))
     except ValueError as exc:
-        raise FieldError(f"{name}: expected an IP address, got {value!r}") from exc
+        raise FieldError(f"{name}: expected an IP address, got {_cut(value)}") from exc
 
 
 def ipv4_network(value: str, name: str) -> ipaddress.IPv4Network:
@@ -94,7 +94,7 @@ def ipv4_network(value: str, name: str) -> ipaddress.IPv4Network:
     try:
         return ipaddress.IPv4Network(value)
     except ValueError as exc:
-        raise FieldError(f"{name}: expected an IPv4 prefix such as 10.2.20.0/24, got {value!r}") from exc
+        raise FieldError(f"{name}: expected an IPv4 prefix such as 10.2.20.0/24, got {_cut(value)}") from exc
 
 
 def ipv4_interface(value: str, name: str) -> ipaddress.IPv4Interface:
@@ -102,23 +102,34 @@ def ipv4_interface(value: str, name: str) -> ipaddress.IPv4Interface:
     try:
         return ipaddress.IPv4Interface(value)
     except ValueError as exc:
-        raise FieldError(f"{name}: expected an address such as 10.2.20.5/24, got {value!r}") from exc
+        raise FieldError(f"{name}: expected an address such as 10.2.20.5/24, got {_cut(value)}") from exc
 
 
 def ipv6_network(value: str, name: str) -> ipaddress.IPv6Network:
     """An IPv6 prefix with no host bits set."""
     try:
-        return ipaddress.IPv6Network(value)
+        return ipaddress.IPv6Network(_unzoned(value))
     except ValueError as exc:
-        raise FieldError(f"{name}: expected an IPv6 prefix such as fd00:10:2:14::/64, got {value!r}") from exc
+        raise FieldError(f"{name}: expected an IPv6 prefix such as fd00:10:2:14::/64, got {_cut(value)}") from exc
 
 
 def ipv6_interface(value: str, name: str) -> ipaddress.IPv6Interface:
     """An IPv6 address with its prefix length."""
     try:
-        return ipaddress.IPv6Interface(value)
+        return ipaddress.IPv6Interface(_unzoned(value))
     except ValueError as exc:
-        raise FieldError(f"{name}: expected an address such as fd00:10:2:14::5/64, got {value!r}") from exc
+        raise FieldError(f"{name}: expected an address such as fd00:10:2:14::5/64, got {_cut(value)}") from exc
+
+
+def _unzoned(value: str) -> str:
+    """The text unless it has a zone (fe80::1%eth0), which may be any text at all and would stay in the address."""
+    if "%" in value:
+        raise ValueError("no zone expected")
+    return value
+
+
+def _cut(value: str) -> str:
+    return repr(value[:80])
 
 
 def kind(value: object) -> str:

@@ -170,7 +170,7 @@ class Node:
         Raises PermissionError where this process may not send pings.
         """
         known, _, book = self._standing.now()
-        asked = [held for key, held in book.leases.items() if subnets & {str(key), str(key.v4), str(key.v6)}]
+        asked = [held for key, held in book.leases.items() if subnets & {str(key), *str(key).split(" and ")}]
         said = examine.examine(known, asked) if known is not None else []
         return {str(held.key): sentence for held, sentence in zip(asked, said, strict=False)}
 

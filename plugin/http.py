@@ -13,15 +13,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import flask
+from gunicorn.http import errors as server_errors
 from werkzeug import exceptions as http_errors
 
 from overlay import faults, fields
+from plugin import server
 
 log = logging.getLogger(__name__)
 
-MIMETYPE = "application/vnd.docker.plugins.v1.2+json"
 BODY_LIMIT = 1 << 20
 """Bytes. The longest real request (200 published ports) has some 20 kB."""
+
+MESSAGE_LIMIT = 2000
+"""Characters of an error: what it quotes may be as long as the body."""
 
 DIAGNOSE_LIMIT = 8
 """Peers in one request: they are asked at the same time, and a handler waits for the slowest."""
@@ -76,7 +80,9 @@ class Core(Protocol):
 def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     """The WSGI application. `constants` answers what must work before anything else does."""
     app = flask.Flask("flannelpy", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # a body in chunks is cut there and not refused: see _body
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # another verb is an error, this one too
+    app.url_map.merge_slashes = False  # or //NetworkDriver.Leave is answered with a redirect, which is no error
     fixed = {"Plugin.Activate": IMPLEMENTS, **constants}
 
     @app.post("/<method>")
@@ -122,7 +128,8 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
 
     @app.errorhandler(http_errors.HTTPException)
     def refuse(error: http_errors.HTTPException) -> flask.Response:
-        return _error(f"{flask.request.method} {flask.request.path[:80]}: {error.name}", error.code or 500)
+        what = f"the body has more than {BODY_LIMIT} bytes" if error.code == 413 else error.name
+        return _error(f"{flask.request.method} {flask.request.path[:80]}: {what}", error.code or 500)
 
     return app
 
@@ -161,12 +168,18 @@ def _guarded(name: str, answer: Callable[[], flask.Response]) -> flask.Response:
         if not isinstance(status, int):
             log.exception("bug: unexpected error in %s", name)
             return _error(f"{name}: unexpected {type(exc).__name__}; see the plugin's log", 500)
-        log.warning("refused call=%s status=%d reason=%s", name, status, exc)
-        return _error(str(exc), status)
+        message = str(exc)[:MESSAGE_LIMIT]
+        log.warning("refused call=%s status=%d reason=%s", name, status, message)
+        return _error(message, status)
 
 
 def _body() -> fields.JsonObject:
-    data = flask.request.get_data(cache=False)
+    try:
+        data = flask.request.get_data(cache=False)
+    except server_errors.ParseException as exc:  # chunks that are none
+        raise fields.FieldError(f"the body cannot be read: {exc}") from exc
+    if len(data) > BODY_LIMIT:
+        raise http_errors.RequestEntityTooLarge
     if not data.strip():
         # dockerd repeats a broken call without its body (moby#35459); a success here would be a lie
         raise fields.FieldError("expected a JSON object, got an empty body: the engine's repeat of a broken call")
@@ -174,11 +187,11 @@ def _body() -> fields.JsonObject:
 
 
 def _json(answer: Answer, status: int) -> flask.Response:
-    return flask.Response(flask.json.dumps(answer) + "\n", status=status, mimetype=MIMETYPE)
+    return flask.Response(flask.json.dumps(answer) + "\n", status=status, mimetype=server.MIMETYPE)
 
 
 def _error(message: str, status: int) -> flask.Response:
-    return _json({"Err": message, "Error": message}, status)
+    return _json(server.format_error(message[:MESSAGE_LIMIT]), status)
 
 
 def _text(text: str, status: int) -> flask.Response:

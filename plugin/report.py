@@ -112,7 +112,7 @@ def examine(built: graph.Graph, subnets: frozenset[str]) -> dict[str, str]:
             said |= one.examine(subnets)
         except PermissionError:
             return dict.fromkeys(sorted(subnets), "this process may not send pings: CAP_NET_RAW is missing")
-    known = " ".join(said)
+    known = {part for key in said for part in (key, *key.split(" and "))}
     return said | {subnet: "no peer has this subnet" for subnet in sorted(subnets) if subnet not in known}
 
 

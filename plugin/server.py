@@ -7,15 +7,22 @@ Source: docs.gunicorn.org/en/stable/settings.html; libraries.md §4 has what eac
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import json
 import os
 import pathlib
+import socket
 import stat
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gunicorn import util
 from gunicorn.app import base
+from gunicorn.http import errors
+from gunicorn.workers import gthread
 
 THREADS = 24
 """dockerd starts containers of different networks side by side; a call may wait 20 s for the first lease."""
@@ -27,13 +34,69 @@ PLUGIN_SOCKET_DIR = pathlib.Path("/run/docker/plugins")
 MANAGED_RUN_DIR = pathlib.Path("/host/run")
 """Where plugin/config.json mounts the host's /run."""
 
+PATIENCE_S = 10
+"""Seconds between two parts of one request. dockerd sends each in one go."""
+
+LINE_LIMIT = 1000
+"""Characters of a line about what is no request."""
+
 GC_THRESHOLDS = (10_000, 20, 100)
 """With Python's own a full collection comes with every fortieth change of a peer, and takes 70 ms at 5,000 peers."""
 
 M_ARENA_MAX = -8
 """Source: malloc.h."""
 
+MIMETYPE = "application/vnd.docker.plugins.v1.2+json"
+
+REFUSED = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
+"""The status for what is no request; 400 for the rest."""
+
 WSGI = Callable[..., Any]
+
+
+def format_error(message: str) -> dict[str, str]:
+    """An error as both APIs read it: `Err` the network driver's and of any status but 200, `Error` the IPAM's."""
+    return {"Err": message, "Error": message}
+
+
+class _Impatient(socket.socket):
+    """A connection whose other side goes on within PATIENCE_S, or counts as closed from then on."""
+
+    given_up = False
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Called by gunicorn, which has the socket block."""
+        try:
+            return b"" if self.given_up else super().recv(size, flags)
+        except BlockingIOError:
+            self.given_up = True
+            return b""
+
+
+class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's threads, which answer what is no HTTP request as all else is answered, not with a web page.
+
+    And which wait for the rest of a request for so long only: THREADS of them that stop short would be the last.
+    """
+
+    def handle(self, conn: Any) -> Any:
+        """Called by gunicorn for each request."""
+        if not isinstance(conn.sock, _Impatient):
+            conn.sock = _Impatient(fileno=conn.sock.detach())
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", PATIENCE_S, 0))
+        return super().handle(conn)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Called by gunicorn in the place of an answer; the connection is closed afterwards."""
+        if not isinstance(exc, errors.ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        status, message = REFUSED.get(type(exc), 400), f"no HTTP request: {exc}"[:LINE_LIMIT]
+        self.log.warning("refused status=%d reason=%r", status, message)
+        body = json.dumps(format_error(message)) + "\n"
+        head = f"HTTP/1.1 {status} Refused\r\nConnection: close\r\nContent-Type: {MIMETYPE}\r\n"
+        with contextlib.suppress(OSError):
+            util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
 
 
 class Server(base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -49,7 +112,7 @@ class Server(base.BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         """Called by gunicorn."""
         settings = {
             "bind": [f"unix:{path}" for path in self._sockets],
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "workers": 1,
             "threads": THREADS,
             "umask": 0o117,  # sockets 0660: the default is 0777
@@ -57,6 +120,8 @@ class Server(base.BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "graceful_timeout": 5,  # dockerd kills after 10 s
             "keepalive": 3600,  # the server must not close first: dockerd's next call would lose its body
             "max_requests": 0,
+            "forwarder_headers": "",  # headers that would change the path; a front end of ours there is none
+            "secure_scheme_headers": {},
             "control_socket_disable": True,
             "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108 - heartbeat file
             "accesslog": None,

@@ -141,6 +141,15 @@ def test_a_container_calls_its_interface_as_its_network_says(host: Host) -> None
     assert host.join()["InterfaceName"] == taken
 
 
+def test_no_two_networks_share_an_address(host: Host) -> None:
+    host.create_network()
+    with pytest.raises(
+        errors.Conflict, match=r"pool 10\.2\.20\.128/25 overlaps pool 10\.2\.20\.0/24 of network 4d5d"
+    ):
+        host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25")
+    assert (host.known(), host.links()) == (([NET], []), {BRIDGE})
+
+
 def test_two_slices_of_the_lease_are_two_networks(host: Host) -> None:
     host.create_network(pool="10.2.20.0/25")
     host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25")
@@ -285,7 +294,9 @@ def test_an_endpoint_adopted_from_docker_takes_no_others_name(host: Host) -> Non
     assert [end.host_end for end in host.known()[1]] == [HOST_END, "fph6d8ce25869fe"]
 
 
-@pytest.mark.parametrize("address", ["10.2.20.1/24", "10.2.21.5/24", "172.18.0.5/16"])
+@pytest.mark.parametrize(
+    "address", ["10.2.20.1/24", "10.2.20.0/24", "10.2.20.255/24", "10.2.21.5/24", "172.18.0.5/16"]
+)
 def test_an_address_that_no_container_can_have_is_refused(host: Host, address: str) -> None:
     host.create_network()
     with pytest.raises(errors.BadRequest, match="is not a container's address in network 4d5d70de7705"):

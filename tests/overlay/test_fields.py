@@ -123,3 +123,14 @@ def test_any_json_is_read_or_refused(value: object) -> None:
     for read in READERS:
         with contextlib.suppress(fields.FieldError):
             read({"x": value})
+
+
+@pytest.mark.parametrize("zone", ["eth0", "x; flush ruleset", "\n"])
+def test_no_address_has_a_zone(zone: str) -> None:
+    for read, text in (
+        (fields.address, f"fe80::1%{zone}"),
+        (fields.ipv6_network, f"fd00::%{zone}/64"),
+        (fields.ipv6_interface, f"fd00::1%{zone}/64"),
+    ):
+        with pytest.raises(fields.FieldError, match="x: expected an"):
+            read(text, "x")

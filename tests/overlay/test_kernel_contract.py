@@ -412,6 +412,11 @@ def test_a_second_device_with_one_vni_is_refused(host: Host) -> None:
     assert host.shows(VXLAN)
 
 
+def test_one_vni_has_a_device_of_each_family(host: Host) -> None:
+    host.build(DEVICE_V6, VXLAN)
+    assert host.shows(DEVICE_V6, VXLAN)
+
+
 @pytest.mark.parametrize("wanted", [VXLAN, PORT])
 def test_a_foreign_link_of_another_kind_is_never_replaced(host: Host, wanted: netstate.Link) -> None:
     host.build(BRIDGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
 import pathlib
@@ -26,6 +27,7 @@ from overlay import (
     firewall_fake,
     flanneld,
     kernel_fake,
+    lease,
     member,
     netstate,
     node,
@@ -47,6 +49,22 @@ SAVED = nodestore.SavedNode(
     key=node_host.key("10.2.1.0/24"),
     attrs=node_host.attrs("192.0.2.1", node_host.MAC),
     mac=node_host.MAC,
+)
+DUAL = dataclasses.replace(
+    SAVED,
+    config=node_host.CONFIG.replace("{", '{"EnableIPv6": true, "IPv6Network": "fd00:2::/48", ', 1),
+    key=lease.SubnetKey(v4=SAVED.key.v4, v6=ipaddress.IPv6Network("fd00:2:0:1::/64")),
+    attrs=dataclasses.replace(
+        SAVED.attrs,
+        public_ipv6=ipaddress.IPv6Address("2001:db8::1"),
+        backend_v6_data='{"VNI":1,"VtepMAC":"0e:00:00:00:00:02"}',
+    ),
+    mac_v6=netstate.Mac("0e:00:00:00:00:02"),
+)
+"""The same host in a flannel network of both families."""
+
+ETH0 = dataclasses.replace(
+    node_host.ETH0, addresses_v6=(ipaddress.IPv6Interface("2001:db8::1/64"),), has_default_route_v6=True
 )
 TIMING = engine_watch.Timing(period_s=0.01, confirm_s=0.01, retry_s=0.01, grace_s=0.0)
 
@@ -89,15 +107,20 @@ class MemoryPlugin:
         *,
         default_network: str = "",
         saved: bool = False,
+        dual: bool = False,
         firewall: firewall_fake.FirewallFake | None = None,
+        host: MemoryPlugin | None = None,
     ) -> None:
-        """`saved`: the state file knows the lease already, so that all works without any thread."""
+        """`saved`: the state file knows the lease already, so that all works without any thread; `dual`: with IPv6.
+
+        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended.
+        """
         schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
-        self.kernel = kernel_fake.KernelFake([node_host.ETH0])
-        self.firewall = firewall or firewall_fake.FirewallFake()
-        self.registry = registry_fake.FakeRegistry(node_host.CONFIG)
-        self.engine = FakeEngine()
+        self.kernel = host.kernel if host else kernel_fake.KernelFake([ETH0 if dual else node_host.ETH0])
+        self.firewall = firewall or (host.firewall if host else firewall_fake.FirewallFake())
+        self.registry = host.registry if host else registry_fake.FakeRegistry((DUAL if dual else SAVED).config)
+        self.engine = host.engine if host else FakeEngine()
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
         self.ago_s = 0.0
@@ -142,8 +165,8 @@ class MemoryPlugin:
         self.observed: list[tuple[str, int]] = []
         self.metered = metrics.Metrics(lambda: report.samples(self.graph))
         if saved:
-            nodestore.NodeStore(self.state).save(SAVED)
-        self.nodes.restore([])
+            nodestore.NodeStore(self.state).save(DUAL if dual else SAVED)
+        self.nodes.restore(nodestore.NodeStore(self.state).prefixes())
         self.driver.restore()
         self.reconciler.open_gate()
 
@@ -174,6 +197,12 @@ class MemoryPlugin:
         self.nodes.stop()
         self.state.close()
 
+    def rows(self) -> dict[str, list[statefile.Row]]:
+        """All that Docker's calls write into the state file."""
+        tables = ("networks", "endpoints", "ipam_pools", "ipam_addresses", "nodes")
+        with self.state.read() as tx:
+            return {table: tx.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables}  # noqa: S608
+
     def state_of_all(self) -> object:
         """Whatever a refused call must not change."""
         return (
@@ -183,6 +212,7 @@ class MemoryPlugin:
             [(one.pool_id, one.ip, one.kind) for one in self.ipam.addresses()],
             self.kernel.observe(netstate.EMPTY),
             self.firewall.plan,
+            self.rows(),
         )
 
     def methods(self) -> Mapping[str, http.Method]:
