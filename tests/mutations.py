@@ -77,6 +77,7 @@ FIREWALL = "overlay/firewall.py"
 TABLE = "overlay/firewall_table.py"
 CHAIN = "overlay/firewall_chain.py"
 SERVICE = "driver/service.py"
+PUBLISHING = "driver/publishing.py"
 ENDPOINT = "driver/endpoint.py"
 GRAPH = "plugin/graph.py"
 FIREWALLD = "overlay/firewalld.py"
@@ -215,7 +216,7 @@ TALK = (
         "join-never-answers-a-gateway",
         "a container without -p has exactly one NIC",
         "one_interface",
-        _one(ENDPOINT, "    if publishes or net.gateway_mode", "    if True or net.gateway_mode"),
+        _one(ENDPOINT, "    if (publishes and auto) or net.gateway_mode", "    if True or net.gateway_mode"),
     ),
     Mutation(
         "pair-not-in-bridge",
@@ -266,7 +267,7 @@ PUBLISH = (
         "publishing-joins-natively",
         "published ports are shown and answer everywhere",
         PUBLISHED,
-        _one(ENDPOINT, "    if publishes or net.gateway_mode", "    if net.gateway_mode"),
+        _one(ENDPOINT, "    if (publishes and auto) or net.gateway_mode", "    if net.gateway_mode"),
     ),
     Mutation(
         "publishing-without-docker-gateway",
@@ -294,6 +295,49 @@ PUBLISH = (
             '            return answer | {"StaticRoutes": [_format_route(route) for route in routes]}',
             "        case DockerExit():\n            return answer",
         ),
+    ),
+)
+
+NATIVE = (
+    Mutation(
+        "native-ports-not-reserved",
+        "a port of Docker's or of another process is seen in both directions",
+        "test_publish_native and both_directions",
+        _one(PUBLISHING, "if not self._host.reserve(ports.host_port(one)):", "if not one:"),
+    ),
+    Mutation(
+        "native-ports-stay",
+        "a stopped container gives its ports back",
+        "test_publish_native and gives_its_ports_back",
+        _one(
+            PUBLISHING,
+            "self._rows.save_published(endpoint_id, ())",
+            "self._rows.save_published(endpoint_id, published)",
+        ),
+    ),
+    Mutation(
+        "native-ports-forgotten-at-start",
+        "a killed plugin has its ports again",
+        "test_publish_native and kill_9",
+        _one("driver/store.py", "published=ports.decode_published(published)", "published=()"),
+    ),
+    Mutation(
+        "native-clients-rewritten",
+        "clients of published ports keep their addresses",
+        "test_publish_native and keeps_its_address",
+        _one("overlay/firewall_ports.py", 'neighbours = f"{family.table} saddr {half.subnet}"', 'neighbours = ""'),
+    ),
+    Mutation(
+        "native-without-hairpin",
+        "the publishing container reaches its own port",
+        "test_publish_native and publishing_container",
+        _one("driver/desired.py", "hairpin = bool(end.published)", "hairpin = False"),
+    ),
+    Mutation(
+        "native-without-loopback",
+        "a published port answers at 127.0.0.1",
+        "test_publish_native and host_itself",
+        _one("driver/desired.py", 'value="1" if on else "0"', 'value="0"'),
     ),
 )
 
@@ -890,7 +934,7 @@ UPGRADE = (
     ),
 )
 
-MUTATIONS = (*TALK, *PUBLISH, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT, *DUAL_STACK, *FOLLOWING, *UPGRADE)
+MUTATIONS = (*TALK, *PUBLISH, *NATIVE, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT, *DUAL_STACK, *FOLLOWING, *UPGRADE)
 
 
 @contextlib.contextmanager
