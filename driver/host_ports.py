@@ -29,6 +29,10 @@ class HostPorts(Protocol):
         """Reserve what was ours before a restart: as `reserve`, but the host's address may be still to come."""
         ...
 
+    def forget_flows(self, port: firewall.PublishedPort) -> None:
+        """Have clients looked at anew that speak to a port which is published, or no more, without a connection."""
+        ...
+
     def release(self, port: ports.HostPort) -> None:
         """Give a port back; one that is not reserved is success."""
         ...

@@ -16,12 +16,16 @@ EPHEMERAL = range(32768, 61000)
 
 
 class HostPortsFake:
-    """See `host_ports.HostPorts`. `others` are what other processes have; `addresses` the host's own."""
+    """See `host_ports.HostPorts`. `others` are what other processes have; `addresses` the host's own.
+
+    `forgotten`: the ports whose clients were looked at anew, in order.
+    """
 
     def __init__(self, *addresses: netstate.IPAddress) -> None:
         self.addresses = set(addresses)
         self.others: set[ports.HostPort] = set()
         self.held: set[ports.HostPort] = set()
+        self.forgotten: list[firewall.PublishedPort] = []
         self._lock = threading.Lock()
 
     def reserve(self, port: ports.HostPort) -> bool:
@@ -41,6 +45,10 @@ class HostPortsFake:
                 return False
             self.held.add(port)
         return True
+
+    def forget_flows(self, port: firewall.PublishedPort) -> None:
+        """See `host_ports.HostPorts.forget_flows`."""
+        self.forgotten.append(port)
 
     def release(self, port: ports.HostPort) -> None:
         """See `host_ports.HostPorts.release`."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
 import threading
 
 from driver import errors, ports
-from overlay import firewall, netstate
+from overlay import conntrack, firewall, netstate
+
+log = logging.getLogger(__name__)
 
 _KINDS = {firewall.Protocol.TCP: socket.SOCK_STREAM, firewall.Protocol.UDP: socket.SOCK_DGRAM}
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -39,6 +42,16 @@ class HostPortsSocket:
     def reserve_again(self, port: ports.HostPort) -> bool:
         """See `host_ports.HostPorts.reserve_again`."""
         return self._hold(port, absent=True) is not None
+
+    def forget_flows(self, port: firewall.PublishedPort) -> None:
+        """See `host_ports.HostPorts.forget_flows`. What fails costs some of its clients a while."""
+        try:
+            forgotten = conntrack.forget_flows(port)
+        except OSError as exc:
+            log.warning("clients of %s not looked at anew: %s", ports.format_published(port), exc.strerror or exc)
+            return
+        if forgotten:
+            log.info("clients looked at anew port=%s flows=%d", ports.format_published(port), forgotten)
 
     def release(self, port: ports.HostPort) -> None:
         """See `host_ports.HostPorts.release`."""

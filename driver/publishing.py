@@ -99,6 +99,7 @@ class Publisher:
                 if chosen != end.published:
                     undo.callback(self._take_back, end)
                     self._program(*self._rows.save_published(end.id, chosen))
+                    self._forget_flows(set(chosen) ^ set(end.published))
                 undo.pop_all()
             self.release(set(end.published) - set(chosen))
         log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], _format(chosen))
@@ -114,6 +115,7 @@ class Publisher:
             published = self._rows.published(endpoint_id)
             with contextlib.suppress(errors.UnknownEndpoint):
                 self._program_again(*self._rows.save_published(endpoint_id, ()))
+            self._forget_flows(published)
             self.release(published)
         log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], _format(published))
 
@@ -123,6 +125,7 @@ class Publisher:
             if net.id == end.network_id:
                 self._follow_loopback(net, on=False)
         self._plumbing.write_firewall_again()
+        self._forget_flows(end.published)
         self.release(end.published)
 
     def release(self, published: Iterable[firewall.PublishedPort]) -> None:
@@ -229,6 +232,12 @@ class Publisher:
                 self._plumbing.set_again(owner, desired.loopback(net, on=on))
         if net.id not in {known.id for known in self._rows.networks()}:
             self._plumbing.forget(owner)
+
+    def _forget_flows(self, changed: Iterable[firewall.PublishedPort]) -> None:
+        """After the rules: what is looked at anew must find them."""
+        for port in changed:
+            if port.protocol is firewall.Protocol.UDP:
+                self._host.forget_flows(port)
 
     def _take_back(self, end: endpoint.Endpoint) -> None:
         """Back to what it had before."""

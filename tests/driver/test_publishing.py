@@ -111,6 +111,16 @@ def test_each_way_in_which_a_container_ends_takes_its_ports_along(native: Host, 
     assert opened(native)[0] == "0"
 
 
+def test_clients_without_a_connection_are_looked_at_anew_when_their_port_comes_and_goes(native: Host) -> None:
+    publish(native, wish(80, 8080), wish(53, 5353, proto=17))
+    publish(native, wish(80, 8080), wish(53, 5353, proto=17))
+    revoke(native)
+    publish(native, wish(53, 5353, proto=17))
+    native.delete_endpoint()
+    told = [ports.format_published(port) for port in native.ports.forgotten]
+    assert told == ["0.0.0.0:5353->53/udp"] * 4
+
+
 def test_a_removed_network_takes_its_ports_along(native: Host) -> None:
     publish(native, wish(80, 8080))
     native.call("DeleteNetwork", {"NetworkID": NETWORK_ID})

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from overlay import firewall, firewall_exec, netstate
+from overlay import conntrack, firewall, firewall_exec, netstate
 
 pytestmark = pytest.mark.contract
 
@@ -34,6 +34,7 @@ LEAVES = {  # name: link on the host, addresses of host and leaf
 }
 BRIDGES = ("fp-a", "fp-b", "fp-blue", "docker0")
 HOST = {4: "192.0.2.1", 6: "2001:db8::1"}
+OTHER = {4: "192.0.2.77", 6: "2001:db8::77"}
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -287,6 +288,56 @@ def test_a_container_does_not_reach_what_listens_on_the_hosts_loopback(host: Hos
         assert listener.recv(64) == b"forged"
     with host.host.inside():
         assert host.wall.ensure(PLAN) == ("nft",)
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+def test_a_client_that_goes_on_sending_reaches_who_has_the_port_now(host: Host, version: int) -> None:
+    """Over UDP a flow goes where its first packet went, for as long as its client does not pause."""
+    target = "0.0.0.0" if version == 4 else "::"
+    mine = port("udp", target, 8085, own("a", version), 80)
+    others = port("udp", target, 8085, own("a2", version), 80)
+
+    def publish(*ports: firewall.PublishedPort) -> None:
+        host.wall.ensure(BARE - {A} | {dataclasses.replace(A, published=PUBLISHED | set(ports))})
+
+    def answers(client: socket.socket) -> bool:
+        try:
+            client.send(b"who")
+            return client.recv(64).decode() == own("world", version)
+        except (TimeoutError, ConnectionRefusedError):
+            return False
+
+    with host.spaces["world"].bind(own("world", version)) as client, host.host.inside():
+        client.settimeout(0.5)
+        assert host.ask("world", HOST[version], kind="udp") == own("world", version)  # neighbours know each other
+        client.connect((HOST[version], 8085))
+        assert not answers(client), "nobody listens"
+        publish(mine)
+        assert not answers(client), "the kernel remembers"
+        assert conntrack.forget_flows(mine) == 1
+        assert answers(client)
+        publish(others)
+        assert answers(client), "the kernel remembers"
+        assert conntrack.forget_flows(mine) == 1
+        assert not answers(client), "a2 does not answer"
+        assert conntrack.forget_flows(mine) == 0
+        assert conntrack.forget_flows(dataclasses.replace(others, host_ip=ipaddress.ip_address(OTHER[version]))) == 0
+        assert conntrack.forget_flows(dataclasses.replace(others, protocol=firewall.Protocol.TCP)) == 0
+        assert conntrack.forget_flows(others) == 1
+        publish()
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+def test_what_passes_to_that_port_of_another_host_is_left_alone(host: Host, version: int) -> None:
+    mine = port("udp", "0.0.0.0" if version == 4 else "::", 8086, own("a", version), 80)
+    with host.spaces["world"].bind(own("world", version), 8086) as server:
+        with host.spaces["a2"].bind(own("a2", version)) as client:
+            client.sendto(b"question", (own("world", version), 8086))
+            server.settimeout(2.0)
+            seen = server.recvfrom(64)[1]
+        with host.host.inside():
+            assert conntrack.forget_flows(mine) == 0
+            assert conntrack.forget_flows(dataclasses.replace(mine, host_ip=ipaddress.ip_address(seen[0]))) == 0
 
 
 def test_a_port_that_is_published_no_more_is_gone_and_another_one_comes_with_one_write(host: Host) -> None:

@@ -59,15 +59,20 @@ def url(host, port, address=""):
     return f"http://{address or host.ip}:{port}/cgi-bin/who"
 
 
+def seen(done):
+    """The address in an answer, "" if there is none. An IPv4 client of an IPv6 socket is one all the same."""
+    return done.out.strip().strip("[]").removeprefix("::ffff:") if done.ok else ""
+
+
 def fetch(machine, *where):
-    """What the container says of the client, "" if nothing; an IPv4 address in an IPv6 socket is one all the same."""
+    """What the container says of the client."""
     done = machine.try_exec(["curl", "-sS", "-m", "3", url(*where)])
-    return done.out.strip().removeprefix("::ffff:").strip("[]") if done.ok else ""
+    return seen(done)
 
 
 def fetch_inside(host, container, *where):
     done = host.try_docker("exec", container, "timeout", "3", "wget", "-qO-", url(*where))
-    return done.out.strip().removeprefix("[").removesuffix("]").removeprefix("::ffff:") if done.ok else ""
+    return seen(done)
 
 
 def published(host, container="shop"):
