@@ -70,8 +70,13 @@ RUN set -eu; \
         > "/app/flannelpy-$version.dist-info/METADATA"; \
     python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
+# The command line under its own name, for an operator inside the plugin: `runc exec ID flannelpy audit`.
+RUN printf '#!/usr/bin/python3\nimport sys\nsys.path.insert(0, "/app")\nfrom plugin.__main__ import main\nmain()\n' \
+        > /flannelpy && chmod 755 /flannelpy
+
 FROM scratch
 COPY --from=libraries /rootfs/ /
 COPY --from=sources /app/ /app/
+COPY --from=sources /flannelpy /usr/bin/flannelpy
 WORKDIR /app
 ENTRYPOINT ["python3", "-m", "plugin"]

@@ -82,7 +82,7 @@ def serve_who(on: host.Host, container: str, listen: str = "0.0.0.0:80") -> None
 
 def ask(on: host.Host, path: str) -> tuple[int, str]:
     """GET from the plugin's classic socket. Raises OSError where nobody listens."""
-    return _request(on, "GET", path, None)
+    return request(on, "GET", path, None)
 
 
 def status(on: host.Host) -> Any:  # Any: JSON
@@ -92,7 +92,7 @@ def status(on: host.Host) -> Any:  # Any: JSON
 
 def call(on: host.Host, method: str, body: str) -> tuple[int, Any]:  # Any: JSON
     """POST to the plugin as the engine does: no content type."""
-    code, text = _request(on, "POST", f"/{method}", body.encode())
+    code, text = request(on, "POST", f"/{method}", body.encode())
     return code, json.loads(text)
 
 
@@ -142,7 +142,8 @@ def kernel_of(on: host.Host) -> dict[str, list[str]]:
     }
 
 
-def _request(on: host.Host, verb: str, path: str, body: bytes | None) -> tuple[int, str]:
+def request(on: host.Host, verb: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """One request to the plugin's classic socket. Raises OSError where nobody listens."""
     connection = _UnixConnection(str(on.root / SOCKET))
     try:
         connection.request(verb, path, body=body)

@@ -5,6 +5,7 @@ The serving process is gunicorn's master and stays small: the application is imp
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -32,6 +33,9 @@ def main(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         serve()
 
+
+SIDES = ("docker", "etcd", "state", "memory", "kernel")
+"""In the order in which their words count."""
 
 AUDIT_TIMEOUT_S = 300.0
 """Above what all looks take where nobody answers, one call after another."""
@@ -82,7 +86,9 @@ class _NotLooked(click.ClickException):
 @SOCKET
 @click.option("--repair", is_flag=True, help="Mend what can be mended, and show what is left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plugin's whole answer.")
-@click.option("--settle", default=3.0, show_default=True, help="Seconds between looks, all of which must agree.")
+@click.option(
+    "--settle", default=3.0, show_default=True, help="Seconds between looks, all of which must agree; 0: one."
+)
 def audit(path: pathlib.Path | None, *, repair: bool, as_json: bool, settle: float) -> None:
     """Compare Docker, etcd, the state file and the kernel: a line for each difference.
 
@@ -104,7 +110,7 @@ def _audit_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"{side} could not be looked at: {reason}"
     for verb, listed in (("mended", found.get("mended", ())), ("differs", found["differences"])):
         for one in listed:
-            says = "; ".join(f"{side}: {word}" for side, word in one["says"].items())
+            says = "; ".join(f"{side}: {one['says'][side]}" for side in SIDES if side in one["says"])
             repair = f"; --repair: {one['repair']}" if one["repair"] and verb == "differs" else ""
             yield f"{verb}: {one['kind']} {one['object']}: {says}{repair}"
     if not found["differences"]:
@@ -119,9 +125,10 @@ def _get(path: pathlib.Path | None, url: str) -> tuple[int, str]:
 def _ask(path: pathlib.Path | None, verb: str, url: str, timeout_s: float = 20) -> tuple[int, str]:
     connection = _UnixConnection(path or server.choose_sockets(_run_dir())[-1], timeout_s)
     try:
-        connection.request(verb, url)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
+        with contextlib.closing(connection):
+            connection.request(verb, url)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
     except OSError as exc:
         raise click.ClickException(f"no plugin answers at {connection.path}: {exc}") from exc
 

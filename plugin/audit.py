@@ -51,18 +51,18 @@ class Audit:
         self._first_seen: dict[difference.Difference, float] = {}
 
     def report(self, settle_s: float) -> Mapping[str, Any]:
-        """Where the sides differ, for GET /audit. `settle_s` lies between two looks. Raises Busy."""
+        """Where the sides differ, for GET /audit. `settle_s` lies between two looks, 0 for one alone. Raises Busy."""
         with self._one_at_a_time():
-            return self._as_json(self._look(settle_s))
+            return self._as_json(self._look(settle_s, LOOKS if settle_s else 1))
 
     def repair(self, settle_s: float) -> Mapping[str, Any]:
         """Mend what can be mended, and say what that was and what is left. Raises Busy."""
         with self._one_at_a_time():
-            before = self._look(settle_s)
+            before = self._look(settle_s, LOOKS)
             if not before.differences:
                 return {**self._as_json(before), "mended": []}
             self._mend(before)
-            after = self._look(settle_s)
+            after = self._look(settle_s, LOOKS)
         mended = [one for one in before.differences if one not in set(after.differences)]
         for one in mended:
             log.warning("mended: %s", one)
@@ -77,10 +77,10 @@ class Audit:
         finally:
             self._turn.release()
 
-    def _look(self, settle_s: float) -> sight.Sight:
+    def _look(self, settle_s: float, looks: int) -> sight.Sight:
         """What several looks agree on; one is enough where it finds nothing."""
         seen = sight.look(self._sources)
-        for _ in range(LOOKS - 1):
+        for _ in range(looks - 1):
             if not seen.differences:
                 break
             time.sleep(settle_s)

@@ -49,7 +49,7 @@ def full(make_plugin: Callable[..., Plugin]) -> Plugin:
 
 
 def told(plugin: Plugin) -> list[tuple[str, str]]:
-    return [(one["kind"], one["object"]) for one in plugin.audit(0.0, repair=False)["differences"]]
+    return [(one["kind"], one["object"]) for one in plugin.audit(0.001, repair=False)["differences"]]
 
 
 def repaired(plugin: Plugin) -> list[tuple[str, str]]:
@@ -113,6 +113,13 @@ def test_what_one_of_several_looks_does_not_see_is_no_difference(full: Plugin) -
     full.engine.meanwhile = lambda _asked: None
     full.engine.networks = [EMPTY]
     assert told(full) != []
+
+
+def test_one_look_alone_is_had_for_the_asking(full: Plugin) -> None:
+    full.engine.networks = [EMPTY]
+    before = full.engine.asked
+    assert len(full.audit(0.0, repair=False)["differences"]) == 2
+    assert full.engine.asked == before + 1
 
 
 def test_an_address_given_out_again_between_two_looks_is_no_difference(full: Plugin) -> None:
