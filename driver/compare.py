@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
-from driver import endpoint, engine, errors, names, network
+from driver import endpoint, engine, errors, names, network, ports
 from overlay import difference, netstate
 
 Kind = difference.Kind
@@ -46,6 +47,42 @@ def with_memory(file: Known, memory: Known) -> Iterator[difference.Difference]:
                     says=difference.Says(state=_text(rows.get(one)), memory=_text(objects.get(one))),
                     repair="as Docker has it; forgotten where Docker does not know it",
                 )
+
+
+def with_reservations(file: Known, reserved: AbstractSet[ports.HostPort]) -> Iterator[difference.Difference]:
+    """The rows against the ports of the host that are reserved."""
+    for port in sorted(missing_ports(file, reserved), key=str):
+        yield difference.Difference(
+            kind=Kind.PUBLISHED_MISSING,
+            thing=_port_name(port),
+            says=difference.Says(state="published", kernel="not reserved"),
+            repair="reserve it, unless somebody else listens there",
+        )
+    for port in sorted(stale_ports(file, reserved), key=str):
+        yield difference.Difference(
+            kind=Kind.PUBLISHED_STALE,
+            thing=_port_name(port),
+            says=difference.Says(state=difference.ABSENT, kernel="reserved"),
+            repair="give it back",
+        )
+
+
+def missing_ports(file: Known, reserved: AbstractSet[ports.HostPort]) -> frozenset[ports.HostPort]:
+    """What the rows publish and nobody reserved."""
+    return _published(file) - reserved
+
+
+def stale_ports(file: Known, reserved: AbstractSet[ports.HostPort]) -> frozenset[ports.HostPort]:
+    """What is reserved for no row."""
+    return frozenset(reserved) - _published(file)
+
+
+def _published(known: Known) -> frozenset[ports.HostPort]:
+    return frozenset(ports.host_port(port) for end in known.endpoints for port in end.published)
+
+
+def _port_name(port: ports.HostPort) -> str:
+    return f"{ports.format_host(port.ip)}:{port.number}/{port.protocol}"
 
 
 def _networks(known: Known, seen: Collection[engine.EngineNetwork]) -> Iterator[difference.Difference]:

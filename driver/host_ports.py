@@ -36,3 +36,7 @@ class HostPorts(Protocol):
     def release(self, port: ports.HostPort) -> None:
         """Give a port back; one that is not reserved is success."""
         ...
+
+    def list_held(self) -> frozenset[ports.HostPort]:
+        """What is reserved now."""
+        ...

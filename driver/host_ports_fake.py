@@ -55,6 +55,11 @@ class HostPortsFake:
         with self._lock:
             self.held.discard(port)
 
+    def list_held(self) -> frozenset[ports.HostPort]:
+        """See `host_ports.HostPorts.list_held`."""
+        with self._lock:
+            return frozenset(self.held)
+
     def _require_address(self, port: ports.HostPort) -> None:
         if not port.ip.is_unspecified and not port.ip.is_loopback and port.ip not in self.addresses:
             where = f"{ports.format_host(port.ip)}:{port.number}"

@@ -60,6 +60,11 @@ class HostPortsSocket:
         if held is not None:
             held.close()
 
+    def list_held(self) -> frozenset[ports.HostPort]:
+        """See `host_ports.HostPorts.list_held`."""
+        with self._lock:
+            return frozenset(self._sockets)
+
     def close(self) -> None:
         """Give all of them back."""
         with self._lock:

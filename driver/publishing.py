@@ -135,6 +135,18 @@ class Publisher:
                 self._lost.discard(ports.host_port(port))
             self._host.release(ports.host_port(port))
 
+    def reserved(self) -> frozenset[ports.HostPort]:
+        """What is reserved now, whosoever's rows have it."""
+        return self._host.list_held()
+
+    def settle(self, missing: Iterable[ports.HostPort], stale: Iterable[ports.HostPort]) -> None:
+        """Reserve what a row has and nobody reserved; give back what is reserved for no row."""
+        with self._lock:
+            self._lost.update(missing)
+        self.retry()
+        for port in stale:
+            self._host.release(port)
+
     def retry(self) -> None:
         """Reserve what could not be reserved before."""
         with self._lock:

@@ -133,7 +133,7 @@ class Node:
 
     def claim(self) -> None:
         """Look at our own key, and create or rewrite it where that is ours to do."""
-        self._keeper.claim()
+        self._keeper.claim(rewrite=True)
 
     def follow_anew(self) -> None:
         """Read all leases again, and write down those that the state file has otherwise."""

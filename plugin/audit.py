@@ -93,12 +93,15 @@ class Audit:
         """From the top down: what Docker says, then leases, then the kernel, which follows the others."""
         sources = self._sources
         driver_audit.mend(sources.driver, seen.findings)
+        sources.driver.publisher.settle(seen.missing_ports, seen.stale_ports)
         if seen.known is not None:
             sources.ipam.settle_rows(seen.known)
             ours = known_pools.of_rows(sources.driver.networks(), sources.driver.endpoints())
             used = known_pools.union(ours, seen.known)
             sources.ipam.release_unknown(used, seen.seen_at, ipam_service.GRACE_S)
             sources.ipam.adopt(seen.known, seen.seen_at, ipam_service.GRACE_S)
+            if sources.driver.networks():
+                sources.driver.allow_forwarding()
         things = {(one.kind, one.thing) for one in seen.differences}
         for one in sources.nodes.all():
             kinds = {kind for kind, thing in things if thing.startswith(f"{one.prefix}/subnets/")}

@@ -72,6 +72,8 @@ class Sight:
     troubles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     findings: driver_audit.Findings = dataclasses.field(default_factory=driver_audit.Findings)
     known: tuple[requests.KnownPool, ...] | None = None
+    missing_ports: frozenset[ports.HostPort] = frozenset()
+    stale_ports: frozenset[ports.HostPort] = frozenset()
 
 
 def agreed(before: Sight, now: Sight) -> Sight:
@@ -85,6 +87,8 @@ def agreed(before: Sight, now: Sight) -> Sight:
         troubles={**before.troubles, **now.troubles},
         findings=driver_audit.confirm(before.findings, now.findings),
         known=known,
+        missing_ports=before.missing_ports & now.missing_ports,
+        stale_ports=before.stale_ports & now.stale_ports,
     )
 
 
@@ -145,9 +149,11 @@ class _Looking:
         rows = compare.Known(networks=tuple(networks), endpoints=tuple(endpoints))
         pools = ipam_rows.read_file(sources.state)
         known = None if seen is None else known_pools.of(seen, sources.default_prefix)
+        reserved = sources.driver.publisher.reserved()
         found = [
             *compare.with_memory(rows, memory),
             *self._slices(rows, memory),
+            *compare.with_reservations(rows, reserved),
             *ipam_compare.with_memory(pools, sources.ipam.rows()),
             *ipam_compare.within(pools),
             *self._with_docker(rows, pools, seen),
@@ -160,6 +166,8 @@ class _Looking:
             troubles=self._troubles,
             findings=driver_audit.find_between(rows, memory, seen) if seen is not None else driver_audit.Findings(),
             known=tuple(known) if known is not None else None,
+            missing_ports=compare.missing_ports(rows, reserved),
+            stale_ports=compare.stale_ports(rows, reserved),
         )
 
     def read_docker(self) -> list[engine.EngineNetwork] | None:

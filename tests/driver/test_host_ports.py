@@ -79,6 +79,19 @@ def test_a_port_is_reserved_once_and_again_when_it_was_given_back(host: Host) ->
     inside(body)
 
 
+def test_what_is_reserved_is_listed(host: Host) -> None:
+    table, inside = host
+
+    def body() -> None:
+        assert table.list_held() == frozenset()
+        assert table.reserve(at(8080))
+        assert table.reserve(at(8081))
+        table.release(at(8080))
+        assert table.list_held() == {at(8081)}
+
+    inside(body)
+
+
 def test_protocols_families_and_numbers_do_not_stand_in_each_others_way(host: Host) -> None:
     table, inside = host
 

@@ -127,8 +127,9 @@ class MemoryPlugin:
         """How long ago addresses are granted now."""
         clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
+        self.host_ports = host_ports_fake.HostPortsFake()
         self.driver = driver_service.Driver(
-            driver_store.DriverStore(self.state), self.nodes, self.reconciler, host_ports_fake.HostPortsFake()
+            driver_store.DriverStore(self.state), self.nodes, self.reconciler, self.host_ports
         )
         self.sources = sight.Sources(
             docker=self.engine,

@@ -252,6 +252,44 @@ def test_an_address_that_two_containers_have_is_told_and_left_to_an_operator(ful
     assert ("address:doubled", "10.2.1.2", "") in found
 
 
+def test_a_network_that_the_file_lost_is_adopted_with_its_pool(make_plugin: Callable[..., Plugin]) -> None:
+    plugin = make_plugin(saved=True).join()
+    plugin.engine.networks = [EMPTY]
+    assert repaired(plugin) == [("network:missing", NETWORK), ("pool:missing", "10.2.1.0/24")]
+    assert [net.id for net in plugin.driver.networks()] == [memory_plugin.NETWORK_ID]
+
+
+def test_an_aux_address_that_is_an_endpoints_here_is_told(full: Plugin) -> None:
+    pool = dataclasses.replace(SEEN.pools[0], aux=frozenset({ipaddress.IPv4Address("10.2.1.7")}))
+    full.engine.networks = [dataclasses.replace(SEEN, pools=(pool,))]
+    usage = full.ipam.usage()[0]
+    full.ipam.request_address(memory_plugin.requests.AddressRequest(pool_id=usage.id))  # 10.2.1.3
+    assert ("address:missing", "10.2.1.7") in told(full)
+    taken = dataclasses.replace(pool, aux=frozenset({ipaddress.IPv4Address("10.2.1.3")}))
+    full.engine.networks = [dataclasses.replace(SEEN, pools=(taken,))]
+    assert told(full) == [("address:changed", "10.2.1.3")]
+
+
+def test_without_docker_an_endpoints_address_that_is_free_is_told(full: Plugin) -> None:
+    full.engine.failure = "connection refused"
+    run_sql(full, "DELETE FROM ipam_addresses WHERE ip = '10.2.1.2'")
+    assert ("address:missing", "10.2.1.2") in told(full)
+
+
+def test_published_ports_are_reserved_and_no_others(full: Plugin) -> None:
+    full.engine.networks = [dataclasses.replace(SEEN, options={"flannelpy.gateway": "native"})]
+    assert repaired(full) == [("network:changed", NETWORK)]
+    wish = {"Proto": 6, "IP": "", "Port": 80, "HostIP": "0.0.0.0", "HostPort": 8080, "HostPortEnd": 8080}
+    full.driver.publisher.publish(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, [wish])
+    full.reconciler.run_pass()
+    assert told(full) == []
+    (held,) = full.host_ports.list_held()
+    full.host_ports.release(held)
+    assert full.host_ports.reserve(dataclasses.replace(held, number=9090))
+    assert repaired(full) == [("published:missing", "0.0.0.0:8080/tcp"), ("published:stale", "0.0.0.0:9090/tcp")]
+    assert full.host_ports.list_held() == {held}
+
+
 # -- the state file and memory -------------------------------------------------------------------------------------
 
 
@@ -398,6 +436,14 @@ def test_a_key_of_our_subnet_that_another_host_has_is_told_and_left_alone(full: 
     assert full.registry.read_leases().leases[OWN].attrs == other
 
 
+def test_a_grant_that_has_ended_or_is_another_one_is_looked_at_again(full: Plugin) -> None:
+    silence(full)
+    full.registry.drop_grant(OWN)
+    assert repaired(full) == [("lease:changed", OWN_KEY)]
+    full.registry.put_peer(OWN, node_host.attrs("192.0.2.1", node_host.MAC))  # word for word, with another grant
+    assert repaired(full) == [("lease:changed", OWN_KEY)]
+
+
 def test_a_second_key_under_our_address_is_told_and_left_alone(full: Plugin) -> None:
     silence(full)
     twin = node_host.key("10.2.7.0/24")
@@ -419,6 +465,13 @@ def test_peers_of_the_file_that_etcd_has_otherwise_are_read_again(full: Plugin) 
     node_host.until(lambda: told(full) == [])
     run_sql(full, "INSERT INTO peers SELECT prefix, '10.2.8.0-24', attrs FROM peers")
     assert told(full) == [("peer:stale", f"{node_host.PREFIX}/subnets/10.2.8.0-24")]
+    full.audit(0.0, repair=True)
+    node_host.until(lambda: told(full) == [])
+
+
+def test_a_peer_that_etcd_has_otherwise_is_read_again(full: Plugin) -> None:
+    run_sql(full, "UPDATE peers SET attrs = replace(attrs, '192.0.2.9', '192.0.2.8')")
+    assert told(full) == [("peer:changed", f"{node_host.PREFIX}/subnets/10.2.9.0-24")]
     full.audit(0.0, repair=True)
     node_host.until(lambda: told(full) == [])
 
