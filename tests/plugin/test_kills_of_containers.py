@@ -20,7 +20,7 @@ def hosts() -> Iterator[kills.Hosts]:
 
 def live(host: kills.Host) -> None:
     """docker run, docker rm."""
-    one = host.engine.run(host.net, {})
+    one = host.engine.run(host.net)
     host.engine.rm(host.net, one)
 
 
