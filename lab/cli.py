@@ -135,6 +135,29 @@ def chaos(*, seconds: float, seed: int | None, hosts: int, engine: str, keep: bo
         raise SystemExit(1)
 
 
+@main.command()
+@click.option("--count", default=50, show_default=True, help="How many reboots, dealt out to the engines.")
+@click.option("--seed", type=int, help="Of the schedule; by chance if not given.")
+@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--keep", is_flag=True, help="Leave the lab running.")
+def reboots(*, count: int, seed: int | None, engine: str, keep: bool) -> None:
+    """Cut the power of hosts again and again and see whether every restart=always container comes back."""
+    from lab import reboots as cuts
+
+    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    engines = engine.split(",")
+    passed = 0
+    for number, each in enumerate(engines):
+        share = count // len(engines) + (number < count % len(engines))
+        click.echo(f"seed {seed}: {share} reboots, engine {each}")
+        done = cuts.run(cuts.Options(count=share, seed=seed, engine=each, keep=keep))
+        passed += sum(not one.troubles for one in done)
+        seed += 1
+    click.echo(f"{passed} of {count} reboots passed")
+    if passed != count:
+        raise SystemExit(1)
+
+
 @main.command("random")
 @click.option("--ops", "operations", default=1000, show_default=True, help="How many operations.")
 @click.option("--seed", type=int, help="The same seed does the same things; by chance if not given.")

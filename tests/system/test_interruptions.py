@@ -12,41 +12,13 @@ import time
 import pytest
 
 from lab import command, plugin_image, site
-
-
-class Talk:
-    """A ping and one TCP connection from a container of h1 to one of h2, watched over an interruption."""
-
-    def __init__(self, pair, client, server, address):
-        self.pair, self.client, self.server, self.address = pair, client, server, address
-
-    def start(self):
-        site.inside(self.pair.h2, self.server, "socat -u TCP-LISTEN:9000 OPEN:/tmp/got,creat & echo ok")
-        site.wait_for("a listener", lambda: ":2328 " in site.inside(self.pair.h2, self.server, "cat /proc/net/tcp"))
-        site.inside(self.pair.h1, self.client, f"ping -i 0.2 {self.address} > /tmp/ping & echo $! > /tmp/ping.pid")
-        loop = "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo $i; sleep 0.1; done"
-        site.inside(self.pair.h1, self.client, f"({loop}) | socat -u - TCP:{self.address}:9000 & echo ok")
-        site.wait_for("bytes over TCP", lambda: self.received() > 3)
-
-    def received(self):
-        return int(site.inside(self.pair.h2, self.server, "cat /tmp/got 2>/dev/null | wc -l"))
-
-    def check(self):
-        count = self.received()
-        site.wait_for("the connection goes on", lambda: self.received() > count + 5)
-        got = [int(word) for word in site.inside(self.pair.h2, self.server, "cat /tmp/got").split()]
-        assert got == list(range(1, len(got) + 1)), "the connection lost or repeated something"
-        site.inside(self.pair.h1, self.client, "kill -INT $(cat /tmp/ping.pid)")
-        told = site.inside(self.pair.h1, self.client, "sleep 0.5; cat /tmp/ping")
-        sent, back = map(int, re.search(r"(\d+) packets transmitted, (\d+) (?:packets )?received", told).groups())
-        assert sent > 10
-        assert sent - back <= 1, told[-300:]  # the last one may be on its way
+from tests.system import talk as talks
 
 
 @pytest.fixture
 def talk(pair, run):
     client, server = (run(host, image="flannelpy-tools") for host in (pair.h1, pair.h2))
-    made = Talk(pair, client, server, site.ip_of(pair.h2, server))
+    made = talks.Talk(pair.h1, client, pair.h2, server)
     made.start()
     return made
 
