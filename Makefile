@@ -5,6 +5,7 @@ PYTHON := .venv/bin/python
 PACKAGES := overlay ipam driver plugin lab bench
 ENGINES ?= 20.10 26.1 28.5
 SECONDS ?= 1800
+comma := ,
 # What the tests of etcd, kernel and firewall run on this machine itself, in namespaces of their own
 TEST_PACKAGES := iproute2 nftables iptables procps faketime mmdebstrap debian-archive-keyring iputils-ping
 
@@ -67,6 +68,11 @@ bench: .venv/ready ## Measure: prints a table, writes bench/results.json
 chaos: .venv/ready ## Break everything at random for half an hour: do containers still talk? (SECONDS=1800 SEED=by chance)
 	$(PYTHON) -m lab prepare
 	$(PYTHON) -m lab chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: reboots
+reboots: .venv/ready ## Cut the power of hosts 50 times: is every container back? (COUNT=50 SEED=by chance ENGINES="28.5")
+	$(PYTHON) -m lab prepare
+	$(PYTHON) -m lab reboots --count $(or $(COUNT),50) $(if $(SEED),--seed $(SEED)) --engine $(subst $(eval) ,$(comma),$(strip $(ENGINES)))
 
 .PHONY: lock
 lock: .venv/ready ## Resolve the dependencies anew and write the lock files

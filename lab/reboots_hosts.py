@@ -134,7 +134,7 @@ def _questions(hosts: Sequence[host.Host]) -> Iterator[tuple[host.Host, tuple[st
             for one in KEPT:
                 yield on, ("exec", one.name, "sh", "-c", pings), f"{on.name}: {one.name} reaches not all of {targets}"
             urls = [f"http://{peer.ip}:{one.port}/" for one in KEPT if one.port]
-            asks = " && ".join(f"wget -T 3 -qO- {url} | grep -q served" for url in urls)
+            asks = " && ".join(f"timeout 4 wget -qO- {url} | grep -q served" for url in urls)
             yield on, ("exec", "plain", "sh", "-c", asks), f"{on.name}: plain gets not all of {' '.join(urls)}"
 
 
