@@ -142,6 +142,23 @@ def kernel_of(on: host.Host) -> dict[str, list[str]]:
     }
 
 
+def wait_kernel(on: host.Host, before: dict[str, list[str]], timeout_s: float = 15) -> None:
+    """Wait until a host is as it was. Raises Timeout with what is left or missing."""
+    now: dict[str, list[str]] = {}
+
+    def is_as_before() -> bool:
+        now.update(kernel_of(on))
+        return now == before
+
+    try:
+        wait_for(f"{on.name} as before", is_as_before, timeout_s)
+    except errors.Timeout as exc:
+        changed = [
+            f"{kind}: {sorted(set(now[kind]) ^ set(before[kind]))}" for kind in now if now[kind] != before[kind]
+        ]
+        raise errors.Timeout(f"{exc}: {'; '.join(changed)}") from None
+
+
 def request(on: host.Host, verb: str, path: str, body: bytes | None = None) -> tuple[int, str]:
     """One request to the plugin's classic socket. Raises OSError where nobody listens."""
     connection = _UnixConnection(str(on.root / SOCKET))

@@ -934,7 +934,49 @@ UPGRADE = (
     ),
 )
 
-MUTATIONS = (*TALK, *PUBLISH, *NATIVE, *NETWORKS, *INTERRUPTIONS, *BAD_INPUT, *DUAL_STACK, *FOLLOWING, *UPGRADE)
+ORCHESTRATED = (
+    Mutation(
+        "names-stay-on-their-node",
+        "swarm: tasks of two nodes find each other by name",
+        "tasks_of_two_nodes",
+        _one("driver/endpoints.py", '"ConnectivityScope": "global"', '"ConnectivityScope": "local"'),
+    ),
+    Mutation(
+        "pool-kept-by-a-network-that-went",
+        "swarm and compose: networks go without a trace and can come again",
+        "tasks_of_two_nodes or documents_file",
+        _one("ipam/service.py", "            change.drop_pool(pool_id)\n", "            pass\n"),
+    ),
+    Mutation(
+        "macs-not-asked-for",
+        "a container made again with its MAC gets its address",
+        "its_mac_gets_its_address",
+        _one("ipam/endpoints.py", '"RequiresMACAddress": sticky_mac', '"RequiresMACAddress": False'),
+    ),
+    Mutation(
+        "released-addresses-come-first",
+        "a released address rests",
+        "released_address_rests",
+        _one(
+            "ipam/pool.py",
+            "        if self._fresh in self._range:\n",
+            "        if self._fresh in self._range and longest is None:\n",
+        ),
+    ),
+)
+
+MUTATIONS = (
+    *TALK,
+    *PUBLISH,
+    *NATIVE,
+    *NETWORKS,
+    *INTERRUPTIONS,
+    *BAD_INPUT,
+    *DUAL_STACK,
+    *FOLLOWING,
+    *UPGRADE,
+    *ORCHESTRATED,
+)
 
 
 @contextlib.contextmanager
