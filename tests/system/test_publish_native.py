@@ -239,6 +239,39 @@ def test_kill_9_of_the_plugin_breaks_no_connection_and_forgets_no_port(native, s
     run(shop, "-p", "8080:80", network="native")
 
 
+def test_a_rebooted_host_publishes_the_port_of_a_container_that_comes_back(solo):
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "native", "-o", "flannelpy.gateway=native")
+    start = (
+        "run",
+        "-d",
+        "--name",
+        "keeper",
+        "--restart",
+        "always",
+        "--network",
+        "native",
+        "-p",
+        "8080:80",
+        "-p",
+        "80",
+    )
+    page = "mkdir -p /www && echo hello > /www/index.html && httpd -f -h /www"
+    solo.host.docker(*start, "busybox", "sh", "-c", page, timeout_s=60)
+    for interrupt in (solo.host.kill_dockerd, solo.host.reboot):
+        interrupt()
+        if interrupt == solo.host.kill_dockerd:
+            solo.host.start_dockerd()
+        site.wait_for("the page", lambda: greets(solo.lab.client, solo.host.ip, 8080), 60)
+        (lines,) = (end["published"] for end in site.status(solo.host)["endpoints"] if end["published"])
+        assert len(lines) == 2
+        assert greets(solo.lab.client, solo.host.ip, max(port_of(line) for line in lines))
+
+
+def greets(machine, address, port):
+    return machine.try_exec(["curl", "-sS", "-m", "3", f"http://{address}:{port}/"]).out.strip() == "hello"
+
+
 def worker_of(host):
     return chaos_hosts.plugin_pids(host)[1]
 
