@@ -126,6 +126,25 @@ def test_what_serves_a_binding_is_kept_for_it(binding: ports.Binding, number: in
     assert ports.kept(dataclasses.replace(binding, port=binding.port % 65535 + 1), DUAL, found) == ()
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+KEYS = st.sampled_from(["Proto", "IP", "Port", "HostIP", "HostPort", "HostPortEnd", "else"])
+
+
+@hypothesis.example({"HostPort": 9000}, True)
+@hypothesis.given(st.dictionaries(KEYS, st.integers(-1, 70000) | ANYTHING), st.booleans())
+def test_whatever_comes_is_read_or_refused_in_words(changes: dict[str, Any], whole: bool) -> None:
+    try:
+        (binding,) = ports.parse_bindings([wish(**changes) if whole else changes])
+    except (fields.FieldError, errors.BadRequest):
+        return
+    assert 0 < binding.port <= ports.MAX_PORT
+    assert 0 <= binding.first <= binding.last <= ports.MAX_PORT
+
+
 @hypothesis.given(st.lists(BINDINGS), st.integers(1, 65535))
 def test_the_state_file_gives_back_what_was_written(bindings: list[ports.Binding], number: int) -> None:
     found = tuple(port for one in bindings for port in ports.publish(one, ports.addresses(one, DUAL), number))

@@ -6,7 +6,9 @@ import concurrent.futures
 import ipaddress
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from driver import errors, names, ports
 from overlay import errors as overlay_errors
@@ -301,3 +303,59 @@ def test_ports_that_come_and_go_at_once_leave_the_loopback_as_the_last_one_needs
     assert (shown(host), opened(host)[0]) == ([], "0")
     publish(host, wish(80), endpoint_id=several[0])
     assert opened(host)[0] == "1"
+
+
+WISHES = st.lists(
+    st.builds(
+        lambda port, span, ip, proto: wish(port, *span, ip=ip, proto=proto),
+        st.integers(80, 82),
+        st.sampled_from([(0, 0), (8000, 8000), (8001, 8001), (8000, 8003), (8002, 8005)]),
+        st.sampled_from(["", "", "127.0.0.1", "0.0.0.0"]),
+        st.sampled_from([6, 6, 17]),
+    ),
+    max_size=4,
+)
+STEPS = st.one_of(
+    st.tuples(st.just("publish"), st.integers(0, 2), WISHES),
+    st.tuples(st.sampled_from(["revoke", "rejoin", "remake", "restart"]), st.integers(0, 2), st.just([])),
+)
+
+
+@hypothesis.settings(
+    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(st.lists(STEPS, max_size=12))
+def test_whatever_happens_rows_rules_and_reserved_ports_are_one_and_no_port_is_anothers(
+    host: Host, steps: list[tuple[str, int, list[dict[str, Any]]]]
+) -> None:
+    several = [names.EndpointId(f"{number:012x}" + "0" * 52) for number in range(3)]
+    host.create_network(flannelpy__gateway="native")
+    for number, endpoint_id in enumerate(several):
+        start(host, endpoint_id, f"10.2.20.{10 + number}/24")
+    for step, number, wishes in steps:
+        endpoint_id = several[number]
+        if step == "publish":
+            before = shown(host)
+            try:
+                publish(host, *wishes, endpoint_id=endpoint_id)
+            except errors.PortTaken:
+                assert shown(host) == before
+            else:
+                published = shown(host)
+                publish(host, *wishes, endpoint_id=endpoint_id)
+                assert shown(host) == published
+        elif step == "revoke":
+            revoke(host, endpoint_id)
+        elif step == "rejoin":
+            host.leave(endpoint_id)
+            host.join(endpoint_id, ports=1)
+        elif step == "remake":
+            host.delete_endpoint(endpoint_id)
+            start(host, endpoint_id, f"10.2.20.{10 + number}/24")
+        else:
+            host.start()
+        held = [ports.host_port(port) for end in host.driver.endpoints() for port in end.published]
+        assert len(held) == len(set(held))
+        shown(host)
+    host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+    assert (shown(host), host.links()) == ([], set())
