@@ -307,8 +307,8 @@ NATIVE = (
     ),
     Mutation(
         "native-ports-stay",
-        "a stopped container gives its ports back",
-        "test_publish_native and gives_its_ports_back",
+        "a stopped container gives its ports back; so does one that dockerd lost",
+        "test_publish_native and (gives_its_ports_back or rebooted)",
         _one(
             PUBLISHING,
             "self._rows.save_published(endpoint_id, ())",
