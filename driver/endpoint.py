@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from driver import errors, names, network
+from driver import errors, names, network, routes
 from overlay import firewall, netstate
 
 NEXTHOP = 0
@@ -59,14 +59,6 @@ class Endpoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OverlayRoute:
-    """The flannel network of one family, through the bridge."""
-
-    overlay: netstate.IPNetwork
-    next_hop: netstate.IPAddress
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NativeExit:
     """One NIC: the bridge is the default gateway, the plugin masquerades."""
 
@@ -82,14 +74,14 @@ class DockerExit:
     the container's IPv6 reaches the flannel network and nothing else.
     """
 
-    routes: tuple[OverlayRoute, ...]
+    routes: tuple[routes.Route, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoExit:
     """An internal network: the overlay and nothing else."""
 
-    routes: tuple[OverlayRoute, ...]
+    routes: tuple[routes.Route, ...]
 
 
 Exit = NativeExit | DockerExit | NoExit
@@ -126,26 +118,19 @@ def _is_containers(ip: netstate.IPAddress, pool: netstate.IPNetwork, gateway: ne
     return ip in pool and ip not in spared
 
 
-def choose_exit(net: network.Network, *, publishes: bool) -> Exit:
-    """The way out for one endpoint.
+def choose_exit(net: network.Network, leases: Iterable[netstate.IPNetwork], *, publishes: bool) -> Exit:
+    """The way out for one endpoint. leases: what this host holds, of which the network's pools are all or a part.
 
     dockerd shows and serves published ports only where it attaches docker_gwbridge itself, which costs a second NIC
     and about 145 ms; so only an endpoint with port mappings pays. Where the operator forbade docker_gwbridge, ports
     are published by us (`driver.publishing`), and Docker cannot show them.
     """
     if net.internal:
-        return NoExit(routes=_overlay_routes(net))
+        return NoExit(routes=routes.plan(net, leases))
     auto = net.gateway_mode is network.GatewayMode.AUTO
     if (publishes and auto) or net.gateway_mode is network.GatewayMode.DOCKER:
-        return DockerExit(routes=_overlay_routes(net))
+        return DockerExit(routes=routes.plan(net, leases))
     return NativeExit(gateway=net.gateway.ip, gateway_v6=net.v6.gateway.ip if net.v6 is not None else None)
-
-
-def _overlay_routes(net: network.Network) -> tuple[OverlayRoute, ...]:
-    v4 = OverlayRoute(overlay=net.overlay, next_hop=net.gateway.ip)
-    if net.v6 is None:
-        return (v4,)
-    return v4, OverlayRoute(overlay=net.v6.overlay, next_hop=net.v6.gateway.ip)
 
 
 def format_join(joined: Joined) -> dict[str, Any]:
@@ -158,14 +143,14 @@ def format_join(joined: Joined) -> dict[str, Any]:
         case NativeExit(gateway=gateway, gateway_v6=gateway_v6):
             ways = {"Gateway": str(gateway)} | ({"GatewayIPv6": str(gateway_v6)} if gateway_v6 else {})
             return answer | ways | {"DisableGatewayService": True}
-        case DockerExit(routes=routes):
-            return answer | {"StaticRoutes": [_format_route(route) for route in routes]}
-        case NoExit(routes=routes):
+        case DockerExit(routes=static):
+            return answer | {"StaticRoutes": [_format_route(route) for route in static]}
+        case NoExit(routes=static):
             return answer | {
-                "StaticRoutes": [_format_route(route) for route in routes],
+                "StaticRoutes": [_format_route(route) for route in static],
                 "DisableGatewayService": True,
             }
 
 
-def _format_route(route: OverlayRoute) -> dict[str, Any]:
-    return {"Destination": str(route.overlay), "RouteType": NEXTHOP, "NextHop": str(route.next_hop)}
+def _format_route(route: routes.Route) -> dict[str, Any]:
+    return {"Destination": str(route.target), "RouteType": NEXTHOP, "NextHop": str(route.next_hop)}

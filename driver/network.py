@@ -62,7 +62,7 @@ class Network:
     Shape: `pool` lies in this host's lease, `overlay` is the whole flannel network it belongs to (registry prefix
     `prefix`, VTEP device `device`, `direct` as in HeldSubnet); `gateway` is the bridge's address. `chosen_mtu` is
     what the operator asked for, None to follow the overlay; `mtu` is what the overlay has room for of it now.
-    Units: bytes.
+    `route_level` keeps it apart from its neighbours, see `driver.routes`. Units: bytes.
     """
 
     id: names.NetworkId
@@ -80,6 +80,7 @@ class Network:
     chosen_mtu: int | None = None
     v6: NetworkV6 | None = None
     iface_prefix: str = IFACE_PREFIX
+    route_level: int = 0
 
     @property
     def all_pools(self) -> tuple[netstate.IPNetwork, ...]:

@@ -23,6 +23,7 @@ from driver import (
     network,
     plumbing,
     publishing,
+    routes,
     store,
 )
 from overlay import errors as overlay_errors
@@ -162,7 +163,7 @@ class Driver:
             again = endpoint_id in self._left
         answer = endpoint.Joined(
             container_end=end.container_end,
-            way=endpoint.choose_exit(net, publishes=publishes),
+            way=endpoint.choose_exit(net, self._leased(net), publishes=publishes),
             iface_prefix=net.iface_prefix,
         )
         if end.joined:
@@ -294,6 +295,7 @@ class Driver:
             net = creation.plan(request, self._leases.held(), self._bridge_of(request))
             with self._lock:
                 known = self._networks.get(net.id)
+                net = dataclasses.replace(net, route_level=self._route_level(net))
                 if known not in (None, net):
                     raise errors.Conflict(f"network {net.id[:12]} exists with other properties")
                 if known is None:
@@ -302,6 +304,17 @@ class Driver:
                     self._networks[net.id] = net
             self._plumbing.set(desired.network_owner(net.id), desired.network_state(net))
         return net
+
+    def _route_level(self, net: network.Network) -> int:
+        """The network's own, or one for a new network."""
+        known = self._networks.get(net.id)
+        if known is not None:
+            return known.route_level
+        return routes.choose_level(one.route_level for one in self._networks.values() if one.prefix == net.prefix)
+
+    def _leased(self, net: network.Network) -> list[netstate.IPNetwork]:
+        """This host's subnets in the network's flannel network, as far as they are known."""
+        return [subnet for held in self._leases.held() if held.prefix == net.prefix for subnet in held.subnets]
 
     def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
         with self._lock:

@@ -55,6 +55,7 @@ SCHEMA = statefile.Schema(
         # 1.2
         """
         ALTER TABLE networks ADD COLUMN iface_prefix TEXT NOT NULL DEFAULT 'eth';
+        ALTER TABLE networks ADD COLUMN route_level INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE endpoints ADD COLUMN published TEXT NOT NULL DEFAULT '[]'
         """,
     ),
@@ -64,18 +65,19 @@ SCHEMA = statefile.Schema(
 _SAVE_NETWORK = """
     INSERT INTO networks (
         id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET bridge = excluded.bridge, pool = excluded.pool, gateway = excluded.gateway,
     prefix = excluded.prefix, overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
     internal = excluded.internal, masquerade = excluded.masquerade, gateway_mode = excluded.gateway_mode,
     pool_v6 = excluded.pool_v6, gateway_v6 = excluded.gateway_v6, overlay_v6 = excluded.overlay_v6,
     device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu, direct = excluded.direct,
-    iface_prefix = excluded.iface_prefix
+    iface_prefix = excluded.iface_prefix, route_level = excluded.route_level
 """
 _LOAD_NETWORKS = """
     SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix FROM networks ORDER BY rowid
+    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level
+    FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
     INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu, published)
@@ -130,6 +132,7 @@ class DriverStore:
                     net.chosen_mtu,
                     net.direct,
                     net.iface_prefix,
+                    net.route_level,
                 ),
             )
 
@@ -172,7 +175,7 @@ def _texts_v6(v6: network.NetworkV6 | None) -> tuple[str | None, ...]:
 
 def _network(row: statefile.Row) -> network.Network:
     network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *later = row
-    *v6, chosen_mtu, direct, iface_prefix = later
+    *v6, chosen_mtu, direct, iface_prefix, route_level = later
     return network.Network(
         id=names.NetworkId(network_id),
         bridge=netstate.IfName(bridge),
@@ -188,6 +191,7 @@ def _network(row: statefile.Row) -> network.Network:
         gateway_mode=network.GatewayMode(mode),
         chosen_mtu=chosen_mtu,
         iface_prefix=iface_prefix,
+        route_level=route_level,
         v6=_network_v6(*v6) if v6[0] is not None else None,
     )
 

@@ -19,6 +19,7 @@ NET = network.Network(
     device=netstate.IfName("flannel.1"),
     mtu=1450,
 )
+LEASES = (ipaddress.IPv4Network("10.2.20.0/24"), ipaddress.IPv6Network("fd00:2:0:14::/64"))
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
 CONTAINER_END = netstate.IfName("fpc1a2299da1bc9")
 
@@ -56,7 +57,7 @@ def test_join_tells_the_way_out(
     mode: network.GatewayMode, internal: bool, publishes: bool, answer: dict[str, Any]
 ) -> None:
     net = dataclasses.replace(NET, gateway_mode=mode, internal=internal)
-    way = endpoint.choose_exit(net, publishes=publishes)
+    way = endpoint.choose_exit(net, LEASES, publishes=publishes)
     assert endpoint.format_join(endpoint.Joined(container_end=CONTAINER_END, way=way)) == answer
 
 
@@ -86,7 +87,7 @@ def test_join_tells_the_way_out_in_both_families(
 ) -> None:
     """Never an IPv6 gateway beside published ports: newer engines would not attach docker_gwbridge then."""
     net = dataclasses.replace(NET6, gateway_mode=mode, internal=internal)
-    way = endpoint.choose_exit(net, publishes=publishes)
+    way = endpoint.choose_exit(net, LEASES, publishes=publishes)
     assert endpoint.format_join(endpoint.Joined(container_end=CONTAINER_END, way=way)) == answer
 
 

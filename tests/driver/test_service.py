@@ -160,6 +160,35 @@ def test_two_slices_of_the_lease_are_two_networks(host: Host) -> None:
     }
 
 
+def test_slices_of_one_lease_never_give_one_route_twice(host: Host) -> None:
+    """Docker refuses a route that the container has already: it could not be on both."""
+    ids = [letter * 64 for letter in "abc"]
+
+    def make(number: int) -> None:
+        host.create_network(ids[number], f"10.2.20.{number * 64}/26", flannelpy__gateway="docker")
+
+    def levels() -> list[int]:
+        return [net.route_level for net in host.known()[0]]
+
+    for number in range(3):
+        make(number)
+    host.driver.delete_network(ids[1])
+    host.start()
+    make(2)
+    assert levels() == [0, 2]
+    make(1)
+    assert levels() == [0, 2, 1]
+    targets = []
+    for number, network_id in enumerate(ids):
+        host.create_endpoint(network_id, f"10.2.20.{number * 64 + 5}/26", network_id)
+        answer = host.join(network_id, network_id=network_id)
+        targets += [route["Destination"] for route in answer["StaticRoutes"]]
+    assert len(targets) == len(set(targets)) == 8 + 16 + 32
+    assert not any(
+        ipaddress.IPv4Network(target).overlaps(ipaddress.IPv4Network("10.2.20.0/24")) for target in targets
+    )
+
+
 def test_a_pool_of_another_ipam_is_refused_with_the_command_to_use(host: Host) -> None:
     data = [{"AddressSpace": "LocalDefault", "Pool": "172.18.0.0/16", "Gateway": "172.18.0.1/16"}]
     with pytest.raises(errors.WrongIpam, match="docker network create -d flannelpy --ipam-driver flannelpy NAME"):

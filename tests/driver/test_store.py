@@ -35,6 +35,7 @@ OTHER_NET = dataclasses.replace(
     chosen_mtu=1300,
     direct=True,
     iface_prefix="blue",
+    route_level=3,
     v6=network.NetworkV6(
         pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
         gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),

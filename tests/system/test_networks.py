@@ -103,6 +103,26 @@ def test_two_networks_share_one_lease(solo):
     assert str(high) in third.err
 
 
+@pytest.mark.parametrize("option", ["--internal", "--label=none=1"])
+def test_a_container_is_on_two_slices_of_one_lease(pair, solo, run, option):
+    """Whichever comes first: Docker refuses an interface whose address a route of the container covers already."""
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.wait_ready(solo.host)
+    lease = ipaddress.IPv4Network(site.status(solo.host)["flannel_networks"][0]["subnet"])
+    for name, half in zip(("low", "high"), lease.subnets(), strict=True):
+        site.create_network(solo.host, name, option, "--subnet", str(half))
+    one, two = (run(solo.host, "-p", "8085:80", network="low"), run(solo.host, network="high"))
+    solo.host.docker("network", "connect", "high", one)
+    solo.host.docker("network", "connect", "low", two)
+    solo.host.docker("restart", one, two, timeout_s=60)
+    peer = site.ip_of(pair.h1, run(pair.h1))
+    for name in (one, two):
+        assert "1 packets received" in site.inside(solo.host, name, f"ping -c 1 -w 10 {peer}")
+    for network in ("low", "high"):
+        address = site.ip_of(solo.host, two, network)
+        assert "1 packets received" in site.inside(solo.host, one, f"ping -c 1 -w 10 {address}")
+
+
 def test_an_internal_network_reaches_the_overlay_and_nothing_else(pair, solo, run):
     solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
     site.create_network(solo.host, "mynet", "--internal")
