@@ -162,6 +162,7 @@ def reboots(*, count: int, seed: int | None, engine: str, keep: bool) -> None:
 @click.option("--ops", "operations", default=1000, show_default=True, help="How many operations.")
 @click.option("--seed", type=int, help="The same seed does the same things; by chance if not given.")
 @click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1 or 28.5.")
+@click.option("--firewall", default="iptables-nft", show_default=True, help="As of `up`.")
 @click.option("--live-restore", is_flag=True, help="Containers outlive dockerd.")
 @click.option("--burst", "only", type=int, help="Only this burst of the run, from 0.")
 @click.option("--keep", is_flag=True, help="Leave the lab running.")
@@ -172,6 +173,19 @@ def random_(*, seed: int | None, live_restore: bool, **options: Any) -> None:  #
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     dockerd_args = ("--live-restore",) if live_restore else ()
     if not random_run.run(random_run.Options(seed=seed, dockerd_args=dockerd_args, **options)):
+        raise SystemExit(1)
+
+
+@main.command("crowd")
+@click.option("--hosts", default=10, show_default=True, help="How many Docker hosts.")
+@click.option("--containers", default=20, show_default=True, help="How many on each.")
+@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--keep", is_flag=True, help="Leave the lab running.")
+def crowd_(**options: Any) -> None:  # Any: click's values
+    """Start many containers at the same moment on all hosts: do all run, and how long do the plugin's calls take?"""
+    from lab import crowd
+
+    if not crowd.run(crowd.Options(**options)):
         raise SystemExit(1)
 
 

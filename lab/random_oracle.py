@@ -27,6 +27,8 @@ class Sort(enum.StrEnum):
     """One address twice."""
     DOCKER = "docker"
     """Docker does not agree with itself."""
+    AUDIT = "audit"
+    """What the plugin's own audit finds different, and we do not."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ def test_a_run_without_differences_passes_and_tells_what_it_did() -> None:
         "",
         "refused, as it should be: 1 times because it is not there",
         "5 looks; all agreed within 0.4 s, after kills within 61.0 s",
-        "leaked 0, missing 0, doubled 0, docker 0",
+        "leaked 0, missing 0, doubled 0, docker 0, audit 0",
         "passed",
     ]
 
@@ -44,7 +44,7 @@ def test_a_difference_fails_it_and_is_told() -> None:
     report = dataclasses.replace(GOOD, found=[found])
     assert not report.passed
     assert random_report.format_report(report).splitlines()[-3:] == [
-        "leaked 1, missing 0, doubled 0, docker 0",
+        "leaked 1, missing 0, doubled 0, docker 0, audit 0",
         "FAILED: leaked: h1: address in use: 10.2.5.9",
         "not passed",
     ]
