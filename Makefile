@@ -74,6 +74,17 @@ reboots: .venv/ready ## Cut the power of hosts 50 times: is every container back
 	$(PYTHON) -m lab prepare
 	$(PYTHON) -m lab reboots --count $(or $(COUNT),50) $(if $(SEED),--seed $(SEED)) --engine $(subst $(eval) ,$(comma),$(strip $(ENGINES)))
 
+.PHONY: matrix
+matrix: .venv/ready ## All that is too long for `make test`; goes on where it was (ONLY='suite_28.5_*,crowd_*', FRESH=1)
+	$(PYTHON) -m lab packages $(TEST_PACKAGES)
+	$(PYTHON) -m lab prepare
+	$(PYTHON) -m lab matrix $(if $(ONLY),--only '$(ONLY)') $(if $(FRESH),--fresh)
+
+.PHONY: random
+random: .venv/ready ## A thousand random operations with kills: does anything leak? (ENGINE=28.5 SEED=by chance)
+	$(PYTHON) -m lab prepare
+	$(PYTHON) -m lab random $(if $(ENGINE),--engine $(ENGINE)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: lock
 lock: .venv/ready ## Resolve the dependencies anew and write the lock files
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade pyproject.toml -o requirements.lock

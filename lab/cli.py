@@ -189,6 +189,22 @@ def crowd_(**options: Any) -> None:  # Any: click's values
         raise SystemExit(1)
 
 
+@main.command("matrix")
+@click.option("--only", default="", help="Just these cells: patterns with commas, such as 'suite_28.5_*,crowd_*'.")
+@click.option("--fresh", is_flag=True, help="Run also what passed on this commit.")
+@click.option("--width", default=3, show_default=True, help="How many at a time.")
+@click.option("--show", is_flag=True, help="Run nothing, show how it stands.")
+def matrix_(*, show: bool, **options: Any) -> None:  # Any: click's values
+    """Run everything that is too long for `make test`, or go on with it, and show a table."""
+    from lab import matrix
+
+    wanted = matrix.Options(**options)
+    if show:
+        click.echo(matrix.show(wanted))
+    elif not matrix.run(wanted):
+        raise SystemExit(1)
+
+
 @main.command()
 def plugin() -> None:
     """Build the plugin's image and root file system from the Dockerfile."""
