@@ -110,15 +110,20 @@ def _networks(known: Known, seen: Collection[engine.EngineNetwork]) -> Iterator[
 
 
 def _network_change(net: network.Network, told: engine.EngineNetwork) -> difference.Difference | None:
-    """What of a network's properties the file has otherwise. None of these can change in a network's life."""
+    """What of a network's properties the file has otherwise. None of these can change in a network's life.
+
+    Of a pool of the user's own without a gateway Docker tells none, though it has one.
+    """
+    silent = [pool.cidr for pool in told.pools if pool.gateway is None]
+    gateways = (net.gateway.ip, *((net.v6.gateway.ip,) if net.v6 else ()))
     ours = {
         "pools": {str(pool) for pool in (net.pool, net.v6.pool if net.v6 else None) if pool},
-        "gateways": {str(gateway.ip) for gateway in (net.gateway, net.v6.gateway if net.v6 else None) if gateway},
+        "gateways": {str(ip) for ip in gateways if not any(ip in cidr for cidr in silent)},
         "internal": net.internal,
     }
     theirs: dict[str, object] = {
         "pools": {str(pool.cidr) for pool in told.pools},
-        "gateways": {str(pool.gateway) for pool in told.pools if pool.gateway is not None} or ours["gateways"],
+        "gateways": {str(pool.gateway) for pool in told.pools if pool.gateway is not None},
         "internal": told.internal,
     }
     with contextlib.suppress(errors.BadRequest):

@@ -256,7 +256,8 @@ class Driver:
             self.create_network(request)
             return
         with self._turn:
-            self._change_network(known, creation.plan(request, self._leases.held()))
+            after = creation.plan(request, self._leases.held(), self._bridge_of(request))
+            self._change_network(known, dataclasses.replace(after, route_level=known.route_level))
             self._plumbing.write_firewall_again()
 
     def correct_endpoint(self, end: endpoint.Endpoint) -> None:

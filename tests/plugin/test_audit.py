@@ -73,6 +73,13 @@ def test_where_all_agree_nothing_is_told(full: Plugin) -> None:
     assert full.audit(0.0, repair=True) == {**answer, "mended": []}
 
 
+def test_a_gateway_that_docker_does_not_tell_is_no_difference(full: Plugin) -> None:
+    """It tells none for a subnet of the user's own without one."""
+    silent = tuple(dataclasses.replace(pool, gateway=None) for pool in SEEN.pools)
+    full.engine.networks = [dataclasses.replace(SEEN, pools=silent)]
+    assert told(full) == []
+
+
 def test_what_differs_is_told_with_what_each_side_says(full: Plugin) -> None:
     full.engine.networks = [dataclasses.replace(SEEN, endpoints=())]
     (end, address) = full.audit(0.0, repair=False)["differences"]
