@@ -965,6 +965,41 @@ ORCHESTRATED = (
     ),
 )
 
+CONFIG = "plugin/config.json"
+PRIVILEGES = (
+    Mutation(
+        "no-net-admin",
+        "least privileges: CAP_NET_ADMIN",
+        "standalone_needs_no_etcd",
+        _one(CONFIG, '"capabilities": ["CAP_NET_ADMIN"]', '"capabilities": []'),
+    ),
+    Mutation(
+        "no-host-network",
+        "least privileges: network host",
+        "standalone_needs_no_etcd",
+        _one(CONFIG, '"network": {"type": "host"}', '"network": {"type": "none"}'),
+    ),
+    Mutation(
+        "run-not-mounted",
+        "least privileges: the mount of /run",
+        "standalone_needs_no_etcd",
+        _one(CONFIG, '"destination": "/host/run"', '"destination": "/elsewhere"'),
+    ),
+    Mutation(
+        "sysctl-not-mounted",
+        "least privileges: the mount of /proc/sys/net",
+        "talk_over_both_families or deleted_by_hand_comes_back",
+        _one(CONFIG, '"destination": "/host/proc/sys/net"', '"destination": "/elsewhere"'),
+        setup=True,
+    ),
+    Mutation(
+        "no-propagated-mount",
+        "least privileges: the propagated mount",
+        "an_upgrade_loses_nothing",
+        _one(CONFIG, '  "propagatedmount": "/data",\n'),
+    ),
+)
+
 MUTATIONS = (
     *TALK,
     *PUBLISH,
@@ -976,6 +1011,7 @@ MUTATIONS = (
     *FOLLOWING,
     *UPGRADE,
     *ORCHESTRATED,
+    *PRIVILEGES,
 )
 
 
