@@ -82,7 +82,6 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     app = flask.Flask("flannelpy", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # a body in chunks is cut there and not refused: see _body
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # another verb is an error, this one too
-    app.url_map.merge_slashes = False  # or //NetworkDriver.Leave is answered with a redirect, which is no error
     fixed = {"Plugin.Activate": IMPLEMENTS, **constants}
 
     @app.post("/<method>")

@@ -242,7 +242,7 @@ class Request:
 
 PATHS = (
     "/", "/Plugin.Activate", "/NetworkDriver.GetCapabilities", "/IpamDriver.GetDefaultAddressSpaces",
-    "/NetworkDriver.Fly", "/networkdriver.leave", "/NetworkDriver.Leave/", "//NetworkDriver.Leave",
+    "/NetworkDriver.Fly", "/networkdriver.leave", "/NetworkDriver.Leave/", "/%2fNetworkDriver.Leave",
     "/NetworkDriver.Leave%00", "/a/../NetworkDriver.Join", "/%2e%2e/%2e%2e/etc/passwd", "/..", "/%ff%fe",
     "/" + "x" * 3000, "/NetworkDriver.Leave?a=b", "/healthz", "/readyz", "/status", "/peers", "/metrics",
     "/diagnose", "/diagnose?peer=", "/diagnose?peer=None&peer=%ff", "/status?" + "a=b&" * 2000,

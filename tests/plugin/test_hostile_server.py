@@ -46,6 +46,7 @@ RAW = {
     "escaped bytes in the path": (b"POST /%ff%fe%00%0a HTTP/1.1\r\nHost: \r\n" + BODY, 404),
     "a path out of here": (b"POST /../../etc/passwd HTTP/1.1\r\nHost: \r\n" + BODY, 404),
     "an escaped path out of here": (b"GET /%2e%2e%2f%2e%2e%2fetc/passwd HTTP/1.1\r\nHost: \r\n\r\n", 404),
+    "slashes": (b"POST ///%2fNetworkDriver.Leave HTTP/1.1\r\nHost: \r\n" + BODY, 400),
     "a long path": (b"POST /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414),
     "a path without end": (b"POST /" + b"a" * MIB + b" HTTP/1.1\r\n\r\n", 414),
     "a header without a colon": (CALL + b"nothing here\r\n\r\n", 400),
