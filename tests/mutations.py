@@ -248,7 +248,7 @@ TALK = (
         "chosen-ip-ignored",
         "--ip is kept",
         "chosen_address",
-        _one(IPAM, "ip = request.ip or _propose(entry)", "ip = _propose(entry)"),
+        _one(IPAM, "free = request.ip or entry.addresses.propose(", "free = entry.addresses.propose("),
     ),
     Mutation(
         "chosen-mac-ignored",
@@ -559,8 +559,8 @@ INTERRUPTIONS = (
         "kill_9_of_the_worker",
         _one(
             "ipam/store.py",
-            "        entries[pool_id].addresses.put(ipaddress.ip_address(ip), state_of)\n",
-            "        del state_of\n",
+            "        entries[pool_id].addresses.put(\n",
+            "        pool.Pool(ipaddress.ip_network('192.0.2.0/24')).put(\n",
         ),
     ),
     Mutation(
@@ -613,8 +613,8 @@ INTERRUPTIONS = (
         "deleted_by_hand",
         _one(
             "overlay/firewall_keeper.py",
-            "            if plan is None and not gate_open:\n",
-            "            if plan or not gate_open:\n",
+            "            if self._plan is None and not gate_open:\n",
+            "            if self._plan or not gate_open:\n",
         ),
     ),
     Mutation(
@@ -641,7 +641,7 @@ INTERRUPTIONS = (
         "crash_leaves",
         _one(
             "plugin/engine_watch.py",
-            "        done += self._ipam.release_unknown(known, seen_at, self._timing.grace_s)\n",
+            " + self._ipam.release_unknown(used, settled.seen_at, self._timing.grace_s)",
         ),
     ),
     Mutation(
@@ -695,14 +695,18 @@ BAD_INPUT = (
         "unknown-option-accepted",
         "unknown options",
         "unknown_options",
-        _one("driver/network.py", "    if unknown:\n", "    if not unknown and unknown:\n"),
+        _one(
+            "driver/network.py",
+            "        if foreign is None:\n",
+            "        if foreign is None:\n            continue\n",
+        ),
     ),
     Mutation(
         "ipv6-refused-without-reason",
         "IPv6",
         "unknown_options",
         _one(
-            "ipam/service.py",
+            "ipam/leases.py",
             'f"--ipv6: the flannel network {held.prefix} has no IPv6; leave --ipv6 and IPv6 --subnet away, or add "\n'
             '        "EnableIPv6 and IPv6Network to its network config (docs/operations.md, Dual stack)"',
             '"no"',
@@ -786,8 +790,8 @@ BAD_INPUT = (
         "full_pool",
         _one(
             IPAM,
-            'is full: {addresses.used} of "\n            f"{addresses.total} addresses used; remove',
-            'is full; "\n            f"remove',
+            'is full: {addresses.used} of "\n        f"{addresses.total} addresses used; remove',
+            'is full; "\n        f"remove',
         ),
     ),
     Mutation(
@@ -820,13 +824,13 @@ BAD_INPUT = (
         "one-error-key",
         "malformed request bodies: both error keys",
         "malformed_body and Join",
-        _one("plugin/http.py", '{"Err": message, "Error": message}', '{"Err": message}'),
+        _one("plugin/server.py", '{"Err": message, "Error": message}', '{"Err": message}'),
     ),
     Mutation(
         "path-as-id",
         "malformed request bodies: an id is an id",
         "malformed_body and DeleteNetwork and etc",
-        _one("driver/names.py", 're.compile(r"[0-9a-zA-Z]{12,64}")', 're.compile(r".*")'),
+        _one("driver/names.py", 're.compile(r"[0-9a-z]{12,64}")', 're.compile(r".*")'),
     ),
 )
 
