@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
+import pathlib
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 POOL = "flannelpy/10.2.20.0/24"
 POOL6 = "flannelpy/fd00:2:0:14::/64"
+WIRE_29 = pathlib.Path(__file__).parent / "data" / "wire-29-ipam.jsonl"
 MAC = "02:00:00:00:0a:77"
 
 
@@ -189,6 +193,46 @@ def test_name_and_mac_arrive_from_the_wire(granted: service.Ipam) -> None:
     call("RequestAddress", **ask("web", "02:00:00:00:00:78"))
     assert call("RequestAddress", **ask("new", MAC))["Address"] == by_mac
     assert call("RequestAddress", **ask("db", "02:00:00:00:00:79"))["Address"] == db
+
+
+def test_a_recorded_engine_of_29_gets_both_addresses_back(
+    make_world: Callable[..., World], offer: Callable[..., Any]
+) -> None:
+    """libnetwork.md A.5, up to the end of its container, which comes again after another one."""
+    call = wire(make_world(offer("10.64.0.0/10", "10.93.0.0/24", "fd93::/64")).start())
+    asked = []
+    for line in map(json.loads, WIRE_29.read_text().splitlines()[:8]):
+        body = json.loads(json.dumps(line["req"]).replace("reclocal", "flannelpy"))
+        if line["call"].endswith("ReleaseAddress"):
+            body["Address"] = body["Address"].replace("10.93.0.10", "10.93.0.2").replace("fd93::a", "fd93::2")
+        if "com.docker.network.endpoint.name" in (body.get("Options") or {}):
+            asked.append(body)
+        call(line["call"].removeprefix("IpamDriver."), **body)
+    told = []
+    for name, mac in (("c2", "da:2a:cb:d7:17:44"), ("c1", "da:2a:cb:d7:17:45")):
+        for body in asked:
+            options = {"com.docker.network.endpoint.name": name, "com.docker.network.endpoint.macaddress": mac}
+            told.append(call("RequestAddress", **(body | {"Options": options}))["Address"])
+    assert told == ["10.93.0.3/24", "fd93::3/64", "10.93.0.2/24", "fd93::2/64"]
+
+
+def test_of_many_that_ask_at_once_under_one_name_one_gets_the_address(granted: service.Ipam) -> None:
+    db = take(granted, "db")
+    release(granted, db)
+    taken: list[str] = []
+    together = threading.Barrier(8)
+
+    def ask_once() -> None:
+        together.wait(10)
+        taken.append(take(granted, "db"))
+
+    threads = [threading.Thread(target=ask_once) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(set(taken)) == 8
+    assert db in taken
 
 
 @pytest.mark.parametrize("name", ["\ud800", "\x00", "ü", "a" * 256, "a\nb"])
