@@ -87,6 +87,10 @@ CHAIN = "FLANNELPY-FORWARD"
 """The chain in the filter table of iptables, and in that of ip6tables, that is ours alone."""
 
 
+GATEWAY_BRIDGE = "docker_gwbridge"
+"""Docker's own, to which it connects containers that have no other way out, or publish ports there."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """An IP version, and what the tools call it.

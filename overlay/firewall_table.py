@@ -76,6 +76,22 @@ def _between(domains: list[firewall.Domain], family: firewall.Family) -> Iterato
     if drops := list(_drops(domains, family)):
         yield from firewall_ports.exceptions(domains)
         yield from drops
+        yield from _gateway_drops(domains, family)
+
+
+def _gateway_drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Containers that publish ports have an interface on Docker's gateway bridge, whatever network they are in.
+
+    There nothing tells which that is; and what is for their own comes through the other interface. So between that
+    bridge and any flannel network only published ports pass, and answers.
+    """
+    links = nft_text.names(link for domain in domains for link in domain.links)
+    yield f'iifname {links} oifname "{firewall.GATEWAY_BRIDGE}" ct direction original ct status dnat accept'
+    yield f'iifname {links} oifname "{firewall.GATEWAY_BRIDGE}" ct direction original drop'
+    yield f'iifname "{firewall.GATEWAY_BRIDGE}" oifname {links} ct direction original drop'
+    if overlays := [overlay for domain in domains for overlay in domain.direct_overlays]:
+        there = f"{family.table} daddr {nft_text.networks(overlays)}"
+        yield f'iifname "{firewall.GATEWAY_BRIDGE}" {there} ct direction original drop'
 
 
 def _drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:

@@ -904,6 +904,34 @@ FOLLOWING = (
         ),
     ),
     Mutation(
+        "gateway-bridge-open",
+        "no packet passes from one flannel network to another, through the second interface neither",
+        "each_reaches_its_own",
+        _one(TABLE, "        yield from _gateway_drops(domains, family)\n"),
+    ),
+    Mutation(
+        "foreign-bridge-taken",
+        "a bridge that somebody else has is left alone",
+        "somebody_else_has",
+        _one(
+            "overlay/rtnl_links.py",
+            'return row.is_ours or row.kind != "bridge" or row.name.startswith(netstate.BRIDGE_PREFIX)',
+            "return True",
+        ),
+    ),
+    Mutation(
+        "chosen-names-ignored",
+        "options of a network: the names of its bridge and interfaces",
+        "names_mtu",
+        _one("driver/endpoint.py", '"DstPrefix": joined.iface_prefix', '"DstPrefix": "eth"'),
+    ),
+    Mutation(
+        "network-among-leases",
+        "networks that collide are refused: prefixes",
+        "collides_is_refused and lies",
+        _one("overlay/nodes.py", "if inner := _nested(prefix, other):", "if inner := None:"),
+    ),
+    Mutation(
         "firewalld-not-asked",
         "networks work beside firewalld",
         "beside_firewalld",

@@ -188,7 +188,7 @@ def test_nothing_opens_a_way_between_two_flannel_networks() -> None:
 
 @pytest.mark.parametrize("version", ["20.10", "28"])
 def test_bridges_that_the_engine_guards_are_left_to_it_whatever_their_name(version: str) -> None:
-    assert firewall_chain.docker_bridges(docker(version)) == {"docker0", "shop"}
+    assert firewall_chain.docker_bridges(docker(version)) == {"docker0", "docker_gwbridge", "shop"}
     returns = [
         rule for rule in firewall_chain.forward_rules(frozenset({OPEN}), V4, {"docker0", "shop"}) if "RETURN" in rule
     ]
@@ -263,6 +263,6 @@ def test_of_two_containers_with_one_port_one_has_it() -> None:
 
 def test_the_shape_of_a_table_does_not_depend_on_how_sets_are_printed() -> None:
     script = firewall_table.nft_script(frozenset({OPEN, INTERNAL, BLUE}), V4)
-    assert firewall_table.nft_shape(script) == (2, 4, 4, 0, 0)
-    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (2, 4, 4, 0, 0)
+    assert firewall_table.nft_shape(script) == (2, 4, 6, 0, 0)
+    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (2, 4, 6, 0, 0)
     assert firewall_table.nft_shape("") == (0, 0, 0, 0, 0)

@@ -5,6 +5,7 @@ engine's bridges and of the underlay, under the FORWARD policy and the chains th
     fp-a ── a, a2       fp-int ── inner, inner2    flannel.1 ── remote     one flannel network
     fp-blue ── blue                                flannel.9 ── far        another one
     docker0 ── docker   shop ── shop (a name that its operator chose)      eth0 ── world
+    docker_gwbridge ── publisher
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ LEAVES = {  # name: link on the host, its address, the leaf's address
     "far": ("flannel.9", "10.9.20.0/32", "10.9.12.5/32"),
     "docker": ("docker0", "172.17.0.1/16", "172.17.0.2/16"),
     "shop": ("shop", "172.18.0.1/16", "172.18.0.2/16"),
+    "publisher": ("docker_gwbridge", "172.19.0.1/16", "172.19.0.2/16"),
     "world": ("eth0", "192.0.2.1/24", "192.0.2.9/24"),
 }
-BRIDGES = ("fp-a", "fp-int", "fp-blue", "docker0", "shop")
+BRIDGES = ("fp-a", "fp-int", "fp-blue", "docker0", "shop", "docker_gwbridge")
 
 
 def rules(bridge: str, subnet: str, device: str, *, internal: bool = False) -> firewall.BridgeRules:
@@ -88,7 +90,7 @@ class Host:
     def address(self, name: str) -> str:
         return LEAVES[name][2].partition("/")[0]
 
-    def sends(self, source: str, target: str, *, wait_s: float = 2.0, bound: str = "") -> str | None:
+    def sends(self, source: str, target: str, *, wait_s: float = 2.0, bound: str = "", to: str = "") -> str | None:
         """The source that `target` sees, once the answer is back at `source`; None if nothing came in time."""
         with (
             self.spaces[target].bind(self.address(target), PORT) as server,
@@ -97,7 +99,7 @@ class Host:
             server.settimeout(wait_s)
             client.settimeout(2.0)
             try:
-                client.sendto(b"question", (self.address(target), PORT))
+                client.sendto(b"question", (to or self.address(target), PORT))
                 _, seen = server.recvfrom(64)
             except (TimeoutError, PermissionError):
                 return None
@@ -173,6 +175,28 @@ APART = [("a", "blue"), ("a", "far"), ("blue", "inner"), ("remote", "blue"), ("r
 @pytest.mark.parametrize(("source", "target"), APART)
 def test_two_flannel_networks_never_meet(guarded: Host, source: str, target: str) -> None:
     assert guarded.blocked(source, target)
+
+
+@pytest.mark.parametrize("target", ["a", "blue", "remote", "far"])
+def test_the_second_interface_of_a_container_that_publishes_leads_into_no_flannel_network(
+    guarded: Host, target: str
+) -> None:
+    """Or a container of one had a way into the other: nothing tells there which it is of."""
+    assert guarded.blocked("publisher", target)
+    assert guarded.blocked(target, "publisher")
+
+
+def test_a_port_published_on_the_second_interface_answers_containers_of_every_flannel_network(
+    guarded: Host, flavour: str
+) -> None:
+    """As the engine redirects it; the engine's chain lets it through."""
+    publish = f"-p udp -d 192.0.2.1 --dport {PORT} -j DNAT --to-destination 172.19.0.2:{PORT}"
+    guarded.host.run(f"{flavour} -t nat -A PREROUTING {publish}", f"{flavour} -I DOCKER -d 172.19.0.2 -j ACCEPT")
+    try:
+        for source in ("a", "blue"):
+            assert guarded.sends(source, "publisher", to="192.0.2.1") == "172.19.0.1"
+    finally:
+        guarded.host.run(f"{flavour} -t nat -D PREROUTING {publish}", f"{flavour} -D DOCKER -d 172.19.0.2 -j ACCEPT")
 
 
 @pytest.mark.parametrize("other", ["world", "docker", "shop"])
