@@ -1029,6 +1029,36 @@ PRIVILEGES = (
         "least privileges: the propagated mount",
         "an_upgrade_loses_nothing",
         _one(CONFIG, '  "propagatedmount": "/data",\n'),
+AUDIT = (
+    Mutation(
+        "audit-believes-memory",
+        "the audit reads the state file itself",
+        "test_a_row_lost_under_the_running_plugin_is_written_again",
+        (
+            Edit(
+                "plugin/sight.py",
+                "rows = compare.Known(networks=tuple(networks), endpoints=tuple(endpoints))",
+                "rows = memory",
+            ),
+        ),
+    ),
+    Mutation(
+        "audit-mends-no-rows",
+        "--repair makes the rows what Docker says",
+        "test_rows_that_docker_contradicts_are_told_and_mended",
+        (Edit("plugin/audit.py", "        driver_audit.mend(sources.driver, seen.findings)\n", ""),),
+    ),
+    Mutation(
+        "audit-looks-once",
+        "no false alarm while containers come and go",
+        "test_no_false_alarm_while_containers_come_and_go",
+        (Edit("plugin/audit.py", "LOOKS if settle_s else 1", "1"),),
+    ),
+    Mutation(
+        "audit-knows-links-by-mark-alone",
+        "a link with a name like ours is told",
+        "test_a_link_of_nobodys_with_a_name_like_ours_is_told",
+        (Edit("overlay/compare_kernel.py", "(link.ours or link.name.startswith(OUR_NAMES))", "link.ours"),),
     ),
 )
 
@@ -1044,6 +1074,7 @@ MUTATIONS = (
     *UPGRADE,
     *ORCHESTRATED,
     *PRIVILEGES,
+    *AUDIT,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import threading
 
@@ -110,21 +111,39 @@ def test_rows_that_docker_contradicts_are_told_and_mended(audited):
     assert host.try_docker("exec", container, "ip", "addr").ok
 
 
-def test_an_endpoint_and_an_address_that_the_file_lost_are_adopted(audited):
+def test_an_address_that_the_file_lost_is_taken_again(audited):
     host, container = audited
     address = site.ip_of(host, container)
-    write_rows(host, "DELETE FROM endpoints", "DELETE FROM ipam_addresses WHERE kind = 'endpoint'")
+    write_rows(host, "DELETE FROM ipam_addresses WHERE ip = '$STALE'".replace("$STALE", address))
     mended(host)
-    told = site.status(host)
-    assert address in {end["address"] for end in told["endpoints"]}
-    assert host.try_docker("exec", container, "ip", "addr").ok
+    code, answer = site.call(host, "IpamDriver.RequestAddress", asking_for(host, address))
+    assert (code, "is in use" in answer["Err"]) == (409, True)
+
+
+def asking_for(host, address):
+    pool = site.subnet_of(host, "mynet")
+    return json.dumps({"PoolID": f"flannelpy/{pool}", "Address": address, "Options": {}})
+
+
+def test_a_row_lost_under_the_running_plugin_is_written_again_and_the_container_notices_nothing(audited):
+    host, container = audited
+    host.exec(["python3", "-c", SQL, "DELETE FROM endpoints"])
+    found = things(audit(host)["differences"])
+    assert [kind for kind, thing in found if thing.startswith("endpoint ")] == ["row:changed"]
+    mended(host)
+    gateway = site.subnet_of(host, "mynet").replace(".0/24", ".1")
+    assert host.try_docker("exec", container, "ping", "-c", "1", "-w", "2", gateway).ok
 
 
 def test_what_differs_in_the_kernel_is_told(audited):
     host, _ = audited
     bridge = next(net["bridge"] for net in site.status(host)["networks"])
     for words, kind, thing in (
-        ("ip link add fp-999999999999 alias flannelpy type bridge", "kernel:stale", "link fp-999999999999"),
+        (
+            "ip link add fp-999999999999 type bridge && ip link set fp-999999999999 alias flannelpy",
+            "kernel:stale",
+            "link fp-999999999999",
+        ),
         (
             "ip route add 10.2.250.0/24 via 10.2.250.0 dev flannel.1 onlink proto 70",
             "kernel:stale",
@@ -144,7 +163,7 @@ def seen_standing_still(host, words):
         answers = []
         asking = threading.Thread(target=lambda: answers.append(audit(host, settle="0")))
         asking.start()
-    asking.join(60)
+    asking.join(90)
     return things(answers[0]["differences"])
 
 
@@ -181,6 +200,38 @@ def test_a_key_of_another_host_is_told_and_left_alone(audited, pair):
     finally:
         pair.lab.etcdctl("del", twin)
     site.wait_for("the twin is gone", lambda: not audit(host, settle="0")["differences"], 20)
+
+
+DUAL_CONFIG = """{
+    "EnableIPv6": true, "Network": "10.77.0.0/16", "IPv6Network": "fd00:77::/48",
+    "Backend": {"Type": "vxlan", "VNI": 77}
+}"""
+
+
+def test_networks_of_every_kind_agree(solo):
+    site.put_config(solo.lab, DUAL_CONFIG, "/audited/network")
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints, ETCD_PREFIX="/audited/network")
+    site.wait_ready(solo.host)
+    (lease,) = site.status(solo.host)["flannel_networks"]
+    slices = [str(part) for part in ipaddress.IPv4Network(lease["subnet"]).subnets(new_prefix=27)]
+    six = str(next(ipaddress.IPv6Network(lease["subnet_v6"]).subnets(new_prefix=72)))
+    first = ipaddress.IPv4Network(slices[0]).network_address
+    aux = ("--aux-address", f"printer={first + 9}", "--ip-range", f"{first + 16}/28", "--gateway", f"{first + 3}")
+    for number, options in enumerate(
+        (
+            aux,
+            ("--internal",),
+            ("--ipv6", "--subnet", six),
+            ("-o", "flannelpy.gateway=docker", "-o", "com.docker.network.driver.mtu=1400"),
+            ("-o", "flannelpy.gateway=native"),
+            ("-o", "com.docker.network.bridge.enable_ip_masquerade=false"),
+        )
+    ):
+        name, publish = f"net{number}", ("-p", f"80{number}0:80") if number in {0, 3, 4} else ()
+        site.create_network(solo.host, name, "--subnet", slices[number], *options)
+        solo.host.docker("run", "-d", "--network", name, *publish, "busybox", "sleep", "3600", timeout_s=90)
+    assert audit(solo.host, settle="1")["differences"] == []
+    assert audit(solo.host, repair=True)["mended"] == []
 
 
 def test_no_false_alarm_while_containers_come_and_go(audited):
