@@ -15,8 +15,8 @@ from overlay import diff, difference, firewall_port, kernel, netstate
 Kind = difference.Kind
 Difference = difference.Difference
 
-OUR_NAMES = ("fp-", "fph", "fpc", "flannel.", "flannel-v6.")
-"""How names of our links begin: a link may have lost its mark, or never got it."""
+OUR_NAMES = ("fp-", "fph", "fpc")
+"""How names of our links begin, which may have lost their mark. A `flannel.9` may be a flanneld's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,9 @@ LOOKS = 3
 WAIT_S = 60.0
 """How long a call waits for another one to end."""
 
+CALLERS = 4
+"""At once, all but one of whom wait: the other threads of the server are for dockerd."""
+
 
 class Busy(errors.OverlayError):
     """Another audit is under way."""
@@ -48,6 +51,7 @@ class Audit:
         self._sources = sources
         self._wait_s = wait_s
         self._turn = threading.Lock()
+        self._callers = threading.BoundedSemaphore(CALLERS)
         self._first_seen: dict[difference.Difference, float] = {}
 
     def report(self, settle_s: float) -> Mapping[str, Any]:
@@ -70,12 +74,17 @@ class Audit:
 
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=self._wait_s):
-            raise Busy("another audit is under way; try again in some seconds")
+        if not self._callers.acquire(blocking=False):
+            raise Busy(f"{CALLERS} audits are under way or wait; try again in some seconds")
         try:
-            yield
+            if not self._turn.acquire(timeout=self._wait_s):
+                raise Busy("another audit is under way; try again in some seconds")
+            try:
+                yield
+            finally:
+                self._turn.release()
         finally:
-            self._turn.release()
+            self._callers.release()
 
     def _look(self, settle_s: float, looks: int) -> sight.Sight:
         """What several looks agree on; one is enough where it finds nothing."""

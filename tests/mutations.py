@@ -1029,6 +1029,9 @@ PRIVILEGES = (
         "least privileges: the propagated mount",
         "an_upgrade_loses_nothing",
         _one(CONFIG, '  "propagatedmount": "/data",\n'),
+    ),
+)
+
 AUDIT = (
     Mutation(
         "audit-believes-memory",

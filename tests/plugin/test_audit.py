@@ -195,6 +195,22 @@ def test_an_audit_that_waits_too_long_for_another_is_refused(full: Plugin) -> No
     assert told(full) == []
 
 
+def test_more_callers_than_the_server_can_spare_are_refused_at_once(full: Plugin) -> None:
+    held, done = threading.Event(), threading.Event()
+    full.engine.meanwhile = lambda _asked: (held.set(), done.wait(10))[0]
+    slow = [threading.Thread(target=lambda: full.audit(0.0, repair=False)) for _ in range(audit.CALLERS)]
+    for thread in slow:
+        thread.start()
+    assert held.wait(10)
+    node_host.until(lambda: full.auditor._callers._value == 0)
+    with pytest.raises(audit.Busy, match="4 audits are under way or wait"):
+        full.audit(0.0, repair=False)
+    done.set()
+    for thread in slow:
+        thread.join(10)
+    assert told(full) == []
+
+
 # -- Docker and the rows -------------------------------------------------------------------------------------------
 
 
@@ -401,6 +417,7 @@ def test_what_nobody_wants_in_the_kernel_goes(full: Plugin) -> None:
 def test_a_link_without_our_mark_is_told_and_left_alone(full: Plugin) -> None:
     full.kernel.add_foreign_link(netstate.IfName("fph444444444444"), "veth")
     full.kernel.add_foreign_link(netstate.IfName("br-0123456789ab"))
+    full.kernel.add_foreign_link(netstate.IfName("flannel.42"), "vxlan")  # a flanneld's, of another network
     assert told(full) == [("link:left", "link fph444444444444")]
     answer = full.audit(0.0, repair=True)
     assert [one["kind"] for one in answer["differences"]] == ["link:left"]
