@@ -52,6 +52,16 @@ class Endpoint:
             other, joined=self.joined, mtu=self.mtu, other_name=self.other_name, published=self.published
         )
 
+    def moved_to(self, other: Endpoint) -> Endpoint:
+        """The same endpoint at the other's addresses, its published ports too."""
+        own = {ip.version: ip.ip for ip in (other.address, other.address_v6) if ip is not None}
+        published = tuple(
+            dataclasses.replace(port, address=own.get(port.address.version, port.address)) for port in self.published
+        )
+        return dataclasses.replace(
+            self, address=other.address, mac=other.mac, address_v6=other.address_v6, published=published
+        )
+
     def named_beside(self, others: Iterable[Endpoint]) -> Endpoint:
         """The same endpoint under a name that none of the others has."""
         free = names.host_end(self.id, {other.host_end for other in others})

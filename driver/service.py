@@ -267,10 +267,12 @@ class Driver:
             if net is None:
                 return
             known = self._endpoints.get(end.id, end)
-            end = dataclasses.replace(known, address=end.address, mac=end.mac, address_v6=end.address_v6)
+            end = known.moved_to(end)
             self._store.save_endpoint(end)
             self._endpoints[end.id] = end
         self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
+        if end.published:
+            self._plumbing.write_firewall_again()
 
     def allow_forwarding(self) -> None:
         """Let the host route.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import ipaddress
 from typing import Any
 
@@ -121,6 +122,15 @@ def test_clients_without_a_connection_are_looked_at_anew_when_their_port_comes_a
     native.delete_endpoint()
     told = [ports.format_published(port) for port in native.ports.forgotten]
     assert told == ["0.0.0.0:5353->53/udp"] * 4
+
+
+def test_an_endpoint_that_docker_has_at_another_address_is_published_there(native: Host) -> None:
+    publish(native, wish(80, 8080))
+    (end,) = native.driver.endpoints()
+    native.driver.correct_endpoint(dataclasses.replace(end, address=ipaddress.IPv4Interface("10.2.20.9/24")))
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
+    (rules,) = native.firewall.plan
+    assert {str(port.address) for port in rules.published} == {"10.2.20.9"}
 
 
 def test_a_removed_network_takes_its_ports_along(native: Host) -> None:
