@@ -82,8 +82,9 @@ def _between(domains: list[firewall.Domain], family: firewall.Family) -> Iterato
 def _gateway_drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
     """Containers that publish ports have an interface on Docker's gateway bridge, whatever network they are in.
 
-    There nothing tells which that is; and what is for their own comes through the other interface. So between that
-    bridge and any flannel network only published ports pass, and answers.
+    There nothing tells which that is; and what is for other hosts of their own leaves through the other interface. So
+    between that bridge and any flannel network only published ports pass, and answers. The price: they do not reach
+    sibling slices of their own lease, to which they have no other way (`driver.routes`).
     """
     links = nft_text.names(link for domain in domains for link in domain.links)
     yield f'iifname {links} oifname "{firewall.GATEWAY_BRIDGE}" ct direction original ct status dnat accept'

@@ -242,6 +242,22 @@ def test_firewalls_without_an_engine_are_passed_too(
     host.close()
 
 
+def test_an_engine_that_filters_with_nftables_is_passed_and_its_bridges_stay_closed(make_netns: Any) -> None:
+    """Docker 29 and newer, with firewall-backend=nftables on a host that has never seen iptables."""
+    host = Host(make_netns)
+    host.host.run("nft -f -", text=(LISTINGS / "docker-29.nft").read_text())
+    with host.host.inside():
+        assert firewall_exec.FirewallExec().ensure(PLAN) == ("nft",)
+    for one, other in INSIDE:
+        assert host.sends(one, other) == host.address(one)
+        assert host.sends(other, one) == host.address(other)
+    assert host.sends("a", "world") == "192.0.2.1"
+    assert host.sends("docker", "world") == "192.0.2.1"
+    for source, target in (*APART, ("a", "docker"), ("blue", "shop"), ("publisher", "a"), ("inner", "world")):
+        assert host.blocked(source, target), f"{source} reaches {target}"
+    host.close()
+
+
 def test_isolation_needs_no_iptables(bare: Host) -> None:
     with bare.host.inside():
         wall = firewall_exec.FirewallExec()
