@@ -122,7 +122,15 @@ def test_an_empty_plan_removes_what_is_there_and_is_harmless_where_nothing_is(ca
 def test_a_look_finds_nothing_where_the_plan_is_written(case: Case) -> None:
     wall, _ = case
     assert inspect(wall, NOTHING) == []
-    for plan in (PLAN, DUAL, frozenset({OPEN}), NOTHING):
+    port = firewall.PublishedPort(
+        protocol=firewall.Protocol.TCP,
+        host_ip=ipaddress.ip_address("0.0.0.0"),
+        host_port=8080,
+        address=ipaddress.ip_address("10.2.20.5"),
+        port=80,
+    )
+    publishing = frozenset({dataclasses.replace(OPEN, published=frozenset({port}))})
+    for plan in (PLAN, DUAL, publishing, frozenset({OPEN}), NOTHING):
         wall.ensure(plan)
         assert inspect(wall, plan) == []
 
