@@ -70,6 +70,8 @@ def plan(request: Request, held: list[lease.HeldSubnet], bridge: netstate.IfName
         internal=request.internal,
         masquerade=request.options.masquerade,
         gateway_mode=request.options.gateway_mode,
+        icc=request.options.icc,
+        spoofing=request.options.spoofing,
         iface_prefix=request.options.iface_prefix,
         v6=_plan_v6(request, holding) if request.ipv6 or request.v6 else None,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from driver import endpoint, names, network
-from overlay import firewall, netstate
+from overlay import firewall, guard, netstate
 
 FORWARDING: netstate.NetState = frozenset({netstate.Sysctl(key="net.ipv4.ip_forward", value="1")})
 """Without it the host routes nothing between bridge, overlay and underlay."""
@@ -80,8 +80,9 @@ def endpoint_state(net: network.Network, end: endpoint.Endpoint) -> netstate.Net
     name, mtu = end.host_end, max(net.mtu, end.mtu)
     if end.joined:
         hairpin = bool(end.published)  # bridges that are filtered redirect to a port that the packet may have come by
-        return frozenset({netstate.BridgePort(name=name, bridge=net.bridge, mtu=mtu, hairpin=hairpin)})
-    pair = netstate.VethPair(name=name, peer=end.container_end, bridge=net.bridge, mtu=mtu)
+        port = netstate.BridgePort(name=name, bridge=net.bridge, mtu=mtu, hairpin=hairpin, isolated=not net.icc)
+        return frozenset({port})
+    pair = netstate.VethPair(name=name, peer=end.container_end, bridge=net.bridge, mtu=mtu, isolated=not net.icc)
     return frozenset({pair})
 
 
@@ -102,12 +103,30 @@ def firewall_plan(
             direct=net.direct,
             internal=net.internal,
             masquerade=net.masquerade,
+            icc=net.icc,
             prefix=net.prefix,
             published=frozenset(published.get(net.id, ())),
             v6=_firewall_rules_v6(net.v6, direct=net.direct) if net.v6 is not None else None,
         )
         for net in networks
     )
+
+
+def guard_plan(networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> guard.GuardPlan:
+    """What the containers of this host may send."""
+    by_id = {net.id: net for net in networks}
+    bridges = (guard.GuardedBridge(name=net.bridge, mac=names.mac_of(net.gateway.ip)) for net in by_id.values())
+    ports = (
+        guard.GuardedPort(
+            name=end.host_end,
+            mac=end.mac,
+            addresses=(end.address.ip,) if end.address_v6 is None else (end.address.ip, end.address_v6.ip),
+            free=by_id[end.network_id].spoofing,
+        )
+        for end in endpoints
+        if end.network_id in by_id
+    )
+    return frozenset((*bridges, *ports))
 
 
 def _firewall_rules_v6(v6: network.NetworkV6, *, direct: bool) -> firewall.BridgeRulesV6:

@@ -21,7 +21,20 @@ OPTION_MTU = "com.docker.network.driver.mtu"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 OPTION_BRIDGE = "com.docker.network.bridge.name"
 OPTION_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
-OPTIONS = (OPTION_GATEWAY, OPTION_MTU, OPTION_MASQUERADE, OPTION_BRIDGE, OPTION_IFACE_PREFIX)
+OPTION_ICC = "com.docker.network.bridge.enable_icc"
+OPTION_SPOOFING = "flannelpy.spoofing"
+OPTIONS = (
+    OPTION_GATEWAY,
+    OPTION_SPOOFING,
+    OPTION_MTU,
+    OPTION_MASQUERADE,
+    OPTION_ICC,
+    OPTION_BRIDGE,
+    OPTION_IFACE_PREFIX,
+)
+
+SPOOFING = {"drop": False, "allow": True}
+"""What may be said of forged addresses, and whether containers may then send under any."""
 
 IFACE_PREFIX = "eth"
 
@@ -62,7 +75,8 @@ class Network:
     Shape: `pool` lies in this host's lease, `overlay` is the whole flannel network it belongs to (registry prefix
     `prefix`, VTEP device `device`, `direct` as in HeldSubnet); `gateway` is the bridge's address. `chosen_mtu` is
     what the operator asked for, None to follow the overlay; `mtu` is what the overlay has room for of it now.
-    `route_level` keeps it apart from its neighbours, see `driver.routes`. Units: bytes.
+    `route_level` keeps it apart from its neighbours, see `driver.routes`. Without `icc` its containers do not reach
+    each other; with `spoofing` they may send under any address and MAC. Units: bytes.
     """
 
     id: names.NetworkId
@@ -81,6 +95,8 @@ class Network:
     v6: NetworkV6 | None = None
     iface_prefix: str = IFACE_PREFIX
     route_level: int = 0
+    icc: bool = True
+    spoofing: bool = False
 
     @property
     def all_pools(self) -> tuple[netstate.IPNetwork, ...]:
@@ -105,6 +121,8 @@ class Options:
     masquerade: bool = True
     bridge: netstate.IfName | None = None
     iface_prefix: str = IFACE_PREFIX
+    icc: bool = True
+    spoofing: bool = False
 
 
 def parse_options(raw: Mapping[str, object]) -> Options:
@@ -126,6 +144,8 @@ def parse_options(raw: Mapping[str, object]) -> Options:
         masquerade=_flag(OPTION_MASQUERADE, values.get(OPTION_MASQUERADE, "true")),
         bridge=names.parse_bridge(name, OPTION_BRIDGE) if (name := values.get(OPTION_BRIDGE)) else None,
         iface_prefix=names.parse_iface_prefix(values.get(OPTION_IFACE_PREFIX) or IFACE_PREFIX, OPTION_IFACE_PREFIX),
+        icc=_flag(OPTION_ICC, values.get(OPTION_ICC, "true")),
+        spoofing=_spoofing(values.get(OPTION_SPOOFING, "drop")),
     )
 
 
@@ -186,6 +206,12 @@ def _gateway_mode(value: str) -> GatewayMode:
         raise errors.BadRequest(
             f"{OPTION_GATEWAY}: expected one of {', '.join(GatewayMode)}, got {value[:80]!r}"
         ) from exc
+
+
+def _spoofing(value: str) -> bool:
+    if value not in SPOOFING:
+        raise errors.BadRequest(f"{OPTION_SPOOFING}: expected one of {', '.join(SPOOFING)}, got {value[:80]!r}")
+    return SPOOFING[value]
 
 
 def _mtu(value: str) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from driver import desired, endpoint, network
-from overlay import errors, firewall, netstate
+from overlay import errors, firewall, guard, netstate
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ class Plumbing(Protocol):
     def declare_firewall(self, plan: firewall.FirewallPlan) -> None: ...
 
     def write_firewall(self) -> None: ...
+
+    def declare_guard(self, plan: guard.GuardPlan) -> None: ...
+
+    def write_guard(self) -> None: ...
 
 
 class Plumber:
@@ -61,9 +65,27 @@ class Plumber:
             self._inner.declare_firewall(desired.firewall_plan(self._networks(), self._endpoints()))
         self._inner.write_firewall()
 
+    def declare_guard(self) -> None:
+        """Declare what all containers may send; the next look at the packet filter writes it."""
+        with self._order:
+            self._inner.declare_guard(desired.guard_plan(self._networks(), self._endpoints()))
+
+    def write_guard(self) -> None:
+        """Write what all containers may send: from now on no other gets through. Raises KernelError."""
+        self.declare_guard()
+        self._inner.write_guard()
+
     def write_firewall_again(self) -> None:
         """Write the rules of all networks."""
-        try:
-            self.write_firewall()
-        except errors.KernelError as exc:
-            log.warning("firewall not written yet, retrying in the background: %s", exc)
+        _again(self.write_firewall)
+
+    def write_guard_again(self) -> None:
+        """Write what all containers may send."""
+        _again(self.write_guard)
+
+
+def _again(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except errors.KernelError as exc:
+        log.warning("packet filter not written yet, retrying in the background: %s", exc)

@@ -65,6 +65,7 @@ class Driver:
             state = desired.endpoint_state(self._networks[end.network_id], end)
             self._plumbing.set_again(desired.endpoint_owner(end.id), state)
         self._plumbing.write_firewall_again()
+        self._plumbing.write_guard_again()
         self.publisher.restore(networks, endpoints)
         self.refresh()  # the lease may have changed while nobody looked, or the rows be of a version that knew less
 
@@ -113,6 +114,7 @@ class Driver:
                 self._left.discard(endpoint_id)
         if known is None:
             return
+        self._plumbing.declare_guard()
         for endpoint_id in ends:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
         self._plumbing.forget(desired.loopback_owner(network_id))
@@ -147,6 +149,7 @@ class Driver:
                 self._endpoints[end.id] = end
         self.allow_forwarding()
         try:
+            self._plumbing.write_guard()
             self.plumb_endpoint(net, known or end)
         except overlay_errors.KernelError:
             if known is None:
@@ -190,12 +193,14 @@ class Driver:
         """Forget an endpoint; unknown is success.
 
         The veth pair goes in the background: deleting it takes the kernel some 25 ms, and `docker run --rm` waits.
+        What it could send goes with it: a port that nobody declares may send nothing.
         """
         with self._lock:
             self._store.delete_endpoint(endpoint_id)
             known = self._endpoints.pop(endpoint_id, None)
             self._left.discard(endpoint_id)
         if known is not None:
+            self._plumbing.declare_guard()
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
         if known is not None and known.published:
             self.publisher.forget(known)
@@ -246,6 +251,7 @@ class Driver:
             self._store.save_endpoint(end)
             self._endpoints[end.id] = end
             net = self._networks[end.network_id]
+        self._plumbing.write_guard_again()
         self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
 
     def correct_network(self, request: creation.Request) -> None:
@@ -258,7 +264,8 @@ class Driver:
         with self._turn:
             after = creation.plan(request, self._leases.held(), self._bridge_of(request))
             self._change_network(known, dataclasses.replace(after, route_level=known.route_level))
-            self._plumbing.write_firewall_again()
+        self._plumbing.write_firewall_again()
+        self._plumbing.write_guard_again()
 
     def correct_endpoint(self, end: endpoint.Endpoint) -> None:
         """Record what Docker says of an endpoint, over whatever the state file and memory have."""
@@ -270,6 +277,7 @@ class Driver:
             end = known.moved_to(end)
             self._store.save_endpoint(end)
             self._endpoints[end.id] = end
+        self._plumbing.write_guard_again()
         self._plumbing.set_again(desired.endpoint_owner(end.id), desired.endpoint_state(net, end))
         if end.published:
             self._plumbing.write_firewall_again()

@@ -56,7 +56,9 @@ SCHEMA = statefile.Schema(
         """
         ALTER TABLE networks ADD COLUMN iface_prefix TEXT NOT NULL DEFAULT 'eth';
         ALTER TABLE networks ADD COLUMN route_level INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE endpoints ADD COLUMN published TEXT NOT NULL DEFAULT '[]'
+        ALTER TABLE endpoints ADD COLUMN published TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE networks ADD COLUMN icc INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE networks ADD COLUMN spoofing INTEGER NOT NULL DEFAULT 0
         """,
     ),
 )
@@ -65,18 +67,19 @@ SCHEMA = statefile.Schema(
 _SAVE_NETWORK = """
     INSERT INTO networks (
         id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET bridge = excluded.bridge, pool = excluded.pool, gateway = excluded.gateway,
     prefix = excluded.prefix, overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
     internal = excluded.internal, masquerade = excluded.masquerade, gateway_mode = excluded.gateway_mode,
     pool_v6 = excluded.pool_v6, gateway_v6 = excluded.gateway_v6, overlay_v6 = excluded.overlay_v6,
     device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu, direct = excluded.direct,
-    iface_prefix = excluded.iface_prefix, route_level = excluded.route_level
+    iface_prefix = excluded.iface_prefix, route_level = excluded.route_level, icc = excluded.icc,
+    spoofing = excluded.spoofing
 """
 _LOAD_NETWORKS = """
     SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level
+    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing
     FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
@@ -133,6 +136,8 @@ class DriverStore:
                     net.direct,
                     net.iface_prefix,
                     net.route_level,
+                    net.icc,
+                    net.spoofing,
                 ),
             )
 
@@ -175,7 +180,7 @@ def _texts_v6(v6: network.NetworkV6 | None) -> tuple[str | None, ...]:
 
 def _network(row: statefile.Row) -> network.Network:
     network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *later = row
-    *v6, chosen_mtu, direct, iface_prefix, route_level = later
+    *v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing = later
     return network.Network(
         id=names.NetworkId(network_id),
         bridge=netstate.IfName(bridge),
@@ -192,6 +197,8 @@ def _network(row: statefile.Row) -> network.Network:
         chosen_mtu=chosen_mtu,
         iface_prefix=iface_prefix,
         route_level=route_level,
+        icc=bool(icc),
+        spoofing=bool(spoofing),
         v6=_network_v6(*v6) if v6[0] is not None else None,
     )
 

@@ -49,7 +49,7 @@ def target_of(op: netstate.Op) -> netstate.KernelObject:
 
 def host_end(pair: netstate.VethPair) -> netstate.BridgePort:
     """What the kernel shows of a pair on the host, whether or not Docker took the other end away."""
-    return netstate.BridgePort(name=pair.name, bridge=pair.bridge, mtu=pair.mtu)
+    return netstate.BridgePort(name=pair.name, bridge=pair.bridge, mtu=pair.mtu, isolated=pair.isolated)
 
 
 def format_op(op: netstate.Op) -> str:
@@ -182,10 +182,12 @@ def _format_add(obj: netstate.KernelObject) -> str:  # noqa: PLR0911 - one line 
         case netstate.BridgeLink(name=name, mac=mac, mtu=mtu):
             return f"ip link add {name} up address {mac} mtu {mtu} type bridge"
         case netstate.VethPair(name=name, peer=peer, bridge=bridge, mtu=mtu):
-            return f"ip link add {name} up mtu {mtu} master {bridge} type veth peer name {peer} mtu {mtu}"
+            made = f"ip link add {name} up mtu {mtu} master {bridge} type veth peer name {peer} mtu {mtu}"
+            plain = netstate.BridgePort(name=name, bridge=bridge, mtu=mtu)
+            return " && ".join((made, *_format_port(host_end(obj), plain)))
         case netstate.BridgePort(name=name, bridge=bridge, mtu=mtu):
-            hairpin = f" && {_format_hairpin(obj)}" if obj.hairpin else ""
-            return f"ip link set {name} up master {bridge} mtu {mtu}{hairpin}"
+            plain = netstate.BridgePort(name=name, bridge=bridge, mtu=mtu)
+            return " && ".join((f"ip link set {name} up master {bridge} mtu {mtu}", *_format_port(obj, plain)))
         case netstate.Address(link=link_name, interface=interface):
             return f"ip addr add {interface} dev {link_name}"
         case netstate.Neighbour(link=link_name, ip=ip, mac=mac):
@@ -210,13 +212,20 @@ def _format_link_change(old: netstate.Link, new: netstate.Link) -> str:
     lines = [" ".join(["ip link set", new.name, *changed])] if changed else []
     if isinstance(old, netstate.VxlanLink) and isinstance(new, netstate.VxlanLink):
         lines += [_format_tx_checksum(new)] if old.tx_checksum != new.tx_checksum else []
+    if isinstance(before, netstate.BridgeLink) and isinstance(after, netstate.BridgeLink):
+        learning = f"ip link set {after.name} type bridge no_linklocal_learn {int(not after.learns_reserved)}"
+        lines += [learning] if before.learns_reserved != after.learns_reserved else []
     if isinstance(before, netstate.BridgePort) and isinstance(after, netstate.BridgePort):
-        lines += [_format_hairpin(after)] if before.hairpin != after.hairpin else []
+        lines += _format_port(after, before)
     return " && ".join(lines)
 
 
-def _format_hairpin(port: netstate.BridgePort) -> str:
-    return f"bridge link set dev {port.name} hairpin {'on' if port.hairpin else 'off'}"
+def _format_port(port: netstate.BridgePort, before: netstate.BridgePort) -> list[str]:
+    """The switches of a port that differ."""
+    switches = (("hairpin", port.hairpin, before.hairpin), ("isolated", port.isolated, before.isolated))
+    return [
+        f"bridge link set dev {port.name} {word} {'on' if on else 'off'}" for word, on, was in switches if on != was
+    ]
 
 
 def _format_tx_checksum(link: netstate.VxlanLink) -> str:

@@ -25,6 +25,8 @@ class FakeLink:
     mtu: int
     up: bool = True
     tx_checksum: bool = True
+    learns_reserved: bool = True
+    isolated: bool = False
     bridge: netstate.IfName = NO_BRIDGE
     hairpin: bool = False
     peer: netstate.IfName | None = None
@@ -124,6 +126,8 @@ class FakeNamespace:
         link.mtu, link.up, link.made_as = new.mtu, True, new
         if isinstance(new, netstate.VxlanLink):
             link.tx_checksum = new.tx_checksum
+        else:
+            link.learns_reserved = new.learns_reserved
         return ""
 
     def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> str:
@@ -141,6 +145,7 @@ class FakeNamespace:
             return f"{new.name} is no veth"
         link.bridge, link.mtu, link.up, link.made_as = new.bridge, new.mtu, True, new
         link.hairpin = isinstance(new, netstate.BridgePort) and new.hairpin
+        link.isolated = new.isolated
         return ""
 
     def remove(self, obj: netstate.KernelObject) -> str:
@@ -177,7 +182,7 @@ class FakeNamespace:
         self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route, netstate.Sysctl)
         for above, other in list(self.links.items()):
             if other.bridge == name:
-                other.bridge, other.hairpin = NO_BRIDGE, False
+                other.bridge, other.hairpin, other.isolated = NO_BRIDGE, False, False
             if isinstance(other.made_as, netstate.VxlanLink) and other.made_as.underlay == name:
                 self.delete_link(above)
 
@@ -206,9 +211,18 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
         case "vxlan" if isinstance(made, netstate.VxlanLink):
             return dataclasses.replace(made, mac=link.mac, mtu=link.mtu, up=link.up, tx_checksum=link.tx_checksum)
         case "bridge":
-            return netstate.BridgeLink(name=name, mac=link.mac, mtu=link.mtu, up=link.up)
+            return netstate.BridgeLink(
+                name=name, mac=link.mac, mtu=link.mtu, learns_reserved=link.learns_reserved, up=link.up
+            )
         case "veth":
-            return netstate.BridgePort(name=name, bridge=link.bridge, mtu=link.mtu, hairpin=link.hairpin, up=link.up)
+            return netstate.BridgePort(
+                name=name,
+                bridge=link.bridge,
+                mtu=link.mtu,
+                hairpin=link.hairpin,
+                isolated=link.isolated,
+                up=link.up,
+            )
         case _:
             return None
 

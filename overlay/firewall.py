@@ -75,6 +75,8 @@ class BridgeRules:
     v6: BridgeRulesV6 | None = None
     published: frozenset[PublishedPort] = frozenset()
     """Of containers of this bridge, in both families; an internal bridge publishes none."""
+    icc: bool = True
+    """Whether its containers reach others of the flannel network; its own ports are isolated (netstate) if not."""
 
 
 FirewallPlan = frozenset[BridgeRules]
@@ -137,13 +139,14 @@ class Domain:
     """One flannel network on this host in one family.
 
     `links` are its bridges and devices of both families, since what keeps two domains apart by name holds for
-    whatever runs through a link; `internal` those of its bridges that are internal; `halves` its bridges that have
-    this family.
+    whatever runs through a link; `internal` those of its bridges that are internal, `closed` those without icc;
+    `halves` its bridges that have this family.
     """
 
     links: tuple[netstate.IfName, ...]
     internal: tuple[netstate.IfName, ...]
     halves: tuple[Half, ...]
+    closed: tuple[netstate.IfName, ...] = ()
 
     @property
     def devices(self) -> tuple[netstate.IfName, ...]:
@@ -188,6 +191,7 @@ def _domain(bridges: list[BridgeRules], family: Family) -> Domain:
         links=(*sorted(devices - {""}), *(rules.bridge for rules in bridges)),
         internal=tuple(rules.bridge for rules in bridges if rules.internal),
         halves=tuple(half for rules in bridges if (half := _half(rules, family))),
+        closed=tuple(rules.bridge for rules in bridges if not rules.icc),
     )
 
 

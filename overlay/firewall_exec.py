@@ -27,6 +27,8 @@ from overlay import (
     firewall_port,
     firewall_table,
     firewall_tools,
+    guard,
+    guard_exec,
     nft_events,
 )
 
@@ -62,8 +64,9 @@ class FirewallExec:
         """
         self._tools = firewall_tools.Tools(**tools)
         self._look_every_s = look_every_s
-        self._news = 0
-        self._quiet: tuple[firewall.FirewallPlan, int | None, int] | None = None
+        self._journal = nft_events.Journal()
+        self._guard = guard_exec.GuardExec(self._tools, self._journal, look_every_s)
+        self._quiet: tuple[firewall.FirewallPlan, nft_events.Mark] | None = None
         self._quiet_until = 0.0
         self._written: dict[str, tuple[str, str]] = {}  # by nft family: what we wrote, and what nft lists of it
 
@@ -74,20 +77,32 @@ class FirewallExec:
         nothing is let through unguarded, and permissions are not written when the drops were refused. Idempotent.
         Raises KernelError after all other places were tried.
         """
-        state = (plan, nft_events.read_generation(), self._news)
-        quiet = state == self._quiet and time.monotonic() < self._quiet_until
-        work = _Round(plan=plan, quiet=quiet, tools=self._tools.begin())
+        now = self._journal.mark()
+        work = _Round(plan=plan, quiet=self._is_quiet(plan, now), tools=self._tools.begin())
         for family in firewall.FAMILIES:
             self._ensure_family(work, family)
         if work.written or work.failures:
             self._quiet = None
-        elif not work.quiet and state[1] is not None:
-            self._quiet, self._quiet_until = state, time.monotonic() + self._look_every_s
+        elif work.quiet:
+            self._quiet = (plan, now)
+        elif now.number is not None:
+            self._quiet, self._quiet_until = (plan, now), time.monotonic() + self._look_every_s
         if work.written:
             log.info("firewall written places=%s bridges=%d", ",".join(work.written), len(plan))
         if work.failures:
             raise errors.KernelError(list(dict.fromkeys(work.failures)))
         return tuple(work.written)
+
+    def guard(self, plan: guard.GuardPlan) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.guard`; the place is "nft-bridge"."""
+        written = self._guard.ensure(plan)
+        if written:
+            log.debug("guard written objects=%d", len(plan))
+        return written
+
+    def limits(self) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.limits`."""
+        return (f"forged addresses are not dropped: {self._guard.unsupported}",) if self._guard.unsupported else ()
 
     def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
@@ -97,9 +112,16 @@ class FirewallExec:
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`."""
-        for _ in nft_events.changes(stop):
-            self._news += 1
-            yield
+        for numbers in nft_events.changes(stop):
+            if self._journal.hear(numbers):
+                yield
+
+    def _is_quiet(self, plan: firewall.FirewallPlan, now: nft_events.Mark) -> bool:
+        """Whether nobody has changed nftables since all of `plan` was found there, but we with the guard."""
+        if self._quiet is None or time.monotonic() >= self._quiet_until:
+            return False
+        found, then = self._quiet
+        return found == plan and self._journal.is_ours(then, now)
 
     def _ensure_family(self, work: _Round, family: firewall.Family) -> None:
         """While nftables is quiet only legacy tables are looked at, and only where something of ours must be."""

@@ -9,7 +9,7 @@ import functools
 import threading
 from collections.abc import Iterator
 
-from overlay import errors, firewall, firewall_port
+from overlay import errors, firewall, firewall_port, guard
 
 
 class FirewallFake:
@@ -17,6 +17,7 @@ class FirewallFake:
 
     def __init__(self, places: tuple[str, ...] = ("nft",)) -> None:
         self.plan: firewall.FirewallPlan = frozenset()
+        self.guarded: guard.GuardPlan = frozenset()
         self.refusal: str | None = None
         self._places = places
         self._changes = 0
@@ -31,6 +32,20 @@ class FirewallFake:
                 return ()
             self._change(plan)
             return self._places
+
+    def guard(self, plan: guard.GuardPlan) -> tuple[str, ...]:
+        """Record the plan; nobody is told, since it is our own. Raises KernelError while told to."""
+        with self._changed:
+            if self.refusal is not None:
+                raise errors.KernelError([self.refusal])
+            if plan == self.guarded:
+                return ()
+            self.guarded = plan
+            return ("nft-bridge",)
+
+    def limits(self) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.limits`."""
+        return ()
 
     def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
@@ -61,12 +76,13 @@ class FirewallFake:
     def flush(self) -> None:
         """All rules are gone, as after `nft flush ruleset`."""
         with self._changed:
+            self.guarded = frozenset()
             self._change(frozenset())
 
     def flush_unheard(self) -> None:
         """All rules are gone and no event tells, as after `iptables-legacy -F`."""
         with self._changed:
-            self.plan = frozenset()
+            self.plan, self.guarded = frozenset(), frozenset()
 
     def _differs_from(self, seen: int) -> bool:
         return self._changes != seen

@@ -1,4 +1,4 @@
-"""The packet filter's part of the single writer: the plan last declared, and what others made it write again.
+"""The packet filter's part of the single writer: the plans last declared, and what others made it write again.
 
 Used by `reconciler` alone. Safe to call from any thread: one caller at a time writes, for all who wait, and no lock
 is held meanwhile (`group_commit`).
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from overlay import errors, firewall, firewall_port, group_commit
+from overlay import errors, firewall_port, group_commit
 
 WAIT_S = 20.0
 """Two looks at the firewall, the one under way and the one after it, each of which ends by itself in half of that."""
 
 BUSY = f"packet filter: not written, others were at it for {WAIT_S:g} s"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +29,17 @@ class Check:
     troubles: tuple[str, ...] = ()
 
 
-class FirewallKeeper:
-    """See the module."""
+class PlanKeeper(Generic[T]):
+    """One kind of plan, of which `ensure` makes rules. An empty one wants nothing of ours to be there."""
 
-    def __init__(self, filters: firewall_port.Firewall) -> None:
-        self._firewall = filters
+    def __init__(self, ensure: Callable[[frozenset[T]], tuple[str, ...]]) -> None:
+        self._write_plan = ensure
         self._lock = threading.Lock()  # over the two below; never held while anything is waited for
-        self._plan: firewall.FirewallPlan | None = None
+        self._plan: frozenset[T] | None = None
         self._touched = False
         self._commit = group_commit.GroupCommit(self._ensure)
 
-    def declare(self, plan: firewall.FirewallPlan) -> None:
+    def declare(self, plan: frozenset[T]) -> None:
         """From now on whoever writes, writes this plan. Never waits."""
         with self._lock:
             self._plan = plan
@@ -64,9 +68,25 @@ class FirewallKeeper:
             plan, touched = self._plan, self._touched
             self._touched = False
         try:
-            places = self._firewall.ensure(plan or frozenset())
+            places = self._write_plan(plan or frozenset())
         except errors.KernelError as exc:
             with self._lock:
                 self._touched = True  # when it works at last, it is no repair
             return Check(troubles=tuple(exc.failures))
         return Check(repaired=() if touched else places)
+
+
+class FirewallKeeper:
+    """All plans of one packet filter: `rules` change with networks, the `guard` with every container."""
+
+    def __init__(self, filters: firewall_port.Firewall) -> None:
+        self.rules = PlanKeeper(filters.ensure)
+        self.guard = PlanKeeper(filters.guard)
+
+    def check(self, *, gate_open: bool) -> Check:
+        """Write what is missing of either."""
+        found = [one.check(gate_open=gate_open) for one in (self.rules, self.guard)]
+        return Check(
+            repaired=tuple(place for one in found for place in one.repaired),
+            troubles=tuple(dict.fromkeys(line for one in found for line in one.troubles)),
+        )

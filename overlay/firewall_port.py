@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from overlay import firewall
+from overlay import firewall, guard
 
 
 class How(enum.Enum):
@@ -42,6 +42,18 @@ class Firewall(Protocol):
         Idempotent, and cheap when nothing is to do. An empty plan removes all that is ours. Raises KernelError,
         within ten seconds even where the tools hang.
         """
+        ...
+
+    def guard(self, plan: guard.GuardPlan) -> tuple[str, ...]:
+        """Keep containers from sending under other names than `plan` says; otherwise as `ensure`.
+
+        Called from one thread at a time, which need not be that of `ensure`. Where the kernel cannot do it nothing
+        is done and nothing raised: see `limits`.
+        """
+        ...
+
+    def limits(self) -> tuple[str, ...]:
+        """What this host's packet filter cannot do for us, a line each."""
         ...
 
     def events(self, stop: threading.Event) -> Iterator[None]:

@@ -24,7 +24,7 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
         *firewall_ports.parts(domains, family),
         nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
     ]
-    if drops := [*_internal_drops(domains, family), *_between(domains, family)]:
+    if drops := [*_internal_drops(domains, family), *_closed_drops(domains, family), *_between(domains, family)]:
         parts.append(nft_text.chain("forward", drops, "type filter hook forward priority filter"))
     return f"{fresh}{name} {{\n" + "\n".join(parts) + "}\n"
 
@@ -70,6 +70,23 @@ def _internal_drops(domains: Iterable[firewall.Domain], family: firewall.Family)
                 beyond_source = f"{family.table} saddr != {nft_text.networks(direct)} "
             yield f"iifname {internal} oifname != {links} {beyond_target}drop"
             yield f"oifname {internal} iifname != {links} {beyond_source}drop"
+
+
+def _closed_drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """A bridge without icc meets nothing of its flannel network, itself included: what is routed back into it.
+
+    But through a published port, which is there for everybody, as on Docker's own bridge.
+    """
+    if any(domain.closed for domain in domains):
+        yield from firewall_ports.exceptions(domains)
+    for domain in domains:
+        if domain.closed:
+            closed, links = nft_text.names(domain.closed), nft_text.names(domain.links)
+            yield f"iifname {closed} oifname {links} drop"
+            yield f"oifname {closed} iifname {links} drop"
+            if direct := domain.direct_overlays:
+                yield f"iifname {closed} {family.table} daddr {nft_text.networks(direct)} drop"
+                yield f"oifname {closed} {family.table} saddr {nft_text.networks(direct)} drop"
 
 
 def _between(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import jeepney
 from jeepney.io import blocking
 
-from overlay import errors, firewall, firewall_port
+from overlay import errors, firewall, firewall_port, guard
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,14 @@ class Consenting:
         written = self._inner.ensure(plan)
         links, sources = bindings(plan)
         return (*written, "firewalld") if self._zones.ensure(links, sources) else written
+
+    def guard(self, plan: guard.GuardPlan) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.guard`: firewalld does not see what one bridge forwards."""
+        return self._inner.guard(plan)
+
+    def limits(self) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.limits`."""
+        return self._inner.limits()
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`: firewalld's own changes are changes of nftables."""

@@ -8,6 +8,7 @@ Source: linux/if_link.h, flannel pkg/backend/vxlan/device.go.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,24 @@ def make_bridge(link: netstate.BridgeLink, sequence: int) -> bytes:
     options: Attributes = [["IFLA_BR_STP_STATE", 0], ["IFLA_BR_FORWARD_DELAY", 0]]
     attributes: Attributes = [["IFLA_ADDRESS", link.mac], ["IFLA_MTU", link.mtu - 1]]
     return _new_link(link.name, attributes, _info("bridge", options), sequence)
+
+
+def set_reserved_learning(name: netstate.IfName, on: bool, sequence: int) -> bytes:
+    """Whether a bridge learns from frames that it does not forward: see `netstate.BridgeLink`.
+
+    By hand, since pyroute2 does not know the attribute; kernels before 5.0 do not either, and leave it aside.
+    """
+    flag = rtnl.BR_NO_LINK_LOCAL_LEARN
+    options = rtnl.pack_attribute(rtnl.IFLA_BR_MULTI_BOOLOPT, struct.pack("=II", 0 if on else flag, flag))
+    kind = rtnl.pack_attribute(rtnl.IFLA_INFO_KIND, b"bridge\0")
+    return _change_info(name, kind + rtnl.pack_attribute(rtnl.IFLA_INFO_DATA, options), sequence)
+
+
+def set_isolated(name: netstate.IfName, on: bool, sequence: int) -> bytes:
+    """Whether a port of a bridge is isolated: see `netstate.BridgePort`. It must be in the bridge already."""
+    kind = rtnl.pack_attribute(rtnl.IFLA_INFO_SLAVE_KIND, b"bridge\0")
+    options = rtnl.pack_attribute(rtnl.IFLA_BRPORT_ISOLATED, bytes([on]))
+    return _change_info(name, kind + rtnl.pack_attribute(rtnl.IFLA_INFO_SLAVE_DATA, options), sequence)
 
 
 def make_pair(pair: netstate.VethPair, bridge: int, sequence: int) -> bytes:
@@ -97,6 +116,12 @@ def pack_address(address: netstate.Address, index: int, sequence: int, *, remove
         return _encode(message, rtnl.RTM_DELADDR, rtnl.NLM_F_REQUEST, sequence)
     flags = rtnl.NLM_F_REQUEST | rtnl.NLM_F_CREATE | rtnl.NLM_F_REPLACE
     return _encode(message, rtnl.RTM_NEWADDR, flags, sequence)
+
+
+def _change_info(name: netstate.IfName, info: bytes, sequence: int) -> bytes:
+    named = rtnl.pack_attribute(rtnl.IFLA_IFNAME, name.encode() + b"\0")
+    body = bytes(16) + named + rtnl.pack_attribute(rtnl.IFLA_LINKINFO, info)
+    return rtnl.pack_message(rtnl.RTM_NEWLINK, rtnl.NLM_F_REQUEST, sequence, body)
 
 
 def _info(kind: str, options: Attributes) -> dict[str, Attributes]:

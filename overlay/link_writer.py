@@ -69,6 +69,8 @@ class LinkWriter:
                     self._make_bridge(new)
                 else:
                     self._change(row, mac=new.mac, mtu=new.mtu)
+                    if rtnl_links.learns_reserved(row) != new.learns_reserved:
+                        self._send([self._learning(new)])
             case netstate.VethPair() if not index_of(new.name):
                 self._make_pair(new)
             case netstate.VethPair() | netstate.BridgePort():
@@ -119,11 +121,16 @@ class LinkWriter:
 
     def _make_bridge(self, new: netstate.BridgeLink) -> None:
         make = link_messages.make_bridge(new, self._socket.next_sequence())
-        self._send([make, self._change_named(new.name, [ALIAS, ("IFLA_MTU", new.mtu)], up=True)])
+        up = self._change_named(new.name, [ALIAS, ("IFLA_MTU", new.mtu)], up=True)
+        self._send([make, up, self._learning(new)])
+
+    def _learning(self, new: netstate.BridgeLink) -> bytes:
+        return link_messages.set_reserved_learning(new.name, new.learns_reserved, self._socket.next_sequence())
 
     def _make_pair(self, new: netstate.VethPair) -> None:
         make = link_messages.make_pair(new, _require_index(new.bridge), self._socket.next_sequence())
-        self._send([make, self._change_named(new.name, [ALIAS])])
+        isolated = [self._isolation(new)] if new.isolated else []
+        self._send([make, self._change_named(new.name, [ALIAS]), *isolated])
 
     def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> None:
         row = self._find_kind(new.name, "veth")
@@ -133,6 +140,11 @@ class LinkWriter:
         self._change(row, bridge=bridge, mtu=new.mtu)
         if hairpin != (row.hairpin and row.master == bridge):
             self._send([link_messages.change_port(row.index, self._socket.next_sequence(), hairpin=hairpin)])
+        if new.isolated != (row.isolated and row.master == bridge):
+            self._send([self._isolation(new)])
+
+    def _isolation(self, new: netstate.VethPair | netstate.BridgePort) -> bytes:
+        return link_messages.set_isolated(new.name, new.isolated, self._socket.next_sequence())
 
     def _change(
         self, row: rtnl_links.LinkRow, *, mtu: int, mac: netstate.Mac | None = None, bridge: int | None = None

@@ -73,22 +73,30 @@ class VxlanLink:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeLink:
-    """A bridge."""
+    """A bridge.
+
+    `learns_reserved`: it learns MACs from frames that it does not forward (LLDP, pause), which no packet filter sees.
+    """
 
     name: IfName
     mac: Mac
     mtu: int
+    learns_reserved: bool = False
     up: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VethPair:
-    """A veth pair of which both ends are on the host: `name` up in `bridge`, `peer` for Docker to take away."""
+    """A veth pair of which both ends are on the host: `name` up in `bridge`, `peer` for Docker to take away.
+
+    `isolated`: as in BridgePort.
+    """
 
     name: IfName
     peer: IfName
     bridge: IfName
     mtu: int
+    isolated: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +104,15 @@ class BridgePort:
     """The host's end of a veth whose peer is in a container. Repaired, never created.
 
     Observed, it also stands for the host's end of a VethPair; its bridge is "" where it is in none. `hairpin`: frames
-    may leave through the port that they came in by, so that a container reaches itself through a published port.
+    may leave through the port that they came in by, so that a container reaches itself through a published port. The
+    bridge passes nothing from one `isolated` port to another, only to itself and to others.
     """
 
     name: IfName
     bridge: IfName
     mtu: int
     hairpin: bool = False
+    isolated: bool = False
     up: bool = True
 
 

@@ -17,6 +17,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from overlay import (
     diff,
@@ -24,6 +25,7 @@ from overlay import (
     firewall,
     firewall_keeper,
     firewall_port,
+    guard,
     kernel,
     netstate,
     pace,
@@ -96,18 +98,26 @@ class Reconciler:
 
     def declare_firewall(self, plan: firewall.FirewallPlan) -> None:
         """Declare the packet filter's rules for `write_firewall`, or the next look at it, to write. Never waits."""
-        self._keeper.declare(plan)
+        self._keeper.rules.declare(plan)
 
     def write_firewall(self) -> None:
         """Have the rules written that are declared; callers at the same time share a write.
 
         Raises KernelError, within twenty seconds; it is retried all the same.
         """
-        try:
-            self._keeper.write()
-        except errors.KernelError:
-            self._wake.set()
-            raise
+        self._write(self._keeper.rules)
+
+    def declare_guard(self, plan: guard.GuardPlan) -> None:
+        """Declare what containers may send, for `write_guard`, or the next look, to write. Never waits."""
+        self._keeper.guard.declare(plan)
+
+    def write_guard(self) -> None:
+        """As `write_firewall`, for the guard."""
+        self._write(self._keeper.guard)
+
+    def limits(self) -> tuple[str, ...]:
+        """What this host's packet filter cannot do, a line each."""
+        return self._firewall.limits()
 
     def open_gate(self) -> None:
         """All owners have declared what they had before the restart: from now on passes remove what nobody wants."""
@@ -266,6 +276,13 @@ class Reconciler:
             if key not in work.touched and not self._slices.was_touched(key):
                 self._repairs[str(key[0])] += 1
         self._repairs.update(f"firewall:{place}" for place in work.firewall_repairs)
+
+    def _write(self, keeper: firewall_keeper.PlanKeeper[Any]) -> None:
+        try:
+            keeper.write()
+        except errors.KernelError:
+            self._wake.set()
+            raise
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from overlay import netstate, rtnl
 
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 4, 5, 10
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_LINK_NETNSID = 18, 20, 37
-_INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
+_IFLA_IFALIAS, _IFLA_LINK_NETNSID = 20, 37
 _BRPORT_MODE = 4
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT = 1, 3, 4, 7, 15
 _VXLAN_LOCAL6, _VXLAN_GBP = 17, 23
@@ -36,6 +35,7 @@ class LinkRow:
     master: int
     data: Mapping[int, bytes]
     hairpin: bool
+    isolated: bool
 
     @property
     def up(self) -> bool:
@@ -52,13 +52,13 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
     """One link."""
     _, index, flags = struct.unpack_from("=Bxxxii", data, at)
     found = rtnl.parse_attributes(data, at + 16, end)
-    info = rtnl.parse_attributes(nested := found.get(_IFLA_LINKINFO, b""), 0, len(nested))
-    own = rtnl.parse_attributes(nested := info.get(_INFO_DATA, b""), 0, len(nested))
-    port = rtnl.parse_attributes(nested := info.get(_INFO_SLAVE_DATA, b""), 0, len(nested))
+    info = rtnl.parse_attributes(nested := found.get(rtnl.IFLA_LINKINFO, b""), 0, len(nested))
+    own = rtnl.parse_attributes(nested := info.get(rtnl.IFLA_INFO_DATA, b""), 0, len(nested))
+    port = rtnl.parse_attributes(nested := info.get(rtnl.IFLA_INFO_SLAVE_DATA, b""), 0, len(nested))
     return LinkRow(
         index=index,
         name=netstate.IfName(_text(found.get(rtnl.IFLA_IFNAME))),
-        kind=_text(info.get(_INFO_KIND)),
+        kind=_text(info.get(rtnl.IFLA_INFO_KIND)),
         mac=rtnl.parse_mac(found.get(_IFLA_ADDRESS, b"")),
         mtu=_number(found.get(_IFLA_MTU)),
         flags=flags,
@@ -66,6 +66,7 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
         master=_number(found.get(_IFLA_MASTER)),
         data=own,
         hairpin=bool(_number(port.get(_BRPORT_MODE))),
+        isolated=bool(_number(port.get(rtnl.IFLA_BRPORT_ISOLATED))),
     )
 
 
@@ -94,12 +95,22 @@ def show_link(row: LinkRow, names: Mapping[int, netstate.IfName]) -> netstate.Li
                 up=row.up,
             )
         case "bridge":
-            return netstate.BridgeLink(name=row.name, mac=row.mac, mtu=row.mtu, up=row.up)
+            return netstate.BridgeLink(
+                name=row.name, mac=row.mac, mtu=row.mtu, learns_reserved=learns_reserved(row), up=row.up
+            )
         case "veth":
             bridge = names.get(row.master, NOWHERE)
-            return netstate.BridgePort(name=row.name, bridge=bridge, mtu=row.mtu, hairpin=row.hairpin, up=row.up)
+            return netstate.BridgePort(
+                name=row.name, bridge=bridge, mtu=row.mtu, hairpin=row.hairpin, isolated=row.isolated, up=row.up
+            )
         case _:
             return None
+
+
+def learns_reserved(row: LinkRow) -> bool:
+    """See `netstate.BridgeLink`. A kernel before 5.0 has no switch for it: as wanted, since nothing can be done."""
+    raw = row.data.get(rtnl.IFLA_BR_MULTI_BOOLOPT)
+    return raw is not None and not struct.unpack_from("=I", raw)[0] & rtnl.BR_NO_LINK_LOCAL_LEARN
 
 
 def _text(raw: bytes | None) -> str:

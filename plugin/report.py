@@ -86,6 +86,7 @@ def status(built: graph.Graph) -> dict[str, Any]:
         "repairs": dict(built.reconciler.repairs),
         "kernel": {
             "failures": list(built.reconciler.last_errors),
+            "limits": list(built.reconciler.limits()),
             "last_pass": dataclasses.asdict(last) if last is not None else None,
         },
         "offload": {

@@ -32,6 +32,8 @@ def test_every_option_is_read() -> None:
             "com.docker.network.bridge.enable_ip_masquerade": "False",
             "com.docker.network.bridge.name": "br_blue-1.5",
             "com.docker.network.container_iface_prefix": "blue",
+            "com.docker.network.bridge.enable_icc": "false",
+            "flannelpy.spoofing": "allow",
         }
     )
     assert read == network.Options(
@@ -40,6 +42,8 @@ def test_every_option_is_read() -> None:
         masquerade=False,
         bridge=netstate.IfName("br_blue-1.5"),
         iface_prefix="blue",
+        icc=False,
+        spoofing=True,
     )
 
 
@@ -52,8 +56,9 @@ def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
     with pytest.raises(errors.BadRequest) as caught:
         network.parse_options({"flannelpy.gatway": "auto"})
     assert str(caught.value) == (
-        "unknown option 'flannelpy.gatway'; flannelpy knows: flannelpy.gateway, com.docker.network.driver.mtu, "
-        "com.docker.network.bridge.enable_ip_masquerade, com.docker.network.bridge.name, "
+        "unknown option 'flannelpy.gatway'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
+        "com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
+        "com.docker.network.bridge.enable_icc, com.docker.network.bridge.name, "
         "com.docker.network.container_iface_prefix"
     )
 

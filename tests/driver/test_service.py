@@ -13,7 +13,7 @@ import pytest
 
 from driver import desired, endpoint, errors, names, network, plumbing, service
 from overlay import errors as overlay_errors
-from overlay import kernel_fake, netstate
+from overlay import guard, kernel_fake, netstate
 
 Host = Any  # the fixture's class lives in conftest.py
 
@@ -732,3 +732,66 @@ def test_a_network_deleted_while_it_follows_leaves_nothing_behind(host: Host, ow
     thread.join(10)
     assert driver.networks() == []
     assert host.links() == set()
+
+
+def test_a_container_may_send_what_is_its_own_from_before_it_joins_until_it_is_deleted(host: Host) -> None:
+    host.create_network()
+    bridge = guard.GuardedBridge(name=BRIDGE, mac=netstate.Mac("02:42:0a:02:14:01"))
+    port = guard.GuardedPort(name=HOST_END, mac=END.mac, addresses=(END.address.ip,))
+    host.create_endpoint()
+    assert host.firewall.guarded == {bridge, port}
+    host.join()
+    host.leave()
+    assert host.firewall.guarded == {bridge, port}
+    host.delete_endpoint()
+    host.reconciler.run_pass()
+    assert host.firewall.guarded == {bridge}
+    assert host.reconciler.repairs == {}
+    host.driver.delete_network(NETWORK_ID)
+    host.reconciler.run_pass()
+    assert host.firewall.guarded == frozenset()
+
+
+def test_both_addresses_and_a_given_mac_are_a_containers_own(dual: Host) -> None:
+    ids = {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID}
+    given = {"Address": "10.2.20.5/24", "AddressIPv6": "fd00:2:0:14::5/64", "MacAddress": "02:00:00:00:00:AB"}
+    dual.call("CreateEndpoint", {**ids, "Interface": given, "Options": {}})
+    addresses = (ipaddress.ip_address("10.2.20.5"), ipaddress.ip_address("fd00:2:0:14::5"))
+    assert guard.GuardedPort(name=HOST_END, mac=netstate.Mac("02:00:00:00:00:ab"), addresses=addresses) in (
+        dual.firewall.guarded
+    )
+
+
+def test_where_forging_is_allowed_the_port_is_free_and_others_are_not(host: Host) -> None:
+    host.create_network(pool="10.2.20.0/25", flannelpy__spoofing="allow")
+    host.create_network(OTHER_NETWORK_ID, "10.2.20.128/25")
+    host.create_endpoint()
+    host.create_endpoint(OTHER_ENDPOINT_ID, "10.2.20.130/25", OTHER_NETWORK_ID)
+    ports = {one for one in host.firewall.guarded if isinstance(one, guard.GuardedPort)}
+    assert {one.name: one.free for one in ports} == {HOST_END: True, "fph2b3d5839100a": False}
+
+
+def test_a_guard_that_cannot_be_written_fails_the_endpoint_and_leaves_nothing(host: Host) -> None:
+    host.create_network()
+    host.firewall.refusal = "nft: permission denied"
+    with pytest.raises(overlay_errors.KernelError, match="nft: permission denied"):
+        host.create_endpoint()
+    assert (host.known(), host.links()) == (([NET], []), {BRIDGE})
+
+
+def test_after_a_restart_or_a_flush_all_containers_are_guarded_again(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    guarded = host.firewall.guarded
+    host.firewall.flush()
+    host.start()
+    assert host.firewall.guarded == guarded
+    host.firewall.flush()
+    host.reconciler.run_pass()
+    assert host.firewall.guarded == guarded
+
+
+def test_an_endpoint_that_docker_knows_and_we_do_not_is_guarded_too(host: Host) -> None:
+    host.create_network()
+    host.driver.adopt_endpoint(dataclasses.replace(END, joined=True))
+    assert guard.GuardedPort(name=HOST_END, mac=END.mac, addresses=(END.address.ip,)) in host.firewall.guarded

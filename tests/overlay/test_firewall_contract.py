@@ -353,9 +353,8 @@ def test_after_a_restart_the_same_rules_are_kept(netns: Netns, flavour: str, tmp
 def test_many_who_write_at_once_share_few_transactions(netns: Netns, flavour: str, tmp_path: pathlib.Path) -> None:
     path, noted = logging_tools(tmp_path)
     with netns.inside():
-        keeper = firewall_keeper.FirewallKeeper(
-            firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"), path=path)
-        )
+        wall = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"), path=path)
+        keeper = firewall_keeper.PlanKeeper(wall.ensure)
         start = threading.Barrier(40)
 
         def write(number: int) -> None:

@@ -41,7 +41,7 @@ class SlowFirewall(firewall_fake.FirewallFake):
 
 def test_plans_declared_while_one_is_written_cost_one_write_of_the_last() -> None:
     slow = SlowFirewall()
-    keeper = firewall_keeper.FirewallKeeper(slow)
+    keeper = firewall_keeper.PlanKeeper(slow.ensure)
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         keeper.declare(plan(0))
         writes = [pool.submit(keeper.write)]
@@ -58,7 +58,7 @@ def test_plans_declared_while_one_is_written_cost_one_write_of_the_last() -> Non
 
 def test_a_refusal_reaches_all_whose_plan_was_in_it() -> None:
     slow = SlowFirewall()
-    keeper = firewall_keeper.FirewallKeeper(slow)
+    keeper = firewall_keeper.PlanKeeper(slow.ensure)
     keeper.declare(plan(1))
     with concurrent.futures.ThreadPoolExecutor(9) as pool:
         first = pool.submit(keeper.write)
@@ -77,7 +77,7 @@ def test_a_refusal_reaches_all_whose_plan_was_in_it() -> None:
 
 def test_what_is_declared_while_somebody_looks_is_no_repair() -> None:
     slow = SlowFirewall()
-    keeper = firewall_keeper.FirewallKeeper(slow)
+    keeper = firewall_keeper.PlanKeeper(slow.ensure)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         look = pool.submit(keeper.check, gate_open=True)
         assert slow.began.acquire(timeout=10)
@@ -92,7 +92,7 @@ def test_what_is_declared_while_somebody_looks_is_no_repair() -> None:
 
 def test_two_who_look_at_once_count_a_repair_once() -> None:
     slow = SlowFirewall()
-    keeper = firewall_keeper.FirewallKeeper(slow)
+    keeper = firewall_keeper.PlanKeeper(slow.ensure)
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         keeper.declare(plan(1))
         slow.go_on.release()
@@ -115,7 +115,7 @@ def test_two_who_look_at_once_count_a_repair_once() -> None:
 
 def test_nothing_is_looked_at_before_the_gate_is_open_or_a_plan_is_there() -> None:
     fake = firewall_fake.FirewallFake()
-    keeper = firewall_keeper.FirewallKeeper(fake)
+    keeper = firewall_keeper.PlanKeeper(fake.ensure)
     fake.refusal = "looked at"
     assert keeper.check(gate_open=False) == firewall_keeper.Check()
     assert keeper.check(gate_open=True) == firewall_keeper.Check(troubles=("looked at",))

@@ -3,6 +3,7 @@ engine's bridges and of the underlay, under the FORWARD policy and the chains th
 
           host: FORWARD policy DROP, chains of 20.10 or 28, in iptables-nft or iptables-legacy
     fp-a ── a, a2       fp-int ── inner, inner2    flannel.1 ── remote     one flannel network
+    fp-shut ── shut, shut2 (no icc)
     fp-blue ── blue                                flannel.9 ── far        another one
     docker0 ── docker   shop ── shop (a name that its operator chose)      eth0 ── world
     docker_gwbridge ── publisher
@@ -28,6 +29,8 @@ LEAVES = {  # name: link on the host, its address, the leaf's address
     "a2": ("fp-a", "10.2.20.1/25", "10.2.20.6/25"),
     "inner": ("fp-int", "10.2.20.129/25", "10.2.20.135/25"),
     "inner2": ("fp-int", "10.2.20.129/25", "10.2.20.136/25"),
+    "shut": ("fp-shut", "10.2.21.1/24", "10.2.21.5/24"),
+    "shut2": ("fp-shut", "10.2.21.1/24", "10.2.21.6/24"),
     "remote": ("flannel.1", "10.2.20.0/32", "10.2.12.5/32"),
     "blue": ("fp-blue", "10.9.20.1/24", "10.9.20.5/24"),
     "far": ("flannel.9", "10.9.20.0/32", "10.9.12.5/32"),
@@ -36,16 +39,17 @@ LEAVES = {  # name: link on the host, its address, the leaf's address
     "publisher": ("docker_gwbridge", "172.19.0.1/16", "172.19.0.2/16"),
     "world": ("eth0", "192.0.2.1/24", "192.0.2.9/24"),
 }
-BRIDGES = ("fp-a", "fp-int", "fp-blue", "docker0", "shop", "docker_gwbridge")
+BRIDGES = ("fp-a", "fp-int", "fp-shut", "fp-blue", "docker0", "shop", "docker_gwbridge")
 
 
-def rules(bridge: str, subnet: str, device: str, *, internal: bool = False) -> firewall.BridgeRules:
+def rules(bridge: str, subnet: str, device: str, *, internal: bool = False, icc: bool = True) -> firewall.BridgeRules:
     return firewall.BridgeRules(
         bridge=netstate.IfName(bridge),
         subnet=ipaddress.IPv4Network(subnet),
         overlay=ipaddress.IPv4Network(subnet).supernet(new_prefix=16),
         device=netstate.IfName(device),
         internal=internal,
+        icc=icc,
     )
 
 
@@ -53,6 +57,7 @@ PLAN = frozenset(
     {
         rules("fp-a", "10.2.20.0/25", "flannel.1"),
         rules("fp-int", "10.2.20.128/25", "flannel.1", internal=True),
+        rules("fp-shut", "10.2.21.0/24", "flannel.1", icc=False),
         rules("fp-blue", "10.9.20.0/24", "flannel.9"),
     }
 )
@@ -167,6 +172,34 @@ def test_who_reaches_into_the_overlay_has_an_overlay_address(guarded: Host) -> N
     assert guarded.sends("docker", "remote") == "10.2.20.0"
     assert guarded.sends("host", "remote", bound="192.0.2.1") == "10.2.20.0"
     assert guarded.sends("docker", "a") == "10.2.20.1"
+
+
+SHUT = [(one, other) for one in ("shut",) for other in ("a", "inner", "remote", "blue", "far", "docker")]
+
+
+@pytest.mark.parametrize(("one", "other"), SHUT)
+def test_containers_of_a_network_without_icc_meet_no_other(guarded: Host, one: str, other: str) -> None:
+    assert guarded.blocked(one, other)
+    assert other == "docker" or guarded.blocked(other, one)
+
+
+def test_nor_do_they_meet_through_the_gateway(guarded: Host) -> None:
+    for name in ("shut", "shut2"):
+        guarded.host.run(f"bridge link set dev v-{name} isolated on")
+    assert guarded.blocked("shut", "shut2")
+    for name, other in (("shut", "shut2"), ("shut2", "shut")):
+        guarded.spaces[name].run(f"ip route add {guarded.address(other)}/32 via 10.2.21.1")
+    assert guarded.blocked("shut", "shut2")
+    for name in ("shut", "shut2"):
+        guarded.host.run(f"bridge link set dev v-{name} isolated off")
+
+
+def test_but_they_reach_the_host_and_the_outside(guarded: Host) -> None:
+    assert guarded.sends("shut", "world") == "192.0.2.1"
+    with guarded.host.bind("10.2.21.1", PORT) as server, guarded.spaces["shut"].bind("") as client:
+        server.settimeout(2)
+        client.sendto(b"question", ("10.2.21.1", PORT))
+        assert server.recvfrom(64)[1][0] == "10.2.21.5"
 
 
 APART = [("a", "blue"), ("a", "far"), ("blue", "inner"), ("remote", "blue"), ("remote", "far"), ("far", "a")]

@@ -253,6 +253,8 @@ def test_what_is_ours_is_known_by_its_marks_alone(host: Host) -> None:
         (VXLAN, dataclasses.replace(VXLAN, gbp=True, learning=True)),
         (BRIDGE, dataclasses.replace(BRIDGE, mtu=1400)),
         (BRIDGE, dataclasses.replace(BRIDGE, mac=mac(9))),
+        (BRIDGE, dataclasses.replace(BRIDGE, learns_reserved=True)),
+        (dataclasses.replace(BRIDGE, learns_reserved=True), BRIDGE),
     ],
 )
 def test_a_link_is_changed(host: Host, old: netstate.Link, new: netstate.Link) -> None:
@@ -358,6 +360,22 @@ def test_a_port_lets_frames_back_out_where_they_came_in_as_long_as_that_is_wante
     host.build(BRIDGE, hairpin)
     assert host.kernel.apply([netstate.Change(old=hairpin, new=PAIR)]) == []
     assert host.shows(BRIDGE, PORT)
+
+
+def test_a_port_is_isolated_from_the_start_and_wherever_it_goes(host: Host) -> None:
+    pair = dataclasses.replace(PAIR, isolated=True)
+    host.build(BRIDGE, OTHER_BRIDGE, pair)
+    port = dataclasses.replace(PORT, isolated=True)
+    assert host.shows(BRIDGE, OTHER_BRIDGE, port)
+    assert diff.plan(frozenset({BRIDGE, OTHER_BRIDGE, pair}), host.kernel.observe(netstate.EMPTY)) == []
+    for old, new in (
+        (port, PORT),
+        (PORT, port),
+        (port, moved := dataclasses.replace(port, bridge=OTHER_BRIDGE.name)),
+    ):
+        assert host.kernel.apply([netstate.Change(old=old, new=new)]) == []
+        assert host.shows(BRIDGE, OTHER_BRIDGE, new)
+    assert moved.isolated
 
 
 def test_removing_a_bridge_leaves_its_ports_outside(host: Host) -> None:

@@ -528,7 +528,7 @@ def test_a_change_of_the_firewall_is_repaired_on_its_event_without_a_full_pass()
     with world.running():
         world.reconciler.set_firewall(PLAN)
         eventually(lambda: deaf.passes == 2)  # this one and the one that settled
-        eventually(lambda: not world.reconciler._keeper._touched)  # what we wrote was looked at
+        eventually(lambda: not world.reconciler._keeper.rules._touched)  # what we wrote was looked at
         busy.flush()
         eventually(lambda: busy.plan == PLAN)
         eventually(lambda: world.reconciler.repairs == {"firewall:nft": 1})
@@ -539,7 +539,7 @@ def test_our_own_writing_of_rules_is_looked_at_once_more_and_then_all_is_quiet()
     world, _, busy = quiet_world()
     with world.running():
         world.reconciler.set_firewall(PLAN)
-        eventually(lambda: not world.reconciler._keeper._touched)
+        eventually(lambda: not world.reconciler._keeper.rules._touched)
         assert not threading.Event().wait(0.5)
         assert busy.looks <= 5
 
@@ -549,7 +549,7 @@ def test_a_firewall_that_refuses_on_its_event_is_told_by_a_full_pass() -> None:
     with world.running():
         world.reconciler.set_firewall(PLAN)
         eventually(lambda: deaf.passes == 2)
-        eventually(lambda: not world.reconciler._keeper._touched)
+        eventually(lambda: not world.reconciler._keeper.rules._touched)
         busy.refusal = "nft: busy"
         busy.flush()
         eventually(lambda: world.reconciler.last_errors == ("nft: busy",))

@@ -213,6 +213,7 @@ class MemoryPlugin:
             [(one.pool_id, one.ip, one.kind) for one in self.ipam.addresses()],
             self.kernel.observe(netstate.EMPTY),
             self.firewall.plan,
+            self.firewall.guarded,
             self.rows(),
         )
 

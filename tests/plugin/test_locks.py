@@ -99,7 +99,7 @@ def test_a_firewall_that_hangs_holds_no_other_network_up(
 
 @pytest.mark.usefixtures("creation")
 def test_no_lock_is_held_while_the_firewalls_tools_run(plugin: Plugin) -> None:
-    waiters = plugin.reconciler._keeper._commit._changed._waiters  # type: ignore[attr-defined]  # nothing else tells
+    waiters = plugin.reconciler._keeper.rules._commit._changed._waiters  # type: ignore[attr-defined]  # nothing else tells
     for look in (plugin.reconciler.run_pass, plugin.reconciler.glance, plugin.driver._plumbing.write_firewall_again):
         threading.Thread(target=look, daemon=True).start()
     until = time.monotonic() + 10

@@ -35,8 +35,10 @@ def test_every_option_is_in_the_readme_with_its_default() -> None:
     defaults = network.Options()
     assert {name: default for name, (default, _) in table("option").items()} == {
         network.OPTION_GATEWAY: str(defaults.gateway_mode),
+        network.OPTION_SPOOFING: "drop",
         network.OPTION_MTU: "the overlay's",
         network.OPTION_MASQUERADE: shown(defaults.masquerade),
+        network.OPTION_ICC: shown(defaults.icc),
         network.OPTION_BRIDGE: "named after the id",
         network.OPTION_IFACE_PREFIX: defaults.iface_prefix,
     }
