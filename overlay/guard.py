@@ -2,7 +2,7 @@
 
 Pure. `driver.desired` makes a GuardPlan, `reconciler` hands it to the firewall port, `guard_exec` writes it. A table
 of family bridge, since what passes between two ports of one bridge is seen nowhere else, and what is dropped there is
-not learned either. It looks at nothing but ports whose name begins with PORT_PREFIX, ours alone; one of them that
+not learned either (what is not forwarded would be: see `netstate.BridgeLink.learns_reserved`). It looks at nothing but ports whose name begins with PORT_PREFIX, ours alone; one of them that
 nobody has declared may send nothing at all. Source: nft(8); RFC 826, RFC 5227 §2.1.1, RFC 4861 §7, RFC 4862 §5.4.
 """
 
@@ -90,11 +90,6 @@ _RULES = f"""\
 	chain prerouting {{
 		type filter hook prerouting priority -310; policy accept;
 		iifname "{PORT_PREFIX}*" goto port
-	}}
-
-	chain input {{
-		type filter hook input priority -310; policy accept;
-		iifname "{PORT_PREFIX}*" iifname != @free iifname . ether saddr != @macs drop
 	}}
 """
 

@@ -186,7 +186,7 @@ HANDS = (
     "nft flush table bridge flannelpy",
     "nft flush set bridge flannelpy macs",
     "nft flush chain bridge flannelpy prerouting",
-    "nft flush chain bridge flannelpy input",
+    "nft flush chain bridge flannelpy target",
     "nft insert rule bridge flannelpy port accept",
     "nft add element bridge flannelpy free { fph000000000005 }",
     "nft add element bridge flannelpy v4 { fph000000000005 . 10.2.20.1 }",

@@ -1,0 +1,120 @@
+"""Containers that forge addresses or MACs reach nobody, and those of a network without icc not each other."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import urllib.parse
+
+import pytest
+
+from lab import site
+from lab.errors import CommandFailed
+
+FORGER = ("--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW")
+OTHER_MAC = "02:00:00:00:00:99"
+
+
+@pytest.fixture
+def slices(solo):
+    """h3 with the plugin; makes a network on the next quarter of its lease."""
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.wait_ready(solo.host)
+    subnet = site.status(solo.host)["flannel_networks"][0]["subnet"]
+    left = list(ipaddress.ip_network(subnet).subnets(new_prefix=26))
+
+    def make(name, *options):
+        arguments = [*(word for option in options for word in ("-o", option)), "--subnet", str(left.pop(0))]
+        solo.host.docker(
+            "network", "create", "-d", "flannelpy", "--ipam-driver", "flannelpy", *arguments, name, timeout_s=60
+        )
+
+    return make
+
+
+def echoes(host, name):
+    """How many pings a container has got."""
+    lines = site.inside(host, name, "cat /proc/net/snmp").splitlines()
+    head, counts = (line.split() for line in lines if line.startswith("Icmp:"))
+    return int(dict(zip(head, counts, strict=True))["InEchos"])
+
+
+def pings(host, name, target, options=""):
+    """How many of three pings arrive at the target, answered or not."""
+    there, other, *network = target
+    before = echoes(there, other)
+    with contextlib.suppress(CommandFailed):
+        site.inside(host, name, f"/usr/bin/ping -c 3 -i 0.2 -w 2 {options} {site.ip_of(there, other, *network)}")
+    return echoes(there, other) - before
+
+
+def forge(host, name, theirs, target):
+    """What arrives at the target of a container's own pings, of those from another's address and another MAC."""
+    own = pings(host, name, target)
+    site.inside(host, name, f"ip addr add {theirs}/32 dev eth0")
+    address = pings(host, name, target, f"-I {theirs}")
+    site.inside(host, name, f"busybox arping -U -c 2 -I eth0 -s {theirs} {theirs} || true")
+    site.inside(host, name, f"ip addr del {theirs}/32 dev eth0")
+    mac = site.inside(host, name, "cat /sys/class/net/eth0/address")
+    site.inside(host, name, f"ip link set eth0 address {OTHER_MAC}")
+    other_mac = pings(host, name, target)
+    site.inside(host, name, f"ip link set eth0 address {mac}")
+    return own, address, other_mac
+
+
+def neighbour(host, name, address):
+    """The MAC that a container has for an address."""
+    for line in site.inside(host, name, "cat /proc/net/arp").splitlines():
+        if line.split()[0] == address:
+            return line.split()[3]
+    return ""
+
+
+def test_a_forger_reaches_nobody_unless_the_operator_allows_it(solo, slices, run):
+    slices("guarded")
+    slices("free", "flannelpy.spoofing=allow")
+    h3 = solo.host
+    for network, expected in (("guarded", (3, 0, 0)), ("free", (3, 3, 3))):
+        forger = run(h3, *FORGER, network=network, image="flannelpy-tools")
+        victim, name = run(h3, network=network), run(h3, network=network)
+        target, address = (h3, name, network), site.ip_of(h3, victim, network)
+        site.inside(h3, name, f"ping -c 1 -w 5 {address}")
+        honest = site.inside(h3, victim, "cat /sys/class/net/eth0/address")
+        assert neighbour(h3, name, address) == honest
+        assert forge(h3, forger, address, target) == expected
+        assert (neighbour(h3, name, address) == honest) is (network == "guarded")
+        assert pings(h3, forger, target) == 3
+    assert site.status(h3)["kernel"]["limits"] == []
+
+
+def test_a_forger_reaches_nobody_on_another_host_either(pair, run):
+    forger, victim = run(pair.h1, *FORGER, image="flannelpy-tools"), run(pair.h1)
+    theirs = site.ip_of(pair.h1, victim)
+    assert forge(pair.h1, forger, theirs, (pair.h2, run(pair.h2))) == (3, 0, 0)
+
+
+def test_what_is_flushed_is_guarded_again_within_ten_seconds(pair, run):
+    forger, victim, target = run(pair.h1, *FORGER, image="flannelpy-tools"), run(pair.h1), run(pair.h1)
+    theirs = site.ip_of(pair.h1, victim)
+    site.inside(pair.h1, forger, f"ip addr add {theirs}/32 dev eth0")
+    pair.h1.exec(["nft", "delete", "table", "bridge", "flannelpy"])
+    site.wait_for("guard", lambda: "flannelpy" in pair.h1.exec(["nft", "list", "tables", "bridge"]), 10)
+    assert pings(pair.h1, forger, (pair.h1, target), f"-I {theirs}") == 0
+    assert pings(pair.h1, victim, (pair.h1, target)) == 3
+
+
+def test_without_icc_containers_reach_the_outside_and_not_each_other(pair, solo, slices, run):
+    slices("shut", "com.docker.network.bridge.enable_icc=false")
+    slices("open")
+    h3 = solo.host
+    one, two = run(h3, network="shut", image="flannelpy-tools"), run(h3, network="shut", image="flannelpy-tools")
+    other, remote = run(h3, network="open", image="flannelpy-tools"), run(pair.h1, image="flannelpy-tools")
+    for target in ((h3, two, "shut"), (h3, other, "open"), (pair.h1, remote)):
+        assert pings(h3, one, target) == 0
+    assert pings(h3, other, (h3, one, "shut")) == 0
+    assert pings(pair.h1, remote, (h3, one, "shut")) == 0
+    assert pings(h3, other, (pair.h1, remote)) == 3
+    gateway = h3.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "shut").strip()
+    outside = urllib.parse.urlsplit(pair.lab.etcd_endpoints.split(",")[0]).hostname
+    for reached in (gateway, outside):
+        assert " 0% packet loss" in site.inside(h3, one, f"/usr/bin/ping -c 2 -w 5 {reached}")
