@@ -2,8 +2,9 @@
 
 Pure. `driver.desired` makes a GuardPlan, `reconciler` hands it to the firewall port, `guard_exec` writes it. A table
 of family bridge, since what passes between two ports of one bridge is seen nowhere else, and what is dropped there is
-not learned either (what is not forwarded would be: see `netstate.BridgeLink.learns_reserved`). It looks at nothing but ports whose name begins with PORT_PREFIX, ours alone; one of them that
-nobody has declared may send nothing at all. Source: nft(8); RFC 826, RFC 5227 §2.1.1, RFC 4861 §7, RFC 4862 §5.4.
+not learned either (what is not forwarded would be: see `netstate.BridgeLink`). It looks at nothing but ports whose
+name begins with PORT_PREFIX, ours alone; one of them that nobody has declared may send nothing at all.
+Source: nft(8); RFC 826, RFC 5227 §2.1.1, RFC 4861 §7, RFC 4862 §5.4.
 """
 
 from __future__ import annotations
