@@ -84,7 +84,7 @@ class Host:
         filters = self.reconciler._firewall
         assert isinstance(filters, firewall_exec.FirewallExec)
         until = time.monotonic() + 5
-        while filters._quiet is None or not filters._journal.is_ours(filters._quiet[1], filters._journal.mark()):
+        while filters._quiet is None or filters._quiet[1].news != filters._journal.mark().news:
             assert time.monotonic() < until
             time.sleep(0.01)
 
