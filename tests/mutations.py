@@ -341,6 +341,45 @@ NATIVE = (
     ),
 )
 
+GUARD = (
+    Mutation(
+        "guard-without-mac",
+        "forged MACs are dropped",
+        "test_guard and forger",
+        _one("overlay/guard.py", "iifname . ether saddr != @macs drop", "iifname . ether saddr != @macs continue"),
+    ),
+    Mutation(
+        "guard-without-arp",
+        "forged addresses are dropped, in ARP too",
+        "test_guard and unless_the_operator",
+        _one("overlay/guard.py", "iifname . arp saddr ip @v4 accept", "accept"),
+    ),
+    Mutation(
+        "guard-not-healed",
+        "the guard comes back after nft flush ruleset",
+        "test_guard and flushed",
+        _one("overlay/firewall_keeper.py", "for one in (self.rules, self.guard)]", "for one in (self.rules,)]"),
+    ),
+    Mutation(
+        "guard-option-ignored",
+        "flannelpy.spoofing=allow allows it",
+        "test_guard and unless_the_operator",
+        _one("driver/desired.py", "free=by_id[end.network_id].spoofing", "free=False"),
+    ),
+    Mutation(
+        "icc-ports-not-isolated",
+        "without icc containers of one host do not reach each other",
+        "test_guard and icc",
+        _one("driver/desired.py", "hairpin=hairpin, isolated=not net.icc", "hairpin=hairpin"),
+    ),
+    Mutation(
+        "icc-open-across-hosts",
+        "without icc containers of two hosts do not reach each other",
+        "test_guard and icc",
+        _one("overlay/firewall_table.py", 'yield f"oifname {closed} iifname {links} drop"', "pass"),
+    ),
+)
+
 NETWORKS = (
     Mutation(
         "bridge-stays",
@@ -1069,6 +1108,7 @@ MUTATIONS = (
     *TALK,
     *PUBLISH,
     *NATIVE,
+    *GUARD,
     *NETWORKS,
     *INTERRUPTIONS,
     *BAD_INPUT,
