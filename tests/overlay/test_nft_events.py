@@ -106,3 +106,54 @@ def test_listening_in_a_storm_costs_little(netns: Netns) -> None:
             storm.wait(timeout=10)
     assert 5 <= heard <= 2 / nft_events.COALESCE_S + 2
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.2
+
+
+def test_changes_are_told_with_their_numbers_unless_some_were_missed(netns: Netns) -> None:
+    stop = threading.Event()
+    with netns.inside():
+        news = nft_events.changes(stop)
+        assert next(news) is None
+        before = nft_events.read_generation()
+        assert before is not None
+        netns.run("nft add table ip somebody", "nft add set ip somebody s { type ipv4_addr ; }")
+        assert next(news) == {before + 1, before + 2}
+        rules = "".join(f"add set ip somebody s{number} {{ type ipv4_addr ; }}\n" for number in range(2000))
+        netns.run("nft -f -", text=rules)  # more than the buffer takes
+        assert next(news) is None
+
+
+def test_what_was_ours_alone_needs_no_look(netns: Netns) -> None:
+    with netns.inside():
+        journal = nft_events.Journal()
+        then = journal.mark()
+        assert journal.is_ours(then, journal.mark())
+        before = nft_events.read_generation()
+        netns.run("nft add table ip ours")
+        after = nft_events.read_generation()
+        assert before is not None
+        assert after == before + 1
+        assert not journal.is_ours(then, journal.mark())
+        assert journal.note_ours(before, after)
+        assert journal.is_ours(then, journal.mark())
+        assert not journal.hear(frozenset({after}))
+        assert journal.is_ours(then, journal.mark())
+        netns.run("nft add table ip theirs", "nft add table ip ours-too")
+        assert not journal.note_ours(after, nft_events.read_generation())
+        assert not journal.is_ours(then, journal.mark())
+
+
+def test_news_of_others_and_lost_news_are_a_reason_to_look(netns: Netns) -> None:
+    """Even with the same number: the kernel counts a change a moment before it shows it, and tells of it after."""
+    with netns.inside():
+        for heard in (None, frozenset({7}), frozenset({7, 8})):
+            journal = nft_events.Journal()
+            journal.note_ours(7, 8)
+            then = journal.mark()
+            assert journal.hear(heard)
+            assert not journal.is_ours(then, journal.mark())
+
+
+def test_a_kernel_that_tells_no_numbers_is_never_quiet() -> None:
+    journal = nft_events.Journal()
+    assert not journal.note_ours(None, None)
+    assert not journal.is_ours(nft_events.Mark(number=None, news=0), nft_events.Mark(number=None, news=0))
