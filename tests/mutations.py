@@ -1104,6 +1104,46 @@ AUDIT = (
     ),
 )
 
+RESTARTS = (
+    Mutation(
+        "crash-leaves-what-it-left",
+        "a kill within any call leaves no address, endpoint or network",
+        "kills_within_the_engines_calls",
+        _one(
+            "plugin/engine_watch.py",
+            "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"
+            "            done += self._mend_addresses(settled)\n",
+            "            pass\n",
+        ),
+    ),
+    Mutation(
+        "repeat-without-body-succeeds",
+        "a call that broke is not answered with success when it comes again without its body",
+        "kills_within_the_engines_calls",
+        _one("plugin/http.py", "    if not data.strip():\n", "    if not data.strip():\n        return {}\n"),
+    ),
+    Mutation(
+        "address-stays-over-a-restart",
+        "without live-restore containers come back with their own address",
+        "without_live_restore",
+        _one(
+            "ipam/endpoints.py",
+            '    ipam.release_address(fields.text(body, "PoolID"), _address(fields.text(body, "Address")))\n',
+        ),
+    ),
+    Mutation(
+        "pair-stays-after-live-restore",
+        "containers that dockerd was away from are removed whole",
+        "with_live_restore",
+        _one(
+            SERVICE,
+            "            self._plumbing.forget(desired.endpoint_owner(endpoint_id))\n"
+            "        if known is not None and known.published",
+            "            pass\n        if known is not None and known.published",
+        ),
+    ),
+)
+
 MUTATIONS = (
     *TALK,
     *PUBLISH,
@@ -1115,6 +1155,7 @@ MUTATIONS = (
     *DUAL_STACK,
     *FOLLOWING,
     *UPGRADE,
+    *RESTARTS,
     *ORCHESTRATED,
     *PRIVILEGES,
     *AUDIT,
