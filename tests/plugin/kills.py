@@ -62,37 +62,56 @@ def count(names: Sequence[str]) -> list[Point]:
     return points
 
 
-class Host:
-    """One host, with a network and a container on it that nothing may touch: the bystander."""
+class Machine:
+    """A network namespace with an underlay, and the plugin's process on it once that is started."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, **env: str) -> None:
         self.directory = directory
         self.netns = engine_model.namespace()
-        engine_model.inside(self.netns, "sh", "-c", UNDERLAY)
+        self.run("sh", "-c", UNDERLAY)
         self.orders = directory / "faults"
         self.orders.mkdir()
         (directory / "run/docker/plugins").mkdir(parents=True)
-        self.plugin = self._start()
-        self.engine = engine_model.Engine(directory / "run", self.netns)
-        self.recorded: dict[str, list[str]] = {}
-        until(self.ready, "ready", 30)
-        (lease,) = json.loads(self.get("/status"))["flannel_networks"]
-        self.pools = [str(net) for net in ipaddress.ip_network(lease["subnet"]).subnets(new_prefix=26)]
-        self.net = self.engine.network_create(self.pools[0], NATIVE)
-        self.bystander = self.engine.run(self.net, {})
-        until(lambda: len(json.loads(self.get("/status"))["endpoints"]) == 1)
-        self.whole = self.truth()
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+            "RUN_DIR": str(directory / "run"),
+            "STATE_DIR": str(directory / "state"),
+            faults.VARIABLE: str(self.orders),
+            **env,
+        }
+        self.plugin: subprocess.Popen[bytes] | None = None
 
     def close(self) -> None:
         """End everything."""
-        self.engine.close()
-        for pid in (self.worker(), self.plugin.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.plugin.wait(5)
+        self.stop()
         engine_model.end(self.netns)
 
-    # -- the plugin ---------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Start the plugin."""
+        output = (self.directory / "output").open("ab")
+        with output:
+            self.plugin = subprocess.Popen(
+                [
+                    *("nsenter", f"--net=/proc/{self.netns.pid}/ns/net"),
+                    *(sys.executable, str(pathlib.Path(__file__).with_name("quick_plugin.py"))),
+                ],
+                cwd=REPOSITORY,
+                env=self._env,
+                stdout=output,
+                stderr=output,
+            )
+
+    def stop(self) -> None:
+        """Kill the plugin as a whole."""
+        if self.plugin is None:
+            return
+        for pid in (self.worker(), self.plugin.pid):
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.plugin.wait(5)
+        self.plugin = None
 
     def get(self, path: str) -> str:
         """GET over the plugin's socket. Raises OSError, HTTPException."""
@@ -106,6 +125,7 @@ class Host:
 
     def worker(self) -> int:
         """The pid of gunicorn's worker; 0 where there is none at the moment."""
+        assert self.plugin is not None
         pid = self.plugin.pid
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else 0
@@ -113,23 +133,8 @@ class Host:
     def log(self) -> str:
         return (self.directory / "output").read_text()
 
-    # -- fault points ---------------------------------------------------------------------------------------
-
-    def strike(self, method: str, point: Point) -> None:
-        """Kill the worker at this point of the next call of `method`, or within the thread of this name."""
-        order = faults.Order(point=point.name, handler=method, nth=point.nth)
-
-        def give(called: str) -> None:
-            if called == method:
-                self.engine.before = lambda _method: None
-                self.give(order)
-
-        if _is_call(method):
-            self.engine.before = give
-        else:
-            self.give(order)
-
     def give(self, order: faults.Order) -> None:
+        """Let it strike when its moment comes."""
         written = self.orders / "order.new"
         written.write_text(json.dumps(dataclasses.asdict(order)))
         written.rename(self.orders / "order")
@@ -148,12 +153,53 @@ class Host:
         pairs = (row.rsplit(" ", 1) for row in rows)
         return [(who, point) for who, point in pairs]
 
+    def run(self, *words: str) -> str:
+        """Run a program in its namespace. Raises CalledProcessError."""
+        return engine_model.inside(self.netns, *words)
+
+
+class Host(Machine):
+    """One host, with a network and a container on it that nothing may touch: the bystander."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        super().__init__(directory)
+        self.start()
+        self.engine = engine_model.Engine(directory / "run", self.netns)
+        until(self.ready, "ready", 30)
+        (lease,) = json.loads(self.get("/status"))["flannel_networks"]
+        self.pools = [str(net) for net in ipaddress.ip_network(lease["subnet"]).subnets(new_prefix=26)]
+        self.net = self.engine.network_create(self.pools[0], NATIVE)
+        self.bystander = self.engine.run(self.net, {})
+        until(lambda: len(json.loads(self.get("/status"))["endpoints"]) == 1)
+        self.whole = self.truth()
+
+    def close(self) -> None:
+        """End everything."""
+        self.engine.close()
+        super().close()
+
+    # -- fault points ---------------------------------------------------------------------------------------
+
+    def strike(self, method: str, point: Point) -> None:
+        """Kill the worker at this point of the next call of `method`, or within the thread of this name."""
+        order = faults.Order(point=point.name, handler=method, nth=point.nth)
+
+        def give(called: str) -> None:
+            if called == method:
+                self.engine.before = lambda _method: None
+                self.give(order)
+
+        if _is_call(method):
+            self.engine.before = give
+        else:
+            self.give(order)
+
     # -- what there is ---------------------------------------------------------------------------------------
 
     def truth(self) -> dict[str, object]:
         """Everything that could leak or be doubled, without counters and numbers of links."""
-        links = json.loads(self._run("ip", "-j", "link"))
-        rules = re.sub(r"counter packets \d+ bytes \d+", "counter", self._run("nft", "list", "ruleset"))
+        links = json.loads(self.run("ip", "-j", "link"))
+        rules = re.sub(r"counter packets \d+ bytes \d+", "counter", self.run("nft", "list", "ruleset"))
         told = json.loads(self.get("/status"))
         return {
             "links": sorted(f"{link['ifname']} in {link.get('master', 'nothing')}" for link in links),
@@ -193,37 +239,13 @@ class Host:
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        env = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "RUN_DIR": str(self.directory / "run"),
-            "STATE_DIR": str(self.directory / "state"),
-            faults.VARIABLE: str(self.orders),
-        }
-        output = (self.directory / "output").open("ab")
-        with output:
-            return subprocess.Popen(
-                [
-                    *("nsenter", f"--net=/proc/{self.netns.pid}/ns/net"),
-                    *(sys.executable, str(pathlib.Path(__file__).with_name("quick_plugin.py"))),
-                ],
-                cwd=REPOSITORY,
-                env=env,
-                stdout=output,
-                stderr=output,
-            )
-
     def _rows(self) -> list[list[tuple[Any, ...]]]:
         path = urllib.parse.quote(str(self.directory / "state/flannelpy.db"))
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
             return [sorted(connection.execute(query).fetchall()) for query in QUERIES]
 
-    def _run(self, *words: str) -> str:
-        return engine_model.inside(self.netns, *words)
-
     def _lines(self, *words: str) -> list[str]:
-        return self._run(*words).splitlines()
+        return self.run(*words).splitlines()
 
 
 def _is_call(who: str) -> bool:
