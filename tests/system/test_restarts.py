@@ -221,7 +221,7 @@ def test_without_live_restore_containers_come_back_however_dockerd_ended(pair, s
     start(solo.host, "published", "mynet", "--restart", "always", "-p", "8080:80")
     solo.host.docker("network", "connect", "other", "fixed", timeout_s=60)
     peer = site.ip_of(pair.h1, run(pair.h1))
-    for how in ("stopped", "killed", "killed"):
+    for how in ("stopped", "killed"):
         away(solo.host, how)
         for name in ("fixed", "published"):
             site.wait_for(f"{name} is back", lambda name=name: solo.host.try_docker("exec", name, "true").ok, 40)
