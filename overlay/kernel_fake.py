@@ -213,6 +213,14 @@ class KernelFake:
             del self._space.links[peer]
         self._notify()
 
+    def bring_back(self, peer: netstate.IfName) -> None:
+        """Move the far end of a pair out of a container again."""
+        with self._lock:
+            near, link = next((name, link) for name, link in self._space.links.items() if link.peer == peer)
+            far = fake_namespace.FakeLink(kind="veth", mac=link.mac, mtu=link.mtu, up=False, peer=near)
+            self._space.links[peer] = far
+        self._notify()
+
     def _notify(self, *told: netstate.Op | None) -> None:
         """Tell of entries what became of them, of anything else (None, and that by default) only that it changed."""
         with self._changed:
