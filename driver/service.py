@@ -80,6 +80,7 @@ class Driver:
             try:
                 net = self._build_network(request)
                 self._plumbing.write_firewall()
+                self._plumbing.write_guard()
             except overlay_errors.KernelError as exc:
                 if not known:
                     self._take_back(request.id)

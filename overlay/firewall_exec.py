@@ -34,6 +34,8 @@ from overlay import (
 
 log = logging.getLogger(__name__)
 
+GuardPlan = guard.GuardPlan
+
 LOCK_WAIT_S = 5
 """Seconds to wait for the lock of the legacy iptables: less than `firewall_tools.Tools.timeout_s`."""
 
@@ -104,11 +106,14 @@ class FirewallExec:
         """See `firewall_port.Firewall.limits`."""
         return (f"forged addresses are not dropped: {self._guard.unsupported}",) if self._guard.unsupported else ()
 
-    def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
+    def look(
+        self, plan: firewall.FirewallPlan, guarded: GuardPlan | None = None
+    ) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
         run = self._tools.begin()
         tools = firewall_look.Tools(list_nft=run.list_nft, run=run.run, legacy_tables=_legacy_tables)
-        return tuple(firewall_look.look(tools, plan))
+        found = tuple(firewall_look.look(tools, plan))
+        return found if guarded is None else (*found, *guard_exec.look(run, guarded))
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`."""

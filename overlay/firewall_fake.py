@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 from overlay import errors, firewall, firewall_port, guard
 
+GuardPlan = guard.GuardPlan
+Plan = firewall.FirewallPlan | GuardPlan
+
 
 class FirewallFake:
     """Holds the last plan; flushing is the operator's hand. While `refusal` is set, every ensure fails with it."""
@@ -47,19 +50,24 @@ class FirewallFake:
         """See `firewall_port.Firewall.limits`."""
         return ()
 
-    def look(self, plan: firewall.FirewallPlan) -> tuple[firewall_port.Finding, ...]:
+    def look(
+        self, plan: firewall.FirewallPlan, guarded: GuardPlan | None = None
+    ) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
         with self._changed:
             if self.refusal is not None:
                 raise errors.KernelError([self.refusal])
-            if plan == self.plan:
-                return ()
-            how = firewall_port.How.CHANGED if plan and self.plan else firewall_port.How.MISSING
-            how = how if plan else firewall_port.How.STALE
-            shown = [" ".join(sorted(rules.bridge for rules in one)) for one in (plan, self.plan)]
-            return tuple(
-                firewall_port.Finding(place=place, how=how, wanted=shown[0], seen=shown[1]) for place in self._places
-            )
+            found = self._look_at(self._places, plan, self.plan)
+            return found if guarded is None else (*found, *self._look_at(("nft-bridge",), guarded, self.guarded))
+
+    @staticmethod
+    def _look_at(places: tuple[str, ...], plan: Plan, seen: Plan) -> tuple[firewall_port.Finding, ...]:
+        if plan == seen:
+            return ()
+        how = firewall_port.How.CHANGED if plan and seen else firewall_port.How.MISSING
+        how = how if plan else firewall_port.How.STALE
+        shown = [" ".join(sorted(_name(one) for one in each)) for each in (plan, seen)]
+        return tuple(firewall_port.Finding(place=place, how=how, wanted=shown[0], seen=shown[1]) for place in places)
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`."""
@@ -91,3 +99,7 @@ class FirewallFake:
         self.plan = plan
         self._changes += 1
         self._changed.notify_all()
+
+
+def _name(one: firewall.BridgeRules | guard.GuardedPort | guard.GuardedBridge) -> str:
+    return one.bridge if isinstance(one, firewall.BridgeRules) else one.name

@@ -68,9 +68,10 @@ class Firewall(Protocol):
 class Inspector(Protocol):
     """What the audit asks of the packet filter. Adapters: as of `Firewall`."""
 
-    def look(self, plan: firewall.FirewallPlan) -> tuple[Finding, ...]:
+    def look(self, plan: firewall.FirewallPlan, guarded: guard.GuardPlan | None = None) -> tuple[Finding, ...]:
         """Where the host's rules are not those of `plan`, without a change of them and past all that is remembered.
 
+        And where its guard is not that of `guarded`; None to leave that out, as where the kernel has none.
         Raises KernelError where a place could not be looked at.
         """
         ...

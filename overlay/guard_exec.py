@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 
-from overlay import errors, firewall_tools, guard, nft_events
+from overlay import errors, firewall_port, firewall_tools, guard, nft_events
 
 log = logging.getLogger(__name__)
 
 PLACE = "nft-bridge"
+SHOWN = 3
+"""How many elements of a difference are told."""
 
 _UNSUPPORTED = ("Operation not supported", "Address family not supported", "Protocol not supported")
 
@@ -124,3 +127,25 @@ class GuardExec:
             log.warning("this kernel cannot keep containers from forging addresses: %s", said)
         self.unsupported = said
         self._quiet_until = time.monotonic() + self._look_every_s
+
+
+def look(run: firewall_tools.Run, plan: guard.GuardPlan) -> Iterator[firewall_port.Finding]:
+    """In what the table is not that of `plan`, without trusting anything that was remembered. Raises KernelError."""
+    listing = run.list_nft("table", "bridge", guard.TABLE)
+    want = guard.elements(plan)
+    if listing is None:
+        if plan:
+            yield firewall_port.Finding(place=PLACE, how=firewall_port.How.MISSING, wanted=_shown(want))
+        return
+    seen = guard.parse_listing(listing)
+    if not plan:
+        yield firewall_port.Finding(place=PLACE, how=firewall_port.How.STALE, seen=_shown(seen.elements))
+    elif seen.elements != want or not guard.is_whole(seen):
+        missing, strange = _shown(want - seen.elements), _shown(seen.elements - want)
+        how = firewall_port.How.CHANGED
+        yield firewall_port.Finding(place=PLACE, how=how, wanted=missing or "its rules", seen=strange or "others")
+
+
+def _shown(found: Iterable[guard.Element]) -> str:
+    lines = [f"{name} {{ {text} }}" for name, text in sorted(found)]
+    return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")

@@ -25,7 +25,6 @@ from overlay import (
     compare_lease,
     difference,
     errors,
-    firewall,
     firewall_port,
     kernel,
     netstate,
@@ -158,7 +157,7 @@ class _Looking:
             *ipam_compare.within(pools),
             *self._with_docker(rows, pools, seen),
             *(self._kernel(rows, docker_seen=seen is not None) if self._whole else self._links(rows)),
-            *(self._firewall(desired.firewall_plan(networks, endpoints)) if self._whole else ()),
+            *(self._firewall(rows) if self._whole else ()),
         ]
         return Sight(
             seen_at=seen_at,
@@ -248,9 +247,12 @@ class _Looking:
             ttl_s=ttl_s,
         )
 
-    def _firewall(self, plan: firewall.FirewallPlan) -> Iterator[Difference]:
+    def _firewall(self, rows: compare.Known) -> Iterator[Difference]:
+        plan = desired.firewall_plan(rows.networks, rows.endpoints)
+        can_guard = not self._sources.reconciler.limits()
+        guarded = desired.guard_plan(rows.networks, rows.endpoints) if can_guard else None
         try:
-            found: Sequence[firewall_port.Finding] = self._sources.filters.look(plan)
+            found: Sequence[firewall_port.Finding] = self._sources.filters.look(plan, guarded)
         except errors.KernelError as exc:
             self._troubles["firewall"] = str(exc)
             return

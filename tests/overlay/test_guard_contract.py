@@ -295,3 +295,41 @@ def test_a_tool_that_fails_for_another_reason_is_an_error(netns: Netns, tmp_path
     (tmp_path / "nft").chmod(0o755)
     with netns.inside(), pytest.raises(errors.KernelError, match="broken"):
         firewall_exec.FirewallExec(path=str(tmp_path)).guard(PLAN)
+
+
+def test_the_audit_finds_whatever_is_not_as_planned(case: Case) -> None:
+    wall, flush = case
+    look = wall.look  # type: ignore[attr-defined]  # both adapters have it
+
+    def found(plan: guard.GuardPlan) -> list[tuple[str, str]]:
+        return [(one.place, one.how.value) for one in look(frozenset(), plan)]
+
+    assert found(NOTHING) == []
+    assert found(PLAN) == [("nft-bridge", "missing")]
+    wall.guard(PLAN)
+    assert found(PLAN) == []
+    assert look(frozenset()) == ()
+    assert found(MORE) == found(PLAN - {port(5)}) == [("nft-bridge", "changed")]
+    assert found(NOTHING) == [("nft-bridge", "stale")]
+    flush()
+    assert found(PLAN) == [("nft-bridge", "missing")]
+
+
+@pytest.mark.contract
+def test_the_audit_names_what_is_missing_and_what_is_strange(netns: Netns, wall: Any) -> None:
+    wall.guard(PLAN)
+    netns.run(
+        "nft delete element bridge flannelpy macs { fph000000000005 . 02:42:0a:02:14:05 }",
+        "nft add element bridge flannelpy free { fph000000000006 }",
+    )
+    assert wall.look(frozenset(), PLAN) == (
+        firewall_port.Finding(
+            place="nft-bridge",
+            how=firewall_port.How.CHANGED,
+            wanted='macs { "fph000000000005" . 02:42:0a:02:14:05 }',
+            seen='free { "fph000000000006" }',
+        ),
+    )
+    wall.guard(PLAN)
+    netns.run("nft flush chain bridge flannelpy prerouting")
+    assert [(one.wanted, one.seen) for one in wall.look(frozenset(), PLAN)] == [("its rules", "others")]

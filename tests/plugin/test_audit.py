@@ -431,7 +431,7 @@ def test_a_container_cut_off_is_told(full: Plugin) -> None:
 
 def test_rules_taken_away_are_written_again(full: Plugin) -> None:
     full.firewall.flush()
-    assert repaired(full) == [("firewall:missing", "nft")]
+    assert repaired(full) == [("firewall:missing", "nft"), ("firewall:missing", "nft-bridge")]
 
 
 # -- etcd ----------------------------------------------------------------------------------------------------------
@@ -508,11 +508,11 @@ def test_get_reports_and_post_repairs(full: Plugin) -> None:
     client = full.client()
     answer = client.get("/audit?settle=0")
     assert answer.status_code == 200
-    assert [one["kind"] for one in json.loads(answer.data)["differences"]] == ["firewall:missing"]
+    assert [one["kind"] for one in json.loads(answer.data)["differences"]] == ["firewall:missing"] * 2
     answer = client.post("/audit?settle=0")
     told_now = json.loads(answer.data)
     assert answer.status_code == 200
-    assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"])
+    assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"] * 2)
 
 
 @pytest.mark.parametrize("settle", ["-1", "31", "nan", "inf"])
