@@ -34,7 +34,7 @@ def guarded(solo):
 
 
 def talks(host, container, to):
-    return host.try_docker("exec", container, "ping", "-c", "1", "-w", "2", to).ok
+    return host.try_docker("exec", container, "ping", "-c", "1", "-W", "2", to).ok
 
 
 def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair, run):

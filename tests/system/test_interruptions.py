@@ -192,7 +192,7 @@ def wait_outside(pair, container):
 
 
 def pings(host, container, address):
-    return host.try_docker("exec", container, "ping", "-c", "1", "-w", "1", address).ok
+    return host.try_docker("exec", container, "ping", "-c", "1", "-W", "1", address).ok
 
 
 def test_a_crash_leaves_no_endpoint_that_docker_does_not_know(pair, solo):

@@ -78,7 +78,7 @@ class Land:
     def _ask(self, one):
         """The addresses of its own host in either network are the host's, and no way into the other network."""
         ping = "".join(
-            f"(ping -c 1 -w 1 {address} > /dev/null && echo '{label}') & "
+            f"(ping -c 1 -W 1 {address} > /dev/null && echo '{label}') & "
             for label, address in self.targets.items()
             if not (label.startswith(one.host.name) and label.endswith(("bridge", "device")))
         )

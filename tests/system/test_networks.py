@@ -148,7 +148,7 @@ def test_an_internal_network_stays_shut_where_all_else_is_open(solo):
     client.exec(["ip", "route", "add", str(subnet), "via", solo.host.ip])
     try:
         there = client.exec(["hostname", "-I"]).split()[0]
-        assert not solo.host.try_docker("exec", "one", "ping", "-c", "1", "-w", "3", there).ok
+        assert not solo.host.try_docker("exec", "one", "ping", "-c", "1", "-W", "3", there).ok
         assert not client.try_exec(["ping", "-c", "1", "-w", "3", site.ip_of(solo.host, "one")]).ok
     finally:
         client.exec(["ip", "route", "del", str(subnet)])
@@ -165,8 +165,8 @@ def test_two_flannel_networks_on_one_host_never_meet(solo):
     red, blue = site.ip_of(solo.host, "in-red", "red"), site.ip_of(solo.host, "in-blue", "blue")
     assert blue.startswith("10.66.")
     assert "flannel.66" in " ".join(site.kernel_of(solo.host)["links"])
-    assert not solo.host.try_docker("exec", "in-red", "ping", "-c", "1", "-w", "2", blue).ok
-    assert not solo.host.try_docker("exec", "in-blue", "ping", "-c", "1", "-w", "2", red).ok
+    assert not solo.host.try_docker("exec", "in-red", "ping", "-c", "1", "-W", "2", blue).ok
+    assert not solo.host.try_docker("exec", "in-blue", "ping", "-c", "1", "-W", "2", red).ok
     assert solo.host.ip in site.inside(solo.host, "in-blue", f"timeout 5 wget -qO- {solo.lab.outside_url}")
     solo.host.docker("rm", "-f", "in-blue")
     solo.host.docker("network", "rm", "blue")

@@ -138,7 +138,7 @@ def test_names_mtu_and_masquerade(mine):
     mine.host.exec(["ip", "link", "del", "br-options"])
     mine.host.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
     site.wait_ready(mine.host)
-    reaches = ("exec", "c1", "ping", "-c", "1", "-w", "1", str(slice_[1]))
+    reaches = ("exec", "c1", "ping", "-c", "1", "-W", "1", str(slice_[1]))
     site.wait_for("the bridge is back", lambda: mine.host.try_docker(*reaches).ok)
     assert who_the_client_sees(mine, slice_) == own
     mine.host.docker("rm", "-f", "c1")
@@ -238,7 +238,7 @@ def test_connecting_and_disconnecting_a_running_container(mine):
     assert f"({slice_[9]})" in mine.inside("c1", "ping -c 1 -w 5 second")
     mine.host.docker("network", "disconnect", "net", "c2")
     assert "eth" not in mine.inside("c2", "ls /sys/class/net")
-    assert not mine.host.try_docker("exec", "c1", "ping", "-c", "1", "-w", "1", str(slice_[9])).ok
+    assert not mine.host.try_docker("exec", "c1", "ping", "-c", "1", "-W", "1", str(slice_[9])).ok
     assert len(site.status(mine.host)["endpoints"]) == before
     mine.host.docker("network", "connect", *asked, "net", "c2")
     assert f"({slice_[9]})" in mine.inside("c1", "ping -c 1 -w 5 second")
