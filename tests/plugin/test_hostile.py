@@ -27,7 +27,8 @@ ROOT = pathlib.Path(server.__file__).parent.parent
 SHM = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
 """Where a state file costs no write to a disk: there are many."""
 
-SEQUENCES, LENGTH = 700, 15
+LONG = hypothesis.settings.get_current_profile_name() == "long"
+SEQUENCES, LENGTH = 7000 if LONG else 700, 15
 STATUSES = {200, 400, 404, 405, 409, 413, 414, 503}
 PAGES = {"/healthz": "text/plain", "/readyz": "text/plain", "/metrics": "text/plain"}
 
@@ -102,7 +103,7 @@ asked = []
 @hypothesis.settings(
     max_examples=SEQUENCES,
     deadline=None,
-    derandomize=True,
+    derandomize=not LONG,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
@@ -120,7 +121,7 @@ def _ten_thousand(right: int, wrong: list[hostile.Request]) -> None:
             before = after
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600 if LONG else 600)
 def test_ten_thousand_hostile_requests_are_answered_and_an_error_changes_nothing() -> None:
     asked.clear()
     _ten_thousand()

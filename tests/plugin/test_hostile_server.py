@@ -57,6 +57,7 @@ RAW = {
     "a host that is none": (b"POST /NetworkDriver.Leave HTTP/1.1\r\nHost: a b/\\\xff\r\n" + BODY, 400),
     "two hosts": (b"POST /NetworkDriver.Leave HTTP/1.1\r\nHost: a\r\nHost: b\r\n" + BODY, 400),
     "a front end's path": (CALL + b"SCRIPT_NAME: /x\r\nPATH_INFO: /NetworkDriver.GetCapabilities\r\n" + BODY, 400),
+    "a front end's other method": (CALL + b"PATH_INFO: /NetworkDriver.GetCapabilities\r\n" + BODY, 400),
     "a front end's scheme": (CALL + b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n" + BODY, 400),
     "a proxy's line": (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + CALL + BODY, 400),
     "an expectation": (CALL + b"Expect: the-world\r\n" + BODY, 400),

@@ -4,7 +4,7 @@ A model of the engine makes its calls in its own orders (libnetwork.md §2.7, §
 its answer is lost, so that the engine repeats it without a body and takes the refusal for the answer; it never comes;
 the plugin is killed after it; the packet filter refuses it. After every step addresses, endpoints, links, rules and
 rows are those that the model knows, where the engine told nothing after the background's looks.
-LEAK_EXAMPLES=1000 makes it longer, and other than the last time.
+`--hypothesis-profile long` makes it longer, and other than the last time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
-import os
 import pathlib
 import tempfile
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import stateful
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ from overlay import firewall_fake, kernel_fake, netstate
 from tests.plugin import memory_plugin
 from tests.plugin.test_hostile import SHM, no_tracebacks
 
-EXAMPLES = int(os.environ.get("LEAK_EXAMPLES", "0"))
+LONG = hypothesis.settings.get_current_profile_name() == "long"
 SLICES = ("10.2.1.0/26", "10.2.1.64/28", "10.2.1.128/25")
 SHORT_IDS = ("4d5d70de7705", "1a2299da1bc9")
 """Ids begin with one of these: many are alike in what names are made from."""
@@ -291,9 +291,9 @@ class Leaks(stateful.RuleBasedStateMachine):
 
 
 Leaks.TestCase.settings = hypothesis.settings(
-    max_examples=EXAMPLES or 150,
-    stateful_step_count=50 if EXAMPLES else 20,
-    derandomize=not EXAMPLES,
+    max_examples=1500 if LONG else 150,
+    stateful_step_count=50 if LONG else 20,
+    derandomize=not LONG,
     database=None,
     deadline=None,
     print_blob=True,
@@ -301,5 +301,6 @@ Leaks.TestCase.settings = hypothesis.settings(
 )
 
 
+@pytest.mark.timeout(7200 if LONG else 300)
 class TestNothingLeaks(Leaks.TestCase):  # type: ignore[misc, name-defined]
     """unittest's way to run a state machine."""
