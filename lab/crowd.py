@@ -85,7 +85,7 @@ def crowd(hosts: Sequence[host.Host], containers: int, network: str = NETWORK) -
         refused = _at_once(made, _start, width=len(made))
         each_s.append(time.monotonic() - began_s)
         calls = {key: count - before.get(key, 0.0) for key, count in _calls(hosts).items()}
-        troubles = [line for line in refused if line] + _judge(hosts, len(made))
+        troubles = [line for line in refused if line] + judge(hosts, len(made))
     finally:
         _at_once(made, _remove, width=len(hosts) * 4)
     return Seen(containers=len(made), took_s=each_s[0], calls=calls, troubles=troubles)
@@ -154,8 +154,8 @@ def _calls(hosts: Iterable[host.Host]) -> Buckets:
     return counted
 
 
-def _judge(hosts: Sequence[host.Host], wanted: int) -> list[str]:
-    """Whether all run, and nothing is doubled, missing or left over."""
+def judge(hosts: Sequence[host.Host], wanted: int) -> list[str]:
+    """What is not as it must be: so many run, nothing is doubled, missing or left over. Waits a while for it."""
     last: list[str] = []
 
     def agrees() -> bool:

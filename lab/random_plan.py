@@ -263,15 +263,13 @@ class _Author:
         )
         host.states[target] = {"run": "running", "brief": "exited", "create": "created"}[kind]
         host.joined[target] = {network}
-        made_as = "create" if kind == "create" else "run"
-        return Operation(host=name, kind=made_as, target=target, network=network, made=spec)
+        return Operation(host=name, kind=_MADE_AS[kind], target=target, network=network, made=spec)
 
     def _move(self, name: str, kind: str, target: str) -> Operation:
         host = self._hosts[name]
         joined = host.joined.setdefault(target, set()) if target in host.states else set()
-        inside = sorted(joined)
         outside = [one for one in host.networks if one not in joined]
-        network = self._pick((outside if kind == "connect" else inside) or NETWORKS)
+        network = self._pick((outside if kind == "connect" else sorted(joined)) or NETWORKS)
         (joined.add if kind == "connect" else joined.discard)(network)
         return Operation(host=name, kind=kind, target=target, network=network)
 
@@ -285,6 +283,7 @@ class _Author:
         return self._number(1, of) <= times
 
 
+_MADE_AS: Final = {"run": "run", "brief": "run", "create": "create"}
 _AFTER: Final = {
     "start": "running",
     "restart": "running",

@@ -91,8 +91,11 @@ def run(options: Options) -> bool:
 class RandomRun:
     """One run on hosts that have the plugin and nothing else on its networks."""
 
-    def __init__(self, options: Options, built: lab.Lab, hosts: Sequence[host.Host]) -> None:
+    def __init__(
+        self, options: Options, built: lab.Lab, hosts: Sequence[host.Host], prefix: str = site.PREFIX
+    ) -> None:
         self._options = options
+        self._prefix = prefix
         self._lab = built
         self._hosts = {on.name: on for on in hosts}
         self._hands: dict[str, random_hand.Hand] = {}
@@ -141,7 +144,7 @@ class RandomRun:
 
     def _lease_keys(self) -> list[str]:
         """The subnets in etcd and whose they are: they must be these in the end."""
-        told = json.loads(self._lab.etcdctl("get", "--prefix", f"{site.PREFIX}/subnets/", "-w", "json"))
+        told = json.loads(self._lab.etcdctl("get", "--prefix", f"{self._prefix}/subnets/", "-w", "json"))
         return sorted(f"{entry['key']} {entry['lease'] != 0}" for entry in told.get("kvs", ()))
 
     # -- a burst --------------------------------------------------------------------------------------------------

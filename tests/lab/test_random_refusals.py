@@ -17,6 +17,9 @@ REAL = {
     '409 Conflict. The container name "/c3" is already in use by container "77212d1d".': "its state forbids it",
     "500 failed to set up container networking: IpamDriver.RequestAddress: address 10.2.45.66 of pool 10.2.45.64/26 "
     "is in use (explicit); take another.": "the address is taken",
+    "500 Cannot restart container c1: invalid endpoint settings:\nno configured subnet contains IP address": (
+        "its address is of a network that is gone"
+    ),
     "500 Bind for 0.0.0.0:8082 failed: port is already allocated": "the port is taken",
     "500 IpamDriver.RequestPool: subnet 10.2.45.192/26: lease 10.2.45.0/24 of this host is taken whole by pool "
     "10.2.45.0/24; remove that network": "the lease is taken",
