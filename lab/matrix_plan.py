@@ -40,7 +40,7 @@ class Cell:
 
 def cells() -> tuple[Cell, ...]:
     """All of them; the long ones first, so that none runs alone in the end."""
-    return (*_chaos(), *_suites(), *_reboots(), *_randoms(), *_crowds(), *_unlabbed())
+    return (*_chaos(), *_suites(), *_reboots(), *_randoms(), *_crowds())
 
 
 def choose(among: Iterable[Cell], only: str) -> list[Cell]:
@@ -92,10 +92,6 @@ def _crowds() -> Iterator[Cell]:
 def _chaos() -> Iterator[Cell]:
     words = (*_LAB, "chaos", "--seconds", "1800", "--seed", "3")
     yield Cell(scenario="chaos", engine="28.5", firewall="iptables-nft", live_restore=True, words=words)
-
-
-def _unlabbed() -> Iterator[Cell]:
-    yield Cell(scenario="hypothesis", words=(*_PYTEST, "-m", "not system", "--hypothesis-profile", "long"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from lab import (
     host,
     lab,
     plugin_image,
+    random_evidence,
     random_hand,
     random_look,
     random_oracle,
@@ -89,7 +90,7 @@ def run(options: Options) -> bool:
 
 
 class RandomRun:
-    """One run on hosts that have the plugin and nothing else on its networks."""
+    """One run on hosts that have the plugin and nothing else on its networks. prefix: of their flannel network."""
 
     def __init__(
         self, options: Options, built: lab.Lab, hosts: Sequence[host.Host], prefix: str = site.PREFIX
@@ -129,6 +130,10 @@ class RandomRun:
             took_s=time.monotonic() - self._zero,
         )
         click.echo(random_report.format_report(report))
+        if not report.passed:
+            directory = self._options.evidence / f"random-{self._options.engine}-{self._options.seed}"
+            random_evidence.keep(directory, self._hosts.values())
+            click.echo(f"evidence in {directory}")
         return report.passed
 
     # -- the begin ------------------------------------------------------------------------------------------------
