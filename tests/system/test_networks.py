@@ -144,7 +144,8 @@ def test_an_internal_network_stays_shut_where_all_else_is_open(solo):
     subnet = ipaddress.IPv4Network(site.subnet_of(solo.host, "mynet"))
     site.inside(solo.host, "one", f"ip route add default via {subnet[1]}")
     client = solo.lab.client
-    solo.host.exec(["iptables", "-I", "DOCKER-USER", "-j", "ACCEPT"])
+    chain = "FORWARD" if solo.lab.config.firewall == "nftables" else "DOCKER-USER"
+    solo.host.exec(["iptables", "-I", chain, "-j", "ACCEPT"])
     client.exec(["ip", "route", "add", str(subnet), "via", solo.host.ip])
     try:
         there = client.exec(["hostname", "-I"]).split()[0]
@@ -152,7 +153,7 @@ def test_an_internal_network_stays_shut_where_all_else_is_open(solo):
         assert not client.try_exec(["ping", "-c", "1", "-w", "3", site.ip_of(solo.host, "one")]).ok
     finally:
         client.exec(["ip", "route", "del", str(subnet)])
-        solo.host.exec(["iptables", "-D", "DOCKER-USER", "-j", "ACCEPT"])
+        solo.host.exec(["iptables", "-D", chain, "-j", "ACCEPT"])
 
 
 def test_two_flannel_networks_on_one_host_never_meet(solo):
