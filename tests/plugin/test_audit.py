@@ -293,6 +293,13 @@ def test_an_aux_address_that_is_an_endpoints_here_is_told(full: Plugin) -> None:
     assert told(full) == [("address:changed", "10.2.1.3")]
 
 
+def test_a_gateway_that_docker_does_not_show_is_no_difference(full: Plugin) -> None:
+    """Engines show none of an internal network."""
+    hidden = dataclasses.replace(SEEN.pools[0], gateway=None)
+    full.engine.networks = [dataclasses.replace(SEEN, pools=(hidden,))]
+    assert told(full) == []
+
+
 def test_without_docker_an_endpoints_address_that_is_free_is_told(full: Plugin) -> None:
     full.engine.failure = "connection refused"
     run_sql(full, "DELETE FROM ipam_addresses WHERE ip = '10.2.1.2'")
