@@ -79,6 +79,7 @@ class Driver:
                 known = request.id in self._networks
             try:
                 net = self._build_network(request)
+                self._plumbing.declare_guard()  # written when the kernel tells of the rules that follow
                 self._plumbing.write_firewall()
                 self._plumbing.write_guard()
             except overlay_errors.KernelError as exc:

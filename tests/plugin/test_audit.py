@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from driver import desired, engine, names
+from driver import desired, endpoint, engine, names
 from driver import store as driver_store
 from overlay import netstate
 from plugin import audit, sight
@@ -437,8 +437,10 @@ def test_a_container_cut_off_is_told(full: Plugin) -> None:
 
 
 def test_rules_taken_away_are_written_again(full: Plugin) -> None:
-    full.firewall.flush()
-    assert repaired(full) == [("firewall:missing", "nft"), ("firewall:missing", "nft-bridge")]
+    full.firewall.plan = frozenset()
+    assert repaired(full) == [("firewall:missing", "nft")]
+    full.firewall.guarded = frozenset()
+    assert repaired(full) == [("firewall:missing", "nft-bridge")]
 
 
 # -- etcd ----------------------------------------------------------------------------------------------------------
@@ -527,6 +529,41 @@ def test_a_pause_that_cannot_be_is_refused(full: Plugin, settle: str) -> None:
     answer = full.client().get(f"/audit?settle={settle}")
     assert answer.status_code == 400
     assert "expected settle=SECONDS from 0 to 30" in json.loads(answer.data)["Err"]
+
+
+def test_the_background_looks_again_soon_while_something_waits_to_be_mended(full: Plugin) -> None:
+    timing = dataclasses.replace(memory_plugin.TIMING, period_s=60.0, confirm_s=10.0, grace_s=3600.0)
+    watch = full.make_watch(timing)
+    watch.look()
+    assert watch._pause_s() == 60.0
+    full.engine.networks = [EMPTY]
+    watch.look()
+    assert watch._pause_s() == 10.0
+    full.engine.networks = [SEEN]
+    full.kernel.add_foreign_link(netstate.IfName("fph444444444444"), "veth")  # nobody can mend that
+    watch.look()
+    assert watch._pause_s() == 60.0
+
+
+def test_the_background_frees_no_address_of_an_endpoint_that_the_driver_has(full: Plugin) -> None:
+    """Docker shows an endpoint when CreateEndpoint was answered, and that may take longer than its address is old."""
+    made = endpoint.Endpoint(
+        id=STALE_ID,
+        network_id=memory_plugin.NETWORK_ID,
+        address=ipaddress.IPv4Interface("10.2.1.9/24"),
+        mac=netstate.Mac("02:42:0a:02:01:09"),
+    )
+    full.ago_s = 3600.0
+    memory_plugin.take(full, "10.2.1.9")
+    full.watch.look()
+    full.watch.look()  # for two looks the address is nobody's; the endpoint comes just before the third
+    assert "10.2.1.9" not in {str(one.ip) for one in full.ipam.addresses()}
+    memory_plugin.take(full, "10.2.1.9")
+    full.watch = full.make_watch(memory_plugin.TIMING)
+    full.watch.look()
+    full.engine.meanwhile = lambda _asked: full.driver.create_endpoint(made)
+    full.watch.look()
+    assert "10.2.1.9" in {str(one.ip) for one in full.ipam.addresses()}
 
 
 # -- what several looks come to ------------------------------------------------------------------------------------

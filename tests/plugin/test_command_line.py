@@ -82,7 +82,7 @@ def test_no_differences_end_with_0(run: Run) -> None:
 
 
 def test_a_line_tells_each_difference_and_its_repair_and_ends_with_1(full: Plugin, run: Run) -> None:
-    full.firewall.flush()
+    full.firewall.plan = frozenset()
     told = run()
     assert (told.exit_code, told.output) == (
         1,
@@ -91,7 +91,7 @@ def test_a_line_tells_each_difference_and_its_repair_and_ends_with_1(full: Plugi
 
 
 def test_repair_tells_what_was_mended_and_ends_with_0(full: Plugin, run: Run) -> None:
-    full.firewall.flush()
+    full.firewall.plan = frozenset()
     told = run("--repair")
     assert (told.exit_code, told.output) == (
         0,
@@ -101,7 +101,7 @@ def test_repair_tells_what_was_mended_and_ends_with_0(full: Plugin, run: Run) ->
 
 def test_what_cannot_be_mended_is_left_and_ends_with_1(full: Plugin, run: Run) -> None:
     full.kernel.add_foreign_link(memory_plugin.netstate.IfName("fph444444444444"), "veth")
-    full.firewall.flush()
+    full.firewall.plan = frozenset()
     told = run("--repair")
     assert told.exit_code == 1
     assert told.output.splitlines() == [
@@ -121,7 +121,7 @@ def test_an_engine_that_does_not_answer_is_said_and_ends_with_2(full: Plugin, ru
 
 def test_differences_that_are_seen_count_more_than_what_is_not(full: Plugin, run: Run) -> None:
     full.engine.failure = "connection refused"
-    full.firewall.flush()
+    full.firewall.plan = frozenset()
     assert run().exit_code == 1
 
 
