@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import urllib.parse
+import re
 
 import pytest
 
@@ -40,12 +40,12 @@ def echoes(host, name):
 
 
 def pings(host, name, target, options=""):
-    """How many of three pings arrive at the target, answered or not."""
+    """Whether pings of a container with the tools arrive at the target, answered or not."""
     there, other, *network = target
     before = echoes(there, other)
     with contextlib.suppress(CommandFailed):
         site.inside(host, name, f"/usr/bin/ping -c 3 -i 0.2 -w 2 {options} {site.ip_of(there, other, *network)}")
-    return echoes(there, other) - before
+    return echoes(there, other) > before
 
 
 def forge(host, name, theirs, target):
@@ -74,7 +74,7 @@ def test_a_forger_reaches_nobody_unless_the_operator_allows_it(solo, slices, run
     slices("guarded")
     slices("free", "flannelpy.spoofing=allow")
     h3 = solo.host
-    for network, expected in (("guarded", (3, 0, 0)), ("free", (3, 3, 3))):
+    for network, expected in (("guarded", (True, False, False)), ("free", (True, True, True))):
         forger = run(h3, *FORGER, network=network, image="flannelpy-tools")
         victim, name = run(h3, network=network), run(h3, network=network)
         target, address = (h3, name, network), site.ip_of(h3, victim, network)
@@ -83,24 +83,28 @@ def test_a_forger_reaches_nobody_unless_the_operator_allows_it(solo, slices, run
         assert neighbour(h3, name, address) == honest
         assert forge(h3, forger, address, target) == expected
         assert (neighbour(h3, name, address) == honest) is (network == "guarded")
-        assert pings(h3, forger, target) == 3
+        assert pings(h3, forger, target)
     assert site.status(h3)["kernel"]["limits"] == []
 
 
 def test_a_forger_reaches_nobody_on_another_host_either(pair, run):
     forger, victim = run(pair.h1, *FORGER, image="flannelpy-tools"), run(pair.h1)
     theirs = site.ip_of(pair.h1, victim)
-    assert forge(pair.h1, forger, theirs, (pair.h2, run(pair.h2))) == (3, 0, 0)
+    assert forge(pair.h1, forger, theirs, (pair.h2, run(pair.h2))) == (True, False, False)
 
 
 def test_what_is_flushed_is_guarded_again_within_ten_seconds(pair, run):
-    forger, victim, target = run(pair.h1, *FORGER, image="flannelpy-tools"), run(pair.h1), run(pair.h1)
+    forger, victim, target = (
+        run(pair.h1, *FORGER, image="flannelpy-tools"),
+        run(pair.h1, image="flannelpy-tools"),
+        run(pair.h1),
+    )
     theirs = site.ip_of(pair.h1, victim)
     site.inside(pair.h1, forger, f"ip addr add {theirs}/32 dev eth0")
     pair.h1.exec(["nft", "delete", "table", "bridge", "flannelpy"])
     site.wait_for("guard", lambda: "flannelpy" in pair.h1.exec(["nft", "list", "tables", "bridge"]), 10)
-    assert pings(pair.h1, forger, (pair.h1, target), f"-I {theirs}") == 0
-    assert pings(pair.h1, victim, (pair.h1, target)) == 3
+    assert not pings(pair.h1, forger, (pair.h1, target), f"-I {theirs}")
+    assert pings(pair.h1, victim, (pair.h1, target))
 
 
 def test_without_icc_containers_reach_the_outside_and_not_each_other(pair, solo, slices, run):
@@ -110,11 +114,11 @@ def test_without_icc_containers_reach_the_outside_and_not_each_other(pair, solo,
     one, two = run(h3, network="shut", image="flannelpy-tools"), run(h3, network="shut", image="flannelpy-tools")
     other, remote = run(h3, network="open", image="flannelpy-tools"), run(pair.h1, image="flannelpy-tools")
     for target in ((h3, two, "shut"), (h3, other, "open"), (pair.h1, remote)):
-        assert pings(h3, one, target) == 0
-    assert pings(h3, other, (h3, one, "shut")) == 0
-    assert pings(pair.h1, remote, (h3, one, "shut")) == 0
-    assert pings(h3, other, (pair.h1, remote)) == 3
-    gateway = h3.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "shut").strip()
-    outside = urllib.parse.urlsplit(pair.lab.etcd_endpoints.split(",")[0]).hostname
+        assert not pings(h3, one, target)
+    assert not pings(h3, other, (h3, one, "shut"))
+    assert not pings(pair.h1, remote, (h3, one, "shut"))
+    assert pings(h3, other, (pair.h1, remote))
+    gateway = ipaddress.ip_network(site.subnet_of(h3, "shut"))[1]
+    outside = re.findall(r"\d+\.\d+\.\d+\.\d+", pair.lab.etcd_endpoints)[0]
     for reached in (gateway, outside):
         assert " 0% packet loss" in site.inside(h3, one, f"/usr/bin/ping -c 2 -w 5 {reached}")
