@@ -8,6 +8,7 @@ host's containers, published ports must answer, and soon after nothing may be th
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from lab import command, config, errors, host, images, lab, plugin_image, reboot
 BACK_S: Final = 60.0
 """In which all containers must be back and reach each other, counted from the power; etcd or not."""
 MEND_S: Final = 150.0
-"""In which nothing may be left over: the plugin looks 65 s after its start, and then every minute."""
+"""In which nothing may be left over: what the plugin's looks of 20 s found unknown to Docker goes."""
+_SHOWS: Final = "docker ps -a; docker inspect $(docker ps -aq); ip -d addr; ip route; bridge fdb; nft list ruleset"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,16 @@ class Reboots:
         """Furnish the hosts and reboot them; ends at the first round that fails. Raises LabError."""
         command.each(self._furnish, self._hosts)
         self._homes = {on.name: reboots_hosts.Home.of(on) for on in self._hosts}
+        if unwell := _within(BACK_S, self._not_back):
+            self._keep_logs()
+            raise errors.LabError(f"not whole before the first reboot: {'; '.join(unwell)}")
         click.echo(HEAD)
         done: list[Outcome] = []
         for each in rounds:
             done.append(self._reboot(each))
             click.echo(format_outcome(done[-1]))
             if done[-1].troubles:
+                self._keep_logs()
                 break
         return done
 
@@ -109,6 +115,16 @@ class Reboots:
                 self._sweep(on)
             troubles += _within(MEND_S, self._not_clean)
         return Outcome(round=one, back_s=back_s, clean_s=time.monotonic() - begin, troubles=tuple(troubles))
+
+    def _keep_logs(self) -> None:
+        """What dockerd, with the plugin's lines, and Docker say of each host: the lab goes away."""
+        evidence = pathlib.Path("build") / self._lab.name
+        evidence.mkdir(parents=True, exist_ok=True)
+        for on in self._hosts:
+            (evidence / f"{on.name}-dockerd.log").write_text(on.log_tail(host.DOCKERD, lines=4000))
+            shown = on.try_exec(["sh", "-c", _SHOWS], timeout_s=60)
+            (evidence / f"{on.name}-state.txt").write_text(shown.out + shown.err)
+        click.echo(f"logs in {evidence}")
 
     # -- cutting --------------------------------------------------------------------------------------------------
 
