@@ -214,13 +214,15 @@ def _by_id(
 
 
 def _text(one: network.Network | endpoint.Endpoint | None) -> str:
-    """The object as the file has it, without what is None."""
+    """The object as the file has it, without what is empty."""
     if one is None:
         return difference.ABSENT
     fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
     if isinstance(one, endpoint.Endpoint):
         fields |= {"network_id": one.network_id[:12]}
-    return " ".join(f"{name}={value}" for name, value in fields.items() if value not in (None, ()) and name != "id")
+    return " ".join(
+        f"{name}={value}" for name, value in fields.items() if value not in (None, (), "") and name != "id"
+    )
 
 
 def _engine_text(network_id: names.NetworkId, told: engine.EngineEndpoint) -> str:

@@ -5,6 +5,7 @@ Pure. `driver.service` hands the results to the reconciler as slices, one owner 
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable
 
 from driver import endpoint, names, network
@@ -113,20 +114,32 @@ def firewall_plan(
 
 
 def guard_plan(networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> guard.GuardPlan:
-    """What the containers of this host may send."""
+    """What the containers of this host may send.
+
+    One that is on several networks answers from the address that it was asked at, through whichever network its
+    default route leads to: so each of its ports may have all of its addresses.
+    """
+    endpoints = list(endpoints)
+    of_container = collections.defaultdict(list)
+    for end in endpoints:
+        of_container[end.sandbox or end.id].append(end)
     by_id = {net.id: net for net in networks}
     bridges = (guard.GuardedBridge(name=net.bridge, mac=names.mac_of(net.gateway.ip)) for net in by_id.values())
     ports = (
         guard.GuardedPort(
             name=end.host_end,
             mac=end.mac,
-            addresses=(end.address.ip,) if end.address_v6 is None else (end.address.ip, end.address_v6.ip),
+            addresses=tuple(ip for one in of_container[end.sandbox or end.id] for ip in _addresses(one)),
             free=by_id[end.network_id].spoofing,
         )
         for end in endpoints
         if end.network_id in by_id
     )
     return frozenset((*bridges, *ports))
+
+
+def _addresses(end: endpoint.Endpoint) -> tuple[netstate.IPAddress, ...]:
+    return (end.address.ip,) if end.address_v6 is None else (end.address.ip, end.address_v6.ip)
 
 
 def _firewall_rules_v6(v6: network.NetworkV6, *, direct: bool) -> firewall.BridgeRulesV6:

@@ -23,7 +23,8 @@ class Endpoint:
 
     `mtu` is what the pair was made with, and so what the container's end has, which is out of our reach; 0 where
     that is not known. `other_name` is the host's end where the name made from the id alone was another endpoint's.
-    `published` are the host's ports that this plugin redirects to the container. Units: bytes.
+    `published` are the host's ports that this plugin redirects to the container. `sandbox` is the engine's name of
+    the network namespace that the container's end is in; "" where it is in none, or not known. Units: bytes.
     """
 
     id: names.EndpointId
@@ -35,6 +36,7 @@ class Endpoint:
     mtu: int = 0
     other_name: netstate.IfName | None = None
     published: tuple[firewall.PublishedPort, ...] = ()
+    sandbox: str = ""
 
     @property
     def host_end(self) -> netstate.IfName:
@@ -49,7 +51,12 @@ class Endpoint:
     def is_same(self, other: Endpoint) -> bool:
         """Whether both are the same connection, however far it has got and whatever its ends are called."""
         return self == dataclasses.replace(
-            other, joined=self.joined, mtu=self.mtu, other_name=self.other_name, published=self.published
+            other,
+            joined=self.joined,
+            mtu=self.mtu,
+            other_name=self.other_name,
+            published=self.published,
+            sandbox=self.sandbox,
         )
 
     def moved_to(self, other: Endpoint) -> Endpoint:

@@ -96,7 +96,10 @@ def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
 def _join(driver: service.Driver, body: fields.JsonObject) -> Answer:
     options = fields.mapping(body, "Options")
     publishes = bool(fields.objects(options, OPTION_PORTMAP))
-    return endpoint.format_join(driver.join(_network_id(body), _endpoint_id(body), publishes=publishes))
+    sandbox = fields.text(body, "SandboxKey", "")
+    return endpoint.format_join(
+        driver.join(_network_id(body), _endpoint_id(body), publishes=publishes, sandbox=sandbox)
+    )
 
 
 def _leave(driver: service.Driver, body: fields.JsonObject) -> Answer:

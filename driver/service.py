@@ -158,8 +158,10 @@ class Driver:
                 self.delete_endpoint(end.id)
             raise
 
-    def join(self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool) -> endpoint.Joined:
-        """Give the container's end to Docker.
+    def join(
+        self, network_id: names.NetworkId, endpoint_id: names.EndpointId, *, publishes: bool, sandbox: str = ""
+    ) -> endpoint.Joined:
+        """Give the container's end to Docker, for it to go into `sandbox`.
 
         Raises UnknownNetwork, UnknownEndpoint, BadRequest, KernelError.
         """
@@ -177,7 +179,9 @@ class Driver:
             # The pair may have died with the container's namespace. Forgotten first, so that it is really looked for.
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
             self.plumb_endpoint(net, end)
-        end = self._save_joined(end, joined=True)
+        end = self._save_joined(end, joined=True, sandbox=sandbox)
+        if any(other.sandbox == sandbox != "" for other in self.endpoints() if other.id != end.id):
+            self._plumbing.write_guard()  # each of them may now speak for all
         self.plumb_endpoint(net, end)
         return answer
 
@@ -329,9 +333,9 @@ class Driver:
         """This host's subnets in the network's flannel network, as far as they are known."""
         return [subnet for held in self._leases.held() if held.prefix == net.prefix for subnet in held.subnets]
 
-    def _save_joined(self, end: endpoint.Endpoint, *, joined: bool) -> endpoint.Endpoint:
+    def _save_joined(self, end: endpoint.Endpoint, *, joined: bool, sandbox: str = "") -> endpoint.Endpoint:
         with self._lock:
-            changed = dataclasses.replace(self._endpoints.get(end.id, end), joined=joined)
+            changed = dataclasses.replace(self._endpoints.get(end.id, end), joined=joined, sandbox=sandbox)
             if end.id in self._endpoints:
                 self._store.save_endpoint(changed)
                 self._endpoints[end.id] = changed

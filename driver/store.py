@@ -58,7 +58,8 @@ SCHEMA = statefile.Schema(
         ALTER TABLE networks ADD COLUMN route_level INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE endpoints ADD COLUMN published TEXT NOT NULL DEFAULT '[]';
         ALTER TABLE networks ADD COLUMN icc INTEGER NOT NULL DEFAULT 1;
-        ALTER TABLE networks ADD COLUMN spoofing INTEGER NOT NULL DEFAULT 0
+        ALTER TABLE networks ADD COLUMN spoofing INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE endpoints ADD COLUMN sandbox TEXT NOT NULL DEFAULT ''
         """,
     ),
 )
@@ -83,13 +84,15 @@ _LOAD_NETWORKS = """
     FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
-    INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu, published)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO endpoints (id, network_id, address, mac, host_end, joined, address_v6, mtu, published, sandbox)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET network_id = excluded.network_id, address = excluded.address, mac = excluded.mac,
-    joined = excluded.joined, address_v6 = excluded.address_v6, mtu = excluded.mtu, published = excluded.published
+    joined = excluded.joined, address_v6 = excluded.address_v6, mtu = excluded.mtu, published = excluded.published,
+    sandbox = excluded.sandbox
 """
 _LOAD_ENDPOINTS = """
-    SELECT id, network_id, address, mac, host_end, joined, address_v6, mtu, published FROM endpoints ORDER BY rowid
+    SELECT id, network_id, address, mac, host_end, joined, address_v6, mtu, published, sandbox
+    FROM endpoints ORDER BY rowid
 """
 
 
@@ -165,6 +168,7 @@ class DriverStore:
                     address_v6,
                     end.mtu,
                     ports.encode_published(end.published),
+                    end.sandbox,
                 ),
             )
 
@@ -213,7 +217,7 @@ def _network_v6(pool: str, gateway: str, overlay: str, device: str) -> network.N
 
 
 def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
-    endpoint_id, network_id, address, mac, host_end, joined, address_v6, mtu, published = row
+    endpoint_id, network_id, address, mac, host_end, joined, address_v6, mtu, published, sandbox = row
     return endpoint.Endpoint(
         id=names.EndpointId(endpoint_id),
         network_id=names.NetworkId(network_id),
@@ -224,4 +228,5 @@ def _endpoint(row: statefile.Row) -> endpoint.Endpoint:
         mtu=mtu,
         other_name=netstate.IfName(host_end) if host_end != names.host_end(endpoint_id) else None,
         published=ports.decode_published(published),
+        sandbox=sandbox,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 
 from driver import desired, endpoint, names, network
-from overlay import firewall, netstate
+from overlay import firewall, guard, netstate
 
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
@@ -129,3 +129,34 @@ def test_the_firewall_knows_in_both_families_what_crosses_the_underlay_as_it_is(
 
 def test_owners_never_meet() -> None:
     assert desired.network_owner(NETWORK_ID) != desired.endpoint_owner(names.EndpointId(NETWORK_ID))
+
+
+def test_a_container_on_two_networks_may_answer_from_either_address_on_either() -> None:
+    other_net = dataclasses.replace(NET, id=names.NetworkId("f" * 64), pool=ipaddress.IPv4Network("10.2.20.128/25"))
+    ends = [
+        dataclasses.replace(END, sandbox="/run/docker/netns/1"),
+        dataclasses.replace(
+            END,
+            id=names.EndpointId("b" * 64),
+            network_id=other_net.id,
+            address=ipaddress.IPv4Interface("10.2.20.133/25"),
+            sandbox="/run/docker/netns/1",
+        ),
+        dataclasses.replace(
+            END,
+            id=names.EndpointId("c" * 64),
+            address=ipaddress.IPv4Interface("10.2.20.6/25"),
+            sandbox="/run/docker/netns/2",
+        ),
+        dataclasses.replace(END, id=names.EndpointId("d" * 64), address=ipaddress.IPv4Interface("10.2.20.7/25")),
+        dataclasses.replace(END, id=names.EndpointId("e" * 64), address=ipaddress.IPv4Interface("10.2.20.8/25")),
+    ]
+    plan = desired.guard_plan([NET, other_net], ends)
+    allowed = {port.name: sorted(map(str, port.addresses)) for port in plan if isinstance(port, guard.GuardedPort)}
+    assert allowed == {
+        "fph1a2299da1bc9": ["10.2.20.133", "10.2.20.5"],
+        "fphbbbbbbbbbbbb": ["10.2.20.133", "10.2.20.5"],
+        "fphcccccccccccc": ["10.2.20.6"],
+        "fphdddddddddddd": ["10.2.20.7"],
+        "fpheeeeeeeeeeee": ["10.2.20.8"],
+    }

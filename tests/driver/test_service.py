@@ -32,6 +32,7 @@ END = endpoint.Endpoint(
     mac=netstate.Mac("02:42:0a:02:14:05"),
     mtu=1450,
 )
+JOINED = dataclasses.replace(END, joined=True, sandbox="/var/run/docker/netns/b6f0529d4689")
 NET = network.Network(
     id=NETWORK_ID,
     bridge=BRIDGE,
@@ -372,9 +373,37 @@ def test_join_gives_the_containers_end_away(host: Host) -> None:
     host.create_endpoint()
     assert host.join()["InterfaceName"] == {"SrcName": CONTAINER_END, "DstPrefix": "eth"}
     host.kernel.take_away(CONTAINER_END)
-    assert host.known() == ([NET], [dataclasses.replace(END, joined=True)])
+    assert host.known() == ([NET], [JOINED])
     assert host.links() == {BRIDGE, HOST_END}
     assert not host.kernel.has_link(CONTAINER_END)
+
+
+def test_endpoints_of_one_container_may_speak_for_each_other_from_join_on(host: Host) -> None:
+    host.create_network()
+    host.create_endpoint()
+    other = dataclasses.replace(
+        END,
+        id=names.EndpointId("b" * 64),
+        address=ipaddress.IPv4Interface("10.2.20.6/24"),
+        mac=netstate.Mac("02:42:0a:02:14:06"),
+    )
+    host.driver.create_endpoint(other)
+
+    def allowed() -> set[tuple[str, ...]]:
+        ports = (port for port in host.firewall.guarded if isinstance(port, guard.GuardedPort))
+        return {(port.name, *sorted(map(str, port.addresses))) for port in ports}
+
+    host.join()
+    assert allowed() == {(HOST_END, "10.2.20.5"), ("fphbbbbbbbbbbbb", "10.2.20.6")}
+    host.driver.join(NETWORK_ID, other.id, publishes=False, sandbox=JOINED.sandbox)
+    both = {(HOST_END, "10.2.20.5", "10.2.20.6"), ("fphbbbbbbbbbbbb", "10.2.20.5", "10.2.20.6")}
+    assert allowed() == both
+    host.start()
+    assert allowed() == both
+    host.driver.leave(other.id)
+    host.driver.delete_endpoint(other.id)
+    host.start()
+    assert allowed() == {(HOST_END, "10.2.20.5")}
 
 
 def test_join_twice_answers_the_same(host: Host) -> None:
@@ -408,7 +437,7 @@ def test_join_after_leave_gives_the_same_end_again(host: Host) -> None:
     assert host.known() == ([NET], [END])
     assert host.join() == first
     assert host.kernel.has_link(CONTAINER_END)
-    assert host.known() == ([NET], [dataclasses.replace(END, joined=True)])
+    assert host.known() == ([NET], [JOINED])
 
 
 def test_a_pair_that_died_with_its_container_is_made_anew_at_the_next_join(host: Host) -> None:
@@ -638,7 +667,7 @@ def test_devices_and_rows_follow_the_overlays_mtu(host: Host, caplog: pytest.Log
     host.create_endpoint()
     host.join()
     host.change_mtu(8950)
-    assert host.known() == ([dataclasses.replace(NET, mtu=8950)], [dataclasses.replace(END, joined=True)])
+    assert host.known() == ([dataclasses.replace(NET, mtu=8950)], [JOINED])
     assert mtus(host) == {BRIDGE: 8950, HOST_END: 8950}
     host.create_endpoint(OTHER_ENDPOINT_ID, "10.2.20.6/24")
     assert mtus(host) == {BRIDGE: 8950, HOST_END: 8950, "fph2b3d5839100a": 8950}
