@@ -293,13 +293,6 @@ def test_an_aux_address_that_is_an_endpoints_here_is_told(full: Plugin) -> None:
     assert told(full) == [("address:changed", "10.2.1.3")]
 
 
-def test_a_gateway_that_docker_does_not_show_is_no_difference(full: Plugin) -> None:
-    """Engines show none of an internal network."""
-    hidden = dataclasses.replace(SEEN.pools[0], gateway=None)
-    full.engine.networks = [dataclasses.replace(SEEN, pools=(hidden,))]
-    assert told(full) == []
-
-
 def test_without_docker_an_endpoints_address_that_is_free_is_told(full: Plugin) -> None:
     full.engine.failure = "connection refused"
     run_sql(full, "DELETE FROM ipam_addresses WHERE ip = '10.2.1.2'")
@@ -313,6 +306,9 @@ def test_published_ports_are_reserved_and_no_others(full: Plugin) -> None:
     full.driver.publisher.publish(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, [wish])
     full.reconciler.run_pass()
     assert told(full) == []
+    key = f"net.ipv4.conf.{BRIDGE}.route_localnet"  # 127.0.0.1 is one of the addresses
+    full.kernel.apply([netstate.Add(obj=netstate.Sysctl(key=key, value="0"))])
+    assert repaired(full) == [("kernel:changed", f"sysctl {key}")]
     (held,) = full.host_ports.list_held()
     full.host_ports.release(held)
     assert full.host_ports.reserve(dataclasses.replace(held, number=9090))
