@@ -43,6 +43,7 @@ class Outcome:
     back_s: float
     clean_s: float
     troubles: tuple[str, ...]
+    remark: str = ""
 
 
 def run(options: Options) -> list[Outcome]:
@@ -100,9 +101,14 @@ class Reboots:
         time.sleep(one.off_s)
         begin = time.monotonic()
         troubles: list[str] = []
+        remark = ""
         try:
             command.each(lambda on: on.power_on(), targets)
             troubles += _within(BACK_S, self._not_back)
+            anew = [on for on in targets if troubles and self._start_docker_anew(on)]
+            if anew:
+                remark = ", dockerd started once more: its own port was taken"
+                troubles = _within(BACK_S, self._not_back)
         except errors.LabError as exc:
             troubles.append(str(exc))
         back_s = time.monotonic() - begin
@@ -114,7 +120,8 @@ class Reboots:
             for on in targets:
                 self._sweep(on)
             troubles += _within(MEND_S, self._not_clean)
-        return Outcome(round=one, back_s=back_s, clean_s=time.monotonic() - begin, troubles=tuple(troubles))
+        clean_s = time.monotonic() - begin
+        return Outcome(round=one, back_s=back_s, clean_s=clean_s, troubles=tuple(troubles), remark=remark)
 
     def _keep_logs(self) -> None:
         """What dockerd, with the plugin's lines, and Docker say of each host: the lab goes away."""
@@ -125,6 +132,14 @@ class Reboots:
             shown = on.try_exec(["sh", "-c", _SHOWS], timeout_s=60)
             (evidence / f"{on.name}-state.txt").write_text(shown.out + shown.err)
         click.echo(f"logs in {evidence}")
+
+    @staticmethod
+    def _start_docker_anew(on: host.Host) -> bool:
+        """Where dockerd itself kept a container from starting, and nobody else; tells whether."""
+        if not reboots_hosts.engines_own(on):
+            return False
+        on.restart_dockerd()
+        return True
 
     # -- cutting --------------------------------------------------------------------------------------------------
 
@@ -204,7 +219,7 @@ HEAD: Final = f"{'round':>5}  {'hosts':7}{'etcd':6}{'cut into':10}{'after s':>8}
 def format_outcome(one: Outcome) -> str:
     """A line of the table, and one for each trouble."""
     which = one.round
-    verdict = "FAILED" if one.troubles else "all back, nothing left"
+    verdict = ("FAILED" if one.troubles else "all back, nothing left") + one.remark
     row = (
         f"{which.number:5}  {','.join(which.hosts):7}{which.etcd:6}{which.cut:10}{which.after_s:8.2f}"
         f"{one.back_s:8.1f}{one.clean_s:9.1f}  {verdict}"

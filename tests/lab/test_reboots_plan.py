@@ -46,6 +46,7 @@ def test_a_round_is_a_line_of_the_table_and_its_troubles_stand_below() -> None:
         reboots.format_outcome(passed)
         == "    3  h1,h2  late  rm            0.50    12.3     80.0  all back, nothing left"
     )
+    assert reboots.format_outcome(dataclasses.replace(passed, remark=", but")).endswith("nothing left, but")
     failed = dataclasses.replace(passed, troubles=("h1: plain has None",))
     assert reboots.format_outcome(failed).splitlines()[1] == "       h1: plain has None"
     assert reboots.format_outcome(failed).splitlines()[0].endswith("FAILED")
