@@ -122,14 +122,11 @@ def whole_script(plan: GuardPlan) -> str:
     return f"{fresh}{name} {{\n{sets}{_RULES}}}\n"
 
 
-def change_script(before: frozenset[Element], after: frozenset[Element]) -> str:
-    """What `nft -f -` reads to turn the elements `before` into those `after`, in one transaction."""
-    steps = (("delete", _by_set(before - after)), ("add", _by_set(after - before)))
-    return "".join(
-        f"{verb} element bridge {TABLE} {name} {{ {', '.join(texts)} }}\n"
-        for verb, found in steps
-        for name, texts in found.items()
-    )
+def keys(found: Iterable[Element]) -> dict[str, list[bytes]]:
+    """The same elements by their set, as the kernel has them: each part of a key padded to four bytes."""
+    return {
+        name: [b"".join(map(_part, text.split(" . "))) for text in texts] for name, texts in _by_set(found).items()
+    }
 
 
 def parse_listing(text: str) -> Listing:
@@ -188,6 +185,16 @@ def _by_set(found: Iterable[Element]) -> dict[str, list[str]]:
 
 def _listed(texts: list[str] | None) -> str:
     return f"\t\telements = {{ {', '.join(texts)} }}\n" if texts else ""
+
+
+def _part(text: str) -> bytes:
+    if text.startswith('"'):
+        return text.strip('"').encode().ljust(16, b"\0")
+    if text.startswith("0x"):
+        return int(text, 16).to_bytes(16, "big")
+    if ":" in text:
+        return bytes.fromhex(text.replace(":", "")) + bytes(2)
+    return ipaddress.IPv4Address(text).packed
 
 
 def _normal(element: str) -> str:

@@ -1,8 +1,8 @@
 """The guard of our bridges' ports on nft: one table, of which each container is a few elements.
 
-Used by `firewall_exec`, for one thread at a time. A container more or less is one short transaction and no look at
-anything else, as long as the kernel's numbers say that nobody but us has changed nftables since the table was last
-seen whole. Otherwise it is listed, and written anew where somebody has touched it.
+Used by `firewall_exec`, for one thread at a time. A container more or less is a few netlink messages, no program and
+no look at anything else, as long as the kernel's numbers say that nobody but us has changed nftables since the table
+was last seen whole. Otherwise it is listed, and written anew where somebody has touched it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 
-from overlay import errors, firewall_port, firewall_tools, guard, nft_events
+from overlay import errors, firewall_port, firewall_tools, guard, nft_elements, nft_events
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class GuardExec:
         want = guard.elements(plan) if plan else None
         run = self._tools.begin()
         try:
-            written = self._ensure_quickly(run, want)
+            written = self._ensure_quickly(want)
             if written is None:
                 written = self._look(run, plan, want)
         except errors.KernelError as exc:
@@ -62,7 +62,7 @@ class GuardExec:
         self.unsupported = ""
         return (PLACE,) if written else ()
 
-    def _ensure_quickly(self, run: firewall_tools.Run, want: _Elements) -> bool | None:
+    def _ensure_quickly(self, want: _Elements) -> bool | None:
         """Whether the elements had to be changed; None where that takes a look at the table."""
         now = self._journal.mark()
         if (
@@ -77,7 +77,7 @@ class GuardExec:
         if want is None or self._have is None:
             return None
         try:
-            ours = self._write(run, guard.change_script(self._have, want))
+            ours = self._change(self._have, want)
         except errors.KernelError as exc:
             log.info("guard not changed, looking at all of it: %s", exc)
             return None
@@ -111,6 +111,12 @@ class GuardExec:
     def _list(self, run: firewall_tools.Run) -> guard.Listing | None:
         listing = run.list_nft("table", "bridge", guard.TABLE)
         return None if listing is None else guard.parse_listing(listing)
+
+    def _change(self, have: frozenset[guard.Element], want: frozenset[guard.Element]) -> bool:
+        """Turn the elements into others; whether nobody else has written in the meantime."""
+        before = nft_events.read_generation()
+        nft_elements.change(guard.TABLE, remove=guard.keys(have - want), add=guard.keys(want - have))
+        return self._journal.note_ours(before, nft_events.read_generation())
 
     def _write(self, run: firewall_tools.Run, script: str) -> bool:
         """Write in one transaction; whether nobody else has written in the meantime."""

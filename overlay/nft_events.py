@@ -45,7 +45,7 @@ def read_generation() -> int | None:
         NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, rtnl.NLM_F_REQUEST, 1, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
     )
     try:
-        with _open_socket() as sock:
+        with open_socket() as sock:
             sock.settimeout(1)
             sock.send(request)
             return _parse_generation(sock.recv(DATAGRAM))
@@ -108,7 +108,7 @@ def changes(stop: threading.Event) -> Iterator[frozenset[int] | None]:
     is missed. All changes within COALESCE_S come as one, and so do those that happen while the caller is busy.
     """
     try:
-        with _open_socket(NFNLGRP_NFTABLES) as sock:
+        with open_socket(NFNLGRP_NFTABLES) as sock:
             yield None
             while not stop.is_set():
                 heard = _Heard()
@@ -121,7 +121,8 @@ def changes(stop: threading.Event) -> Iterator[frozenset[int] | None]:
 
 
 @contextlib.contextmanager
-def _open_socket(group: int = 0) -> Iterator[socket.socket]:
+def open_socket(group: int = 0) -> Iterator[socket.socket]:
+    """A socket to nfnetlink, in the multicast group of this number, 0 for none."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.bind((0, 1 << (group - 1) if group else 0))

@@ -28,6 +28,7 @@ class World:
         self.containers: dict[str, Netns] = {}
         with space.inside():
             self.reconciler = reconciler.Reconciler(kernel_netlink.KernelNetlink(), firewall_exec.FirewallExec())
+            self.reconciler.open_gate()
             host.driver = service.Driver(
                 store.DriverStore(host.files[-1]), host.holdings, self.reconciler, host.ports
             )
@@ -131,7 +132,6 @@ def test_isolation_taken_off_by_hand_comes_back(world: World) -> None:
     world.space.run("bridge link set dev fph000000000001 isolated off")
     assert world.space.run("bridge -d link show").count(" isolated on ") == 1
     with world.space.inside():
-        world.reconciler.open_gate()
         world.reconciler.run_pass()
     assert world.space.run("bridge -d link show").count(" isolated on ") == 2
     assert not world.hears("b", "a", ADDRESSES["a"])

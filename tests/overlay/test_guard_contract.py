@@ -150,9 +150,7 @@ def logging_nft(folder: pathlib.Path) -> tuple[str, Callable[[], list[str]]]:
 
 
 @pytest.mark.contract
-def test_a_container_more_or_less_is_one_transaction_and_no_look_at_anything(
-    netns: Netns, tmp_path: pathlib.Path
-) -> None:
+def test_a_container_more_or_less_runs_no_program_and_looks_at_nothing(netns: Netns, tmp_path: pathlib.Path) -> None:
     path, noted = logging_nft(tmp_path)
     with netns.inside():
         made = firewall_exec.FirewallExec(path=path)
@@ -164,7 +162,7 @@ def test_a_container_more_or_less_is_one_transaction_and_no_look_at_anything(
         for plan in (MORE, PLAN, PLAN - {port(5)}, PLAN):
             assert made.guard(plan) == ("nft-bridge",)
             assert (made.guard(plan), made.ensure(RULES)) == ((), ())
-        assert noted() == ["-f"] * 4
+        assert noted() == []
         netns.run("nft add table ip somebody")
         assert (made.guard(PLAN), made.ensure(RULES)) == ((), ())
         assert "list" in noted()
@@ -266,7 +264,7 @@ def test_many_containers_at_once_share_few_transactions(netns: Netns, tmp_path: 
 
         with concurrent.futures.ThreadPoolExecutor(40) as pool:
             list(pool.map(come, range(40)))
-        assert noted().count("-f") <= 20
+        assert noted().count("-f") <= 3
         assert listing(netns).elements == guard.elements(frozenset(ports))
 
 
