@@ -275,8 +275,8 @@ PUBLISH = (
         f"{PUBLISHED} or test_it_reaches",
         _one(
             ENDPOINT,
-            "        case DockerExit(routes=routes):\n            return answer | {",
-            '        case DockerExit(routes=routes):\n            return answer | {"DisableGatewayService": True, ',
+            "        case DockerExit(routes=static):\n            return answer | {",
+            '        case DockerExit(routes=static):\n            return answer | {"DisableGatewayService": True, ',
         ),
     ),
     Mutation(
@@ -291,8 +291,8 @@ PUBLISH = (
         "over_the_overlay",
         _one(
             ENDPOINT,
-            "        case DockerExit(routes=routes):\n"
-            '            return answer | {"StaticRoutes": [_format_route(route) for route in routes]}',
+            "        case DockerExit(routes=static):\n"
+            '            return answer | {"StaticRoutes": [_format_route(route) for route in static]}',
             "        case DockerExit():\n            return answer",
         ),
     ),
