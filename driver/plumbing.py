@@ -11,10 +11,13 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from driver import desired, endpoint, network
+from driver import desired, endpoint, network, writer
 from overlay import errors, firewall, guard, netstate
 
 log = logging.getLogger(__name__)
+
+GUARD_WAIT_S = 0.03
+"""What an endpoint waits for its guard: for a run of nft, and not for the queue of a hundred starts."""
 
 
 class Plumbing(Protocol):
@@ -43,11 +46,14 @@ class Plumber:
         inner: Plumbing,
         networks: Callable[[], Iterable[network.Network]],
         endpoints: Callable[[], Iterable[endpoint.Endpoint]],
+        guard_wait_s: float = GUARD_WAIT_S,
     ) -> None:
         self._inner = inner
         self._networks = networks
         self._endpoints = endpoints
         self._order = threading.Lock()  # plans are declared as they were made; never held while one is written
+        self._guard = writer.Writer(self.write_guard)
+        self._guard_wait_s = guard_wait_s
         self.set = inner.set
         self.forget = inner.forget
         self.remove = inner.remove
@@ -74,6 +80,14 @@ class Plumber:
         """Write what all containers may send: from now on no other gets through. Raises KernelError."""
         self.declare_guard()
         self._inner.write_guard()
+
+    def begin_guard(self) -> int:
+        """Have that written beside the caller; the number to wait for. Never waits."""
+        return self._guard.ask()
+
+    def await_guard(self, number: int) -> None:
+        """Wait for it, but no longer than a handler may: nobody can send anything before. Raises KernelError."""
+        self._guard.wait(number, self._guard_wait_s)
 
     def write_firewall_again(self) -> None:
         """Write the rules of all networks."""

@@ -41,10 +41,12 @@ class Driver:
         leases: holdings.Holdings,
         inner: plumbing.Plumbing,
         host: host_ports.HostPorts,
+        *,
+        guard_wait_s: float = plumbing.GUARD_WAIT_S,
     ) -> None:
         self._store = rows
         self._leases = leases
-        self._plumbing = plumbing.Plumber(inner, self.networks, self.endpoints)
+        self._plumbing = plumbing.Plumber(inner, self.networks, self.endpoints, guard_wait_s)
         self.publisher = publishing.Publisher(self, self._plumbing, host)
         self._lock = threading.Lock()  # over the two tables and the file; never held across kernel calls
         self._turn = threading.Lock()  # networks are recorded, and follow their leases, one at a time
@@ -151,8 +153,9 @@ class Driver:
                 self._endpoints[end.id] = end
         self.allow_forwarding()
         try:
-            self._plumbing.write_guard()
+            guard = self._plumbing.begin_guard()
             self.plumb_endpoint(net, known or end)
+            self._plumbing.await_guard(guard)
         except overlay_errors.KernelError:
             if known is None:
                 self.delete_endpoint(end.id)

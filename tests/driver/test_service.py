@@ -808,6 +808,39 @@ def test_a_guard_that_cannot_be_written_fails_the_endpoint_and_leaves_nothing(ho
     assert (host.known(), host.links()) == (([NET], []), {BRIDGE})
 
 
+class SlowGuard:
+    """A reconciler whose guard is written when `go_on` is set."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.go_on, self.done = inner, threading.Event(), threading.Event()
+
+    def write_guard(self) -> None:
+        assert self.go_on.wait(10)
+        self.inner.write_guard()
+        self.done.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_a_guard_that_takes_long_is_written_beside_and_holds_no_endpoint_up(host: Host) -> None:
+    """The port may send nothing until it is: a hundred starts at once would wait for each other's run of nft."""
+    host.create_network()
+    slow = SlowGuard(host.reconciler)
+    slow.go_on.set()
+    driver = service.Driver(host.store(), host.holdings, slow, host.ports, guard_wait_s=0.01)
+    driver.restore()
+    slow.go_on.clear()
+    slow.done.clear()
+    driver.create_endpoint(END)
+    port = guard.GuardedPort(name=HOST_END, mac=END.mac, addresses=(END.address.ip,))
+    assert [end.id for end in driver.endpoints()] == [ENDPOINT_ID]
+    assert port not in host.firewall.guarded
+    slow.go_on.set()
+    assert slow.done.wait(10)
+    assert port in host.firewall.guarded
+
+
 def test_after_a_restart_or_a_flush_all_containers_are_guarded_again(host: Host) -> None:
     host.create_network()
     host.create_endpoint()

@@ -129,7 +129,11 @@ class MemoryPlugin:
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
         self.host_ports = host_ports_fake.HostPortsFake()
         self.driver = driver_service.Driver(
-            driver_store.DriverStore(self.state), self.nodes, self.reconciler, self.host_ports
+            driver_store.DriverStore(self.state),
+            self.nodes,
+            self.reconciler,
+            self.host_ports,
+            guard_wait_s=10.0,
         )
         self.sources = sight.Sources(
             docker=self.engine,
