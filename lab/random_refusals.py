@@ -17,7 +17,7 @@ _STATES: Final = (
 ALWAYS: Final = {
     "it is not there": r"^(404 .*[Nn]o such container|\d+ .*network \S+ not found)",
     "its state forbids it": rf"^(403|409|500) .*({'|'.join(_STATES)})",
-    "its address is of a network that is gone": r"^(400|500) .*invalid endpoint settings:",
+    "its address is of a network that is gone": r"^(400|500) .*(invalid endpoint settings:|does not belong to any)",
     "the address is taken": r"^(403|500) .*address \S+ of pool \S+ is in use",
     "the port is taken": r"^500 .*port is already allocated",
     "the lease is taken": r"^500 IpamDriver.RequestPool: .*(is taken|overlaps pool)",

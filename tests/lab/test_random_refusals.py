@@ -20,6 +20,9 @@ REAL = {
     "500 Cannot restart container c1: invalid endpoint settings:\nno configured subnet contains IP address": (
         "its address is of a network that is gone"
     ),
+    "500 Cannot restart container c1: Invalid address 10.2.3.9: It does not belong to any of this network": (
+        "its address is of a network that is gone"
+    ),
     "500 Bind for 0.0.0.0:8082 failed: port is already allocated": "the port is taken",
     "500 IpamDriver.RequestPool: subnet 10.2.45.192/26: lease 10.2.45.0/24 of this host is taken whole by pool "
     "10.2.45.0/24; remove that network": "the lease is taken",
