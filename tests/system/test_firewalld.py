@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lab import command, site
@@ -37,6 +39,12 @@ def talks(host, container, to):
     return host.try_docker("exec", container, "ping", "-c", "1", "-W", "2", to).ok
 
 
+def wait_none(failing, within_s):
+    deadline = time.monotonic() + within_s
+    while left := failing():
+        assert time.monotonic() < deadline, left
+
+
 def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair, run):
     host, lab = guarded.host, guarded.lab
     site.put_config(lab, '{"Network":"10.67.0.0/16","Backend":{"Type":"vxlan","VNI":67}}', "/green/network")
@@ -50,20 +58,22 @@ def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair,
     near, there = site.ip_of(host, "two"), site.ip_of(pair.h1, far)
     green = site.ip_of(host, "other", "green")
 
-    def works() -> bool:
-        return (
-            talks(host, "two", there)
-            and talks(host, "two", site.ip_of(host, "one"))
-            and host.ip in site.inside(host, "two", f"timeout 5 wget -qO- {lab.outside_url}")
-            and lab.client.try_exec(["curl", "-fsS", "-m", "2", f"http://{host.ip}:8080/cgi-bin/who"]).ok
-            and talks(pair.h1, far, near)
-        )
+    def failing() -> list[str]:
+        page = ["curl", "-fsS", "-m", "2", f"http://{host.ip}:8080/cgi-bin/who"]
+        checks = {
+            "to the other host": lambda: talks(host, "two", there),
+            "from the other host": lambda: talks(pair.h1, far, near),
+            "to the neighbour": lambda: talks(host, "two", site.ip_of(host, "one")),
+            "outside": lambda: host.ip in site.inside(host, "two", f"timeout 5 wget -qO- {lab.outside_url} || true"),
+            "the published port": lambda: lab.client.try_exec(page).ok,
+        }
+        return [name for name, check in checks.items() if not check()]
 
-    assert works()
+    assert failing() == []
     assert not talks(host, "two", green)
     assert not talks(host, "other", near)
     firewall_cmd(host, "--reload")
-    site.wait_for("all of it works again", works, 10)
+    wait_none(failing, 10)
     assert not talks(host, "two", green)
     assert not talks(host, "other", near)
     bridges = {net["bridge"] for net in site.status(host)["networks"]}
