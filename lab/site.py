@@ -90,6 +90,11 @@ def status(on: host.Host) -> Any:  # Any: JSON
     return json.loads(ask(on, "/status")[1])
 
 
+def audit(on: host.Host) -> Any:  # Any: JSON
+    """What the plugin finds where it looks anew at Docker, etcd, its file and the kernel."""
+    return json.loads(ask(on, "/audit")[1])
+
+
 def call(on: host.Host, method: str, body: str) -> tuple[int, Any]:  # Any: JSON
     """POST to the plugin as the engine does: no content type."""
     code, text = request(on, "POST", f"/{method}", body.encode())

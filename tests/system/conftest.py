@@ -64,6 +64,9 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
             site.install(host, made.image, ETCD_ENDPOINTS=built.etcd_endpoints)
             site.create_network(host, "mynet")
         yield made
+        # whatever all these tests did to the two, nothing is left that Docker, rows, kernel and etcd disagree about
+        left = {host.name: site.audit(host)["differences"] for host in (made.h1, made.h2)}
+        assert left == {"h1": [], "h2": []}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
