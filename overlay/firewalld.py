@@ -35,7 +35,7 @@ _ELSEWHERE = ("ZONE_CONFLICT",)
 class Zones:
     """The zone's bindings that are ours. Not safe for two threads at once: the writer of the firewall calls it."""
 
-    def __init__(self, bus: pathlib.Path, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, bus: pathlib.Path, *, timeout_s: float = 1.0) -> None:
         """`bus` is the system bus's socket as seen from here. Units: `timeout_s` seconds for each answer."""
         self._bus = bus
         self._timeout_s = timeout_s
