@@ -1014,8 +1014,8 @@ ORCHESTRATED = (
     ),
     Mutation(
         "pool-kept-by-a-network-that-went",
-        "swarm and compose: networks go without a trace and can come again",
-        "tasks_of_two_nodes or documents_file",
+        "compose: networks go without a trace and can come again",
+        "documents_file",
         _one("ipam/service.py", "            change.drop_pool(pool_id)\n", "            pass\n"),
     ),
     Mutation(
