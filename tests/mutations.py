@@ -309,10 +309,14 @@ NATIVE = (
         "native-ports-stay",
         "a stopped container gives its ports back; so does one that dockerd lost",
         "test_publish_native and (gives_its_ports_back or rebooted)",
-        _one(
-            PUBLISHING,
-            "self._rows.save_published(endpoint_id, ())",
-            "self._rows.save_published(endpoint_id, published)",
+        (
+            Edit(
+                PUBLISHING,
+                "self._rows.save_published(endpoint_id, ())",
+                "self._rows.save_published(endpoint_id, published)",
+            ),
+            Edit(PUBLISHING, "            self.release(published)\n", ""),
+            Edit(SERVICE, "self.publisher.forget(known)", "pass"),
         ),
     ),
     Mutation(

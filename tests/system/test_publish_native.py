@@ -235,7 +235,7 @@ def test_kill_9_of_the_plugin_breaks_no_connection_and_forgets_no_port(native, s
     shop.docker("rm", "-f", "shop", timeout_s=60)
     told = [line for end in site.status(shop)["endpoints"] for line in end["published"]]
     assert not [line for line in told if "8080" in line]
-    assert "dnat" not in shop.exec(rules)
+    assert "map ports" not in shop.exec(rules)
     run(shop, "-p", "8080:80", network="native")
 
 
