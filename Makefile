@@ -28,7 +28,7 @@ test: check ## Check, then every test: unit, contract (etcd, kernel), system (al
 
 # One engine: make system-28.5
 system-%: .venv/ready
-	$(PYTHON) -m pytest tests/system --engine $* --timeout 600
+	$(PYTHON) -m pytest tests/system --engine $* --deal --timeout 600
 
 .PHONY: unit
 unit: .venv/ready ## The tests that need neither root nor a lab

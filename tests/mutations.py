@@ -1063,7 +1063,7 @@ PRIVILEGES = (
     Mutation(
         "sysctl-not-mounted",
         "least privileges: the mount of /proc/sys/net",
-        "talk_over_both_families or deleted_by_hand_comes_back",
+        "talk_over_both_families",
         _one(CONFIG, '"destination": "/host/proc/sys/net"', '"destination": "/elsewhere"'),
         setup=True,
     ),

@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=lab.ENGINES, action="append", help="only this engine; may be repeated")
     parser.addoption("--firewall", choices=lab.FIREWALLS, default="iptables-nft", help="what the hosts filter with")
     parser.addoption("--live-restore", action="store_true", help="run every dockerd with live-restore")
+    parser.addoption("--deal", action="store_true", help="of the tests marked long those of this engine alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,6 +29,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         engines = metafunc.config.getoption("--engine", default=None) or lab.ENGINES
         params = [pytest.param(each, marks=pytest.mark.system) for each in engines]
         metafunc.parametrize("pair", params, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """What takes long runs on one engine each with `--deal`, as in `make test`; on all of them in `make matrix`."""
+    if not config.getoption("--deal"):
+        return
+    away = [item for item in items if not _is_dealt_here(item)]
+    config.hook.pytest_deselected(items=away)
+    items[:] = [item for item in items if item not in away]
+
+
+def _is_dealt_here(item: pytest.Function) -> bool:
+    mark = item.get_closest_marker("long")
+    return mark is None or item.callspec.params["pair"] == mark.args[0]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

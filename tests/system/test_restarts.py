@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import threading
 import time
 
@@ -58,9 +57,9 @@ CASES = (
 )
 
 
-def cases_of(engine):
-    """A few for each engine, all of them over the three; every one with KILLS=all."""
-    return CASES if os.environ.get("KILLS") == "all" else CASES[lab.ENGINES.index(engine) :: len(lab.ENGINES)]
+def cases_of(engine, *, dealt):
+    """Every case, or a share for each engine, all of them over the three."""
+    return CASES[lab.ENGINES.index(engine) :: len(lab.ENGINES)] if dealt else CASES
 
 
 @pytest.fixture
@@ -138,10 +137,10 @@ def strike(host, case, spare):
     return said[0]
 
 
-def test_kills_within_the_engines_calls_leave_nothing(pair, faulty):
+def test_kills_within_the_engines_calls_leave_nothing(request, pair, faulty):
     spare = slices_of(faulty)[2]
     address = site.ip_of(faulty, "keeper")
-    for case in cases_of(pair.lab.config.engine):
+    for case in cases_of(pair.lab.config.engine, dealt=request.config.getoption("--deal")):
         said = strike(faulty, case, spare)
         site.wait_ready(faulty)
         if case.words[0] in ("run", "network") and case.words[1] != "rm":
