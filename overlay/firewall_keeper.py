@@ -1,4 +1,4 @@
-"""The packet filter's part of the single writer: the plans last declared, and what others made it write again.
+"""The packet filter's part of the single writer: the plans last declared, what others made it write, and its events.
 
 Used by `reconciler` alone. Safe to call from any thread: one caller at a time writes, for all who wait, and no lock
 is held meanwhile (`group_commit`).
@@ -7,11 +7,14 @@ is held meanwhile (`group_commit`).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from overlay import errors, firewall_port, group_commit
+from overlay import errors, firewall_port, group_commit, pace
+
+log = logging.getLogger(__name__)
 
 WAIT_S = 20.0
 """Two looks at the firewall, the one under way and the one after it, each of which ends by itself in half of that."""
@@ -79,9 +82,24 @@ class PlanKeeper(Generic[T]):
 class FirewallKeeper:
     """All plans of one packet filter: `rules` change with networks, the `guard` with every container."""
 
-    def __init__(self, filters: firewall_port.Firewall) -> None:
+    def __init__(self, filters: firewall_port.Firewall, failed: Callable[[], None]) -> None:
+        """`failed` is told when a write was not possible; it must return at once."""
+        self._filters = filters
+        self._failed = failed
         self.rules = PlanKeeper(filters.ensure)
         self.guard = PlanKeeper(filters.guard)
+
+    def limits(self) -> tuple[str, ...]:
+        """What this host's packet filter cannot do, a line each."""
+        return self._filters.limits()
+
+    def write(self, keeper: PlanKeeper[Any]) -> None:
+        """Have what one of the two was told written. Raises KernelError."""
+        try:
+            keeper.write()
+        except errors.KernelError:
+            self._failed()
+            raise
 
     def check(self, *, gate_open: bool) -> Check:
         """Write what is missing of either."""
@@ -90,3 +108,18 @@ class FirewallKeeper:
             repaired=tuple(place for one in found for place in one.repaired),
             troubles=tuple(dict.fromkeys(line for one in found for line in one.troubles)),
         )
+
+    def listen(
+        self, stop: threading.Event, look: Callable[[], None], timing: pace.Timing, monotonic: Callable[[], float]
+    ) -> None:
+        """Call `look` whenever the packet filter changed, until `stop`.
+
+        No full pass: that looks at thousands of entries, and somebody's script may change the filter for hours.
+        """
+        for _ in pace.heard(log, stop, "firewall", self._filters.events):
+            started = monotonic()
+            try:
+                look()
+            except Exception:  # the filter must not stay unrepaired because of one bug
+                log.exception("bug: unexpected error while looking at the firewall")
+            stop.wait(timing.rest_s(monotonic() - started))

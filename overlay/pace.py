@@ -83,3 +83,15 @@ def heard(
             log.warning("%s events lost, listening again: %s", source, exc)
             yield
             stop.wait(1)
+
+
+def rest(
+    timing: Timing, stop: threading.Event, wake: threading.Event, monotonic: Callable[[], float], busy_s: float
+) -> None:
+    """Wait for a reason to look again, but not too short, after a look that took `busy_s`."""
+    ended = monotonic()
+    stop.wait(timing.rest_s(busy_s))
+    while not stop.is_set() and monotonic() - ended < timing.interval_s:
+        if wake.wait(timing.tick_s):
+            stop.wait(timing.settle_s)
+            return

@@ -11,13 +11,11 @@ filter run.
 
 from __future__ import annotations
 
-import collections
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from overlay import (
     diff,
@@ -52,8 +50,6 @@ class Reconciler:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kernel = host
-        self._firewall = filters
-        self._keeper = firewall_keeper.FirewallKeeper(filters)
         self._timing = timing or Timing()
         self._monotonic = monotonic
         self._lock = threading.Lock()  # over the fields below; never held across a call of the kernel
@@ -62,11 +58,10 @@ class Reconciler:
         self._bulk = pace.Bulk()
         self._gate_open = False
         self._settled = False
-        self._repairs: collections.Counter[str] = collections.Counter()
-        self._last_errors: tuple[str, ...] = ()
-        self._last_pass: passes.PassStats | None = None
+        self._record = passes.Record()
         self._pass_lock = threading.Lock()
         self._wake = threading.Event()
+        self._keeper = firewall_keeper.FirewallKeeper(filters, self._wake.set)
         self._listeners: list[Callable[[], None]] = []
 
     # -- owners -----------------------------------------------------------------------------------------------------
@@ -105,7 +100,7 @@ class Reconciler:
 
         Raises KernelError, within twenty seconds; it is retried all the same.
         """
-        self._write(self._keeper.rules)
+        self._keeper.write(self._keeper.rules)
 
     def declare_guard(self, plan: guard.GuardPlan) -> None:
         """Declare what containers may send, for `write_guard`, or the next look, to write. Never waits."""
@@ -113,11 +108,11 @@ class Reconciler:
 
     def write_guard(self) -> None:
         """As `write_firewall`, for the guard."""
-        self._write(self._keeper.guard)
+        self._keeper.write(self._keeper.guard)
 
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do, a line each."""
-        return self._firewall.limits()
+        return self._keeper.limits()
 
     def open_gate(self) -> None:
         """All owners have declared what they had before the restart: from now on passes remove what nobody wants."""
@@ -141,19 +136,19 @@ class Reconciler:
     def repairs(self) -> Mapping[str, int]:
         """Changes by kind that somebody else made necessary: `{"route": 2, "firewall:iptables-nft": 1}`."""
         with self._lock:
-            return dict(self._repairs)
+            return dict(self._record.repairs)
 
     @property
     def last_errors(self) -> tuple[str, ...]:
         """What the last full pass could not do, a line each."""
         with self._lock:
-            return self._last_errors
+            return self._record.last_errors
 
     @property
     def last_pass(self) -> passes.PassStats | None:
         """The last full pass, None before the first."""
         with self._lock:
-            return self._last_pass
+            return self._record.last_pass
 
     # -- full passes ------------------------------------------------------------------------------------------------
 
@@ -161,7 +156,7 @@ class Reconciler:
         """Make full passes until `stop`, which is noticed within a second."""
         listeners = [
             threading.Thread(target=self._listen, args=(stop,), name="kernel-events", daemon=True),
-            threading.Thread(target=self._guard_firewall, args=(stop,), name="firewall-events", daemon=True),
+            threading.Thread(target=self._listen_to_firewall, args=(stop,), name="firewall-events", daemon=True),
         ]
         for listener in listeners:
             listener.start()
@@ -179,7 +174,7 @@ class Reconciler:
                     self.glance()
             except Exception:  # the host must not stay unrepaired because of one bug
                 log.exception("bug: unexpected error in a full pass")
-            self._rest(stop, self._monotonic() - started)
+            pace.rest(self._timing, stop, self._wake, self._monotonic, self._monotonic() - started)
         for listener in listeners:
             listener.join(timeout=2)
 
@@ -200,18 +195,16 @@ class Reconciler:
         started = self._monotonic()
         with self._pass_lock:
             with self._lock:
-                before = self._slices.take_touched()
-                gate_open = self._gate_open
-                repairing = self._settled
+                touched = self._slices.take_touched()
+                work = passes.Pass(touched=touched, gate_open=self._gate_open, repairing=self._settled)
                 self._settled = True
-            work = passes.Pass(touched=before, gate_open=gate_open)
             try:
                 self._rounds(work)
             except errors.KernelError as exc:
                 work.blind = True
                 work.troubles.append(f"observe: {exc}")
         self._ensure_firewall(work)  # runs tools: nobody may wait for that
-        return self._finish(work, repairing, self._monotonic() - started)
+        return self._finish(work, self._monotonic() - started)
 
     def _rounds(self, work: passes.Pass) -> None:
         for _ in range(self._timing.rounds):
@@ -244,45 +237,16 @@ class Reconciler:
         work.troubles.extend(found.troubles)
         work.firewall_repairs = found.repaired
 
-    def _finish(self, work: passes.Pass, repairing: bool, duration_s: float) -> passes.PassStats:
-        passes.log_ops(log, "repaired" if repairing else "programmed", work.done)
+    def _finish(self, work: passes.Pass, duration_s: float) -> passes.PassStats:
+        passes.log_ops(log, "repaired" if work.repairing else "programmed", work.done)
         troubles = work.error_lines()
         with self._lock:
-            stats = passes.PassStats(
-                number=1 if self._last_pass is None else self._last_pass.number + 1,
-                duration_s=duration_s,
-                objects=work.objects,
-                ops=len(work.done),
-                failures=len(troubles),
-            )
-            self._slices.touch(netstate.key_of(diff.target_of(op)) for op in work.failures)
-            if work.blind:
-                self._slices.touch(work.touched)  # they are still to come
-            if repairing:
-                self._count_repairs(work)
-            fresh = sorted(set(troubles) - set(self._last_errors))
-            healed = bool(self._last_errors) and not troubles
-            self._last_errors = troubles
-            self._last_pass = stats
-        passes.log_lines(log, logging.WARNING, "kernel refused, retrying", fresh)
-        if healed:
+            known = self._record.last_errors
+            stats = self._record.add(work, troubles, self._slices, duration_s)
+        passes.log_lines(log, logging.WARNING, "kernel refused, retrying", sorted(set(troubles) - set(known)))
+        if known and not troubles:
             log.info("kernel state complete again")
         return stats
-
-    def _count_repairs(self, work: passes.Pass) -> None:
-        """Only what no caller had touched since the pass before this one: the rest was asked for."""
-        for op in work.done:
-            key = netstate.key_of(diff.target_of(op))
-            if key not in work.touched and not self._slices.was_touched(key):
-                self._repairs[str(key[0])] += 1
-        self._repairs.update(f"firewall:{place}" for place in work.firewall_repairs)
-
-    def _write(self, keeper: firewall_keeper.PlanKeeper[Any]) -> None:
-        try:
-            keeper.write()
-        except errors.KernelError:
-            self._wake.set()
-            raise
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -317,31 +281,15 @@ class Reconciler:
         with self._lock:
             return self._slices.still_asks_for(op)
 
-    def _guard_firewall(self, stop: threading.Event) -> None:
-        """No full pass: that looks at thousands of entries, and somebody's script may change the filter for hours."""
-        for _ in pace.heard(log, stop, "firewall", self._firewall.events):
-            started = self._monotonic()
-            try:
-                self._look_at_firewall()
-            except Exception:  # as in `run`
-                log.exception("bug: unexpected error while looking at the firewall")
-            stop.wait(self._timing.rest_s(self._monotonic() - started))
+    def _listen_to_firewall(self, stop: threading.Event) -> None:
+        self._keeper.listen(stop, self._look_at_firewall, self._timing, self._monotonic)
 
     def _look_at_firewall(self) -> None:
         with self._lock:
-            gate_open, repairing, known = self._gate_open, self._settled, set(self._last_errors)
+            gate_open, repairing, known = self._gate_open, self._settled, set(self._record.last_errors)
         found = self._keeper.check(gate_open=gate_open)
         if set(found.troubles) - known:
             self._wake.set()  # a full pass tries again and tells
         if repairing:
             with self._lock:
-                self._repairs.update(f"firewall:{place}" for place in found.repaired)
-
-    def _rest(self, stop: threading.Event, pass_s: float) -> None:
-        """Wait for a reason to look again, but not too short."""
-        ended = self._monotonic()
-        stop.wait(self._timing.rest_s(pass_s))
-        while not stop.is_set() and self._monotonic() - ended < self._timing.interval_s:
-            if self._wake.wait(self._timing.tick_s):
-                stop.wait(self._timing.settle_s)
-                return
+                self._record.count_firewall(found.repaired)

@@ -670,7 +670,7 @@ INTERRUPTIONS = (
         "repairs-not-counted",
         "repairs are told",
         "deleted_by_hand",
-        _one(RECONCILER, "            if repairing:\n", "            if not repairing:\n"),
+        _one("overlay/passes.py", "        if work.repairing:\n", "        if not work.repairing:\n"),
     ),
     Mutation(
         "engine-never-looked-at",
