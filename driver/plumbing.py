@@ -1,17 +1,18 @@
 """The driver's way to the kernel: its slices of the desired state, and the firewall's plan.
 
 Owned by `driver.service`. What must work before the engine is answered raises KernelError; what is declared `again`,
-at a start or since a lease changed, is left to the reconciler's passes where the kernel refuses it.
+at a start or since a lease changed, is left to the reconciler's passes where the kernel refuses it. Used by
+`driver.following` and `driver.publishing`, too.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
-from driver import desired, endpoint, network, writer
+from driver import desired, endpoint, network, rows, writer
 from overlay import errors, firewall, guard, netstate
 
 log = logging.getLogger(__name__)
@@ -39,18 +40,11 @@ class Plumbing(Protocol):
 
 
 class Plumber:
-    """See the module. `networks` and `endpoints` tell those of the moment. Safe to call from any thread."""
+    """See the module. Safe to call from any thread."""
 
-    def __init__(
-        self,
-        inner: Plumbing,
-        networks: Callable[[], Iterable[network.Network]],
-        endpoints: Callable[[], Iterable[endpoint.Endpoint]],
-        guard_wait_s: float = GUARD_WAIT_S,
-    ) -> None:
+    def __init__(self, inner: Plumbing, known: rows.Rows, guard_wait_s: float = GUARD_WAIT_S) -> None:
         self._inner = inner
-        self._networks = networks
-        self._endpoints = endpoints
+        self._rows = known
         self._order = threading.Lock()  # plans are declared as they were made; never held while one is written
         self._guard = writer.Writer(self.write_guard)
         self._guard_wait_s = guard_wait_s
@@ -63,18 +57,37 @@ class Plumber:
         try:
             self._inner.set(owner, state)
         except errors.KernelError as exc:
-            log.warning("not plumbed yet, retrying in the background owner=%s reason=%s", owner, exc)
+            _log_not_yet(owner, exc)
+
+    def plumb_endpoint(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """Declare an endpoint's slice, unless it is deleted meanwhile: the slice would stay for ever then.
+
+        Raises KernelError.
+        """
+        owner = desired.endpoint_owner(end.id)
+        try:
+            self.set(owner, desired.endpoint_state(net, end))
+        finally:
+            if self._rows.find_endpoint(end.id) is None:
+                self.forget(owner)
+
+    def plumb_endpoint_again(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """Declare an endpoint's slice, unless it is deleted meanwhile."""
+        try:
+            self.plumb_endpoint(net, end)
+        except errors.KernelError as exc:
+            _log_not_yet(desired.endpoint_owner(end.id), exc)
 
     def write_firewall(self) -> None:
         """Write the rules of all networks. Raises KernelError."""
         with self._order:
-            self._inner.declare_firewall(desired.firewall_plan(self._networks(), self._endpoints()))
+            self._inner.declare_firewall(desired.firewall_plan(self._rows.networks(), self._rows.endpoints()))
         self._inner.write_firewall()
 
     def declare_guard(self) -> None:
         """Declare what all containers may send; the next look at the packet filter writes it."""
         with self._order:
-            self._inner.declare_guard(desired.guard_plan(self._networks(), self._endpoints()))
+            self._inner.declare_guard(desired.guard_plan(self._rows.networks(), self._rows.endpoints()))
 
     def write_guard(self) -> None:
         """Write what all containers may send: from now on no other gets through. Raises KernelError."""
@@ -96,6 +109,10 @@ class Plumber:
     def write_guard_again(self) -> None:
         """Write what all containers may send."""
         _again(self.write_guard)
+
+
+def _log_not_yet(owner: str, exc: errors.KernelError) -> None:
+    log.warning("not plumbed yet, retrying in the background owner=%s reason=%s", owner, exc)
 
 
 def _again(write: Callable[[], None]) -> None:

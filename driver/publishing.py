@@ -3,7 +3,7 @@
 Owns which port of the host is reserved for whom. An endpoint's ports stand in its row: recorded first, then
 programmed, so that after a crash the same ports come back, ephemeral ones too. A port is given back only when the
 packet filter redirects it no more, or its next owner would lose packets to ours.
-Used by `driver.service`, which owns the rows and the plumbing. Safe to call from any thread: one endpoint's ports
+Used by `driver.service`, which keeps the endpoints. Safe to call from any thread: one endpoint's ports
 change in turn, and nobody waits for another's.
 Source: libnetwork.md §2.5 (ProgramExternalConnectivity replaces; Revoke may never come).
 """
@@ -14,9 +14,8 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
-from driver import desired, endpoint, errors, host_ports, names, network, plumbing, ports
+from driver import desired, endpoint, errors, host_ports, names, network, plumbing, ports, rows
 from overlay import errors as overlay_errors
 from overlay import fields, firewall, turns
 
@@ -28,39 +27,11 @@ TRIES = 32
 """How many ephemeral ports are tried until one is free in both families."""
 
 
-class Rows(Protocol):
-    """What the publisher needs of `service.Driver`."""
-
-    def networks(self) -> list[network.Network]: ...
-
-    def endpoints(self) -> list[endpoint.Endpoint]: ...
-
-    def published(self, endpoint_id: names.EndpointId) -> Published:
-        """An endpoint's ports; of an unknown one none."""
-        ...
-
-    def find_endpoint(
-        self, network_id: names.NetworkId, endpoint_id: names.EndpointId
-    ) -> tuple[network.Network, endpoint.Endpoint]:
-        """Raises UnknownNetwork, UnknownEndpoint."""
-        ...
-
-    def save_published(
-        self, endpoint_id: names.EndpointId, published: Published
-    ) -> tuple[network.Network, endpoint.Endpoint]:
-        """Record an endpoint's ports. Raises UnknownEndpoint."""
-        ...
-
-    def plumb_endpoint(self, net: network.Network, end: endpoint.Endpoint) -> None:
-        """Declare an endpoint's slice. Raises KernelError."""
-        ...
-
-
 class Publisher:
     """See the module."""
 
-    def __init__(self, rows: Rows, plumber: plumbing.Plumber, host: host_ports.HostPorts) -> None:
-        self._rows = rows
+    def __init__(self, known: rows.Rows, plumber: plumbing.Plumber, host: host_ports.HostPorts) -> None:
+        self._rows = known
         self._plumbing = plumber
         self._host = host
         self._turns = turns.Turns()
@@ -90,7 +61,7 @@ class Publisher:
             self.withdraw(endpoint_id)
             return
         with self._turns.of(endpoint_id):
-            net, end = self._rows.find_endpoint(network_id, endpoint_id)
+            net, end = self._rows.require_endpoint(network_id, endpoint_id)
             if not ports.is_publisher(net):
                 return
             bindings = ports.parse_bindings(wanted)
@@ -226,7 +197,7 @@ class Publisher:
         self._follow_loopback(net, on=False)
         self._plumbing.write_firewall()
         if end.joined:  # or the pair may be gone, and would be made anew
-            self._rows.plumb_endpoint(net, end)
+            self._plumbing.plumb_endpoint(net, end)
         self._follow_loopback(net, on=True)
 
     def _program_again(self, net: network.Network, end: endpoint.Endpoint) -> None:

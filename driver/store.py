@@ -1,6 +1,6 @@
 """Networks and endpoints in the state file: dockerd never tells them twice.
 
-Rows in, values out; no policy. Caller: `driver.service`, which keeps one lock over reads and writes.
+Rows in, values out; no policy. Caller: `driver.rows`, which keeps one lock over reads and writes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEMA = statefile.Schema(
         CREATE INDEX endpoints_by_network ON endpoints (network_id)
         """,
         # 1.1: IPv6, all four or none; whether an MTU was chosen could not be told before, so each counts as chosen
-        # until Docker was asked (`service.learn_chosen_mtu`)
+        # until Docker was asked (`following.Follower.learn_chosen_mtu`)
         """
         ALTER TABLE networks ADD COLUMN pool_v6 TEXT;
         ALTER TABLE networks ADD COLUMN gateway_v6 TEXT;

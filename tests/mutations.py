@@ -77,6 +77,7 @@ FIREWALL = "overlay/firewall.py"
 TABLE = "overlay/firewall_table.py"
 CHAIN = "overlay/firewall_chain.py"
 SERVICE = "driver/service.py"
+ROWS = "driver/rows.py"
 PUBLISHING = "driver/publishing.py"
 ENDPOINT = "driver/endpoint.py"
 GRAPH = "plugin/graph.py"
@@ -405,7 +406,7 @@ NETWORKS = (
         "network-row-stays",
         "network rm leaves no row",
         "network_rm",
-        _one(SERVICE, "            self._store.delete_network(network_id)\n"),
+        _one(ROWS, "            self._store.delete_network(network_id)\n"),
     ),
     Mutation(
         "network-row-stays-hidden",
@@ -423,7 +424,7 @@ NETWORKS = (
         "a removed container leaves no row",
         "kill_9_of_the_worker",
         _one(
-            SERVICE,
+            ROWS,
             "            self._store.delete_endpoint(endpoint_id)\n            known = self._endpoints.pop",
             "            known = self._endpoints.pop",
         ),
@@ -594,7 +595,7 @@ INTERRUPTIONS = (
         "endpoints-not-restored",
         "kill -9 loses no endpoint",
         "kill_9",
-        _one(SERVICE, "self._endpoints = {end.id: end for end in endpoints}", "self._endpoints = {}"),
+        _one(ROWS, "self._endpoints = {end.id: end for end in endpoints}", "self._endpoints = {}"),
     ),
     Mutation(
         "addresses-not-restored",
@@ -936,7 +937,7 @@ FOLLOWING = (
         "mtu-not-followed",
         "networks follow the MTU of the wire below",
         "mtu_of_the_wire_below",
-        _one(SERVICE, "        self._follow(lambda net: net)\n", "        pass\n"),
+        _one("driver/following.py", "        self._follow(lambda net: net)\n", "        pass\n"),
     ),
     Mutation(
         "offload-not-examined",

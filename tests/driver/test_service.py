@@ -518,6 +518,22 @@ def test_an_endpoint_deleted_while_it_is_made_leaves_nothing_behind(host: Host) 
     assert host.links() == {BRIDGE}
 
 
+@pytest.mark.parametrize("word", ["adopt_endpoint", "correct_endpoint"])
+def test_an_endpoint_deleted_while_dockers_word_of_it_is_plumbed_leaves_nothing_behind(host: Host, word: str) -> None:
+    host.create_network()
+    slow = SlowPlumbing(host.reconciler)
+    driver = service.Driver(host.store(), host.holdings, slow, host.ports)
+    driver.restore()
+    thread = threading.Thread(target=getattr(driver, word), args=(END,))
+    thread.start()
+    assert slow.began.wait(10)
+    driver.delete_endpoint(ENDPOINT_ID)
+    slow.go_on.set()
+    thread.join(10)
+    assert driver.endpoints() == []
+    assert host.links() == {BRIDGE}
+
+
 def test_a_restart_on_the_same_kernel_changes_nothing(host: Host) -> None:
     host.create_network()
     host.create_endpoint()
