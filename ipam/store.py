@@ -1,17 +1,16 @@
 """Pools and addresses, in memory and in the state file, always the same in both.
 
-Owns the `ipam` tables and the pools in memory; runs no policy: `ipam.service` hands in work that decides and changes
-in one go. Work that waits while a transaction is being written goes into the next one together: a commit costs the
-same for one change as for sixteen, and 16 callers at once each wait for two commits, not for sixteen.
+Owns the pools in memory and, by way of `ipam.rows`, the tables of the room; runs no policy: `ipam.service` hands in
+work that decides and changes in one go. Work that waits while a transaction is being written goes into the next one
+together: a commit costs the same for one change as for sixteen, and 16 callers at once each wait for two commits, not
+for sixteen.
 An answer leaves only after its commit; a commit that fails is taken back in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import ipaddress
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
@@ -21,66 +20,13 @@ from overlay import netstate, statefile
 
 T = TypeVar("T")
 
-SCHEMA = statefile.Schema(
-    room="ipam",
-    steps=(
-        # of kind and rest_order one is NULL: an address is in use, or it rests
-        """
-        CREATE TABLE ipam_pools (
-            pool_id TEXT PRIMARY KEY,
-            prefix TEXT NOT NULL,
-            lease TEXT NOT NULL,
-            cidr TEXT NOT NULL UNIQUE,
-            subpool TEXT,
-            since REAL NOT NULL
-        ) WITHOUT ROWID;
-        CREATE TABLE ipam_addresses (
-            pool_id TEXT NOT NULL REFERENCES ipam_pools (pool_id) ON DELETE CASCADE,
-            ip TEXT NOT NULL,
-            kind TEXT,
-            since REAL NOT NULL,
-            rest_order INTEGER,
-            PRIMARY KEY (pool_id, ip),
-            CHECK ((kind IS NULL) <> (rest_order IS NULL))
-        ) WITHOUT ROWID
-        """,
-        # 1.2: who has it, or had it last; NULL where the engine did not say
-        """
-        ALTER TABLE ipam_addresses ADD COLUMN holder_name TEXT;
-        ALTER TABLE ipam_addresses ADD COLUMN holder_mac TEXT
-        """,
-    ),
-)
-
-_TAKE = """
-    INSERT INTO ipam_addresses (pool_id, ip, kind, since, holder_name, holder_mac) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (pool_id, ip) DO UPDATE SET kind = excluded.kind, since = excluded.since, rest_order = NULL,
-        holder_name = excluded.holder_name, holder_mac = excluded.holder_mac
-    WHERE rest_order IS NOT NULL
-"""
-_RENAME = "UPDATE ipam_addresses SET kind = ? WHERE pool_id = ? AND ip = ? AND kind IS NOT NULL"
-_RELEASE = """
-    UPDATE ipam_addresses SET kind = NULL, rest_order = ?, since = ? WHERE pool_id = ? AND ip = ? AND kind IS NOT NULL
-"""
+SCHEMA = rows.SCHEMA
+PoolEntry = rows.PoolEntry
+Pools = Mapping[str, PoolEntry]
 
 
 class Disagreement(RuntimeError):
     """A bug: file and memory differ, or would. The transaction is undone, in both."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PoolEntry:
-    """A granted pool. `lease`: what it was cut from. Units: `since` and `stamp` as in `pool.Used`."""
-
-    id: str
-    prefix: str
-    lease: netstate.IPNetwork
-    since: float
-    stamp: float
-    addresses: pool.Pool
-
-
-Pools = Mapping[str, PoolEntry]
 
 
 class Change:
@@ -96,37 +42,24 @@ class Change:
 
     def add_pool(self, entry: PoolEntry) -> None:
         """Add a pool without addresses in use."""
-        subpool = entry.addresses.subpool
-        self._tx.run(
-            "INSERT INTO ipam_pools (pool_id, prefix, lease, cidr, subpool, since) VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                entry.id,
-                entry.prefix,
-                str(entry.lease),
-                str(entry.addresses.cidr),
-                str(subpool) if subpool else None,
-                entry.since,
-            ),
-        )
+        rows.insert_pool(self._tx, entry)
         self._pools[entry.id] = entry
         self._undo.append(functools.partial(self._pools.pop, entry.id))
 
     def drop_pool(self, pool_id: str) -> None:
         """Remove a pool with all its addresses."""
-        self._expect_one(self._tx.run("DELETE FROM ipam_pools WHERE pool_id = ?", (pool_id,)), pool_id)
+        self._expect_one(rows.delete_pool(self._tx, pool_id), pool_id)
         entry = self._pools.pop(pool_id)
         self._undo.append(functools.partial(self._pools.__setitem__, pool_id, entry))
 
     def take(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used) -> None:
         """Put an address that is not in use into use."""
-        holder = (used.holder.name or None, used.holder.mac or None)
-        changed = self._tx.run(_TAKE, (entry.id, str(ip), used.kind.value, used.since, *holder))
-        self._expect_one(changed, f"{entry.id} {ip}")
+        self._expect_one(rows.take(self._tx, entry.id, ip, used), f"{entry.id} {ip}")
         self._put(entry, ip, used)
 
     def rename(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used) -> None:
         """Change what an address in use is in use for."""
-        self._expect_one(self._tx.run(_RENAME, (used.kind.value, entry.id, str(ip))), f"{entry.id} {ip}")
+        self._expect_one(rows.rename(self._tx, entry.id, ip, used.kind), f"{entry.id} {ip}")
         self._put(entry, ip, used)
 
     def release(self, entry: PoolEntry, ip: netstate.IPAddress, since: float, stamp: float) -> None:
@@ -134,8 +67,7 @@ class Change:
         before = entry.addresses.state(ip)
         holder = before.holder if isinstance(before, pool.Used) else pool.NOBODY
         rested = pool.Rested(order=entry.addresses.next_order, stamp=stamp, holder=holder)
-        changed = self._tx.run(_RELEASE, (rested.order, since, entry.id, str(ip)))
-        self._expect_one(changed, f"{entry.id} {ip}")
+        self._expect_one(rows.release(self._tx, entry.id, ip, rested.order, since), f"{entry.id} {ip}")
         self._put(entry, ip, rested)
 
     def rows(self) -> requests.KnownRows:
@@ -144,15 +76,15 @@ class Change:
 
     def overwrite(self, entry: PoolEntry, ip: netstate.IPAddress, used: pool.Used | None) -> None:
         """Make an address in use or free (None), in file and memory, whatever either says now."""
-        self._tx.run("DELETE FROM ipam_addresses WHERE pool_id = ? AND ip = ?", (entry.id, str(ip)))
+        rows.delete_address(self._tx, entry.id, ip)
         self._put(entry, ip, None)
         if used is not None:
             self.take(entry, ip, used)
 
     def delete_row(self, pool_id: str) -> None:
         """Delete a pool that the file alone has, with its addresses."""
-        self._tx.run("DELETE FROM ipam_addresses WHERE pool_id = ?", (pool_id,))
-        self._tx.run("DELETE FROM ipam_pools WHERE pool_id = ?", (pool_id,))
+        rows.delete_addresses(self._tx, pool_id)
+        rows.delete_pool(self._tx, pool_id)
 
     def forget(self, pool_id: str) -> None:
         """Forget a pool that memory alone has."""
@@ -224,7 +156,7 @@ class Store:
         self._queue_lock = threading.Lock()  # over the two below; never held while anything else is waited for
         self._queue: list[_Job[Any]] = []
         self._writing = False
-        self._pools = _load(state, stamp)
+        self._pools = rows.load(state, stamp)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Pools]:
@@ -277,33 +209,3 @@ class Store:
                 job.fail(exc)
             if not isinstance(exc, statefile.StateFileError):
                 raise  # a bug: one caller shows the traceback
-
-
-def _load(state: statefile.StateFile, stamp: float) -> dict[str, PoolEntry]:
-    with state.read() as tx:
-        pools = tx.rows("SELECT pool_id, prefix, lease, cidr, subpool, since FROM ipam_pools")
-        addresses = tx.rows(
-            "SELECT pool_id, ip, kind, since, rest_order, holder_name, holder_mac FROM ipam_addresses"
-        )
-    entries = {
-        pool_id: PoolEntry(
-            id=pool_id,
-            prefix=prefix,
-            lease=ipaddress.ip_network(lease),
-            since=since,
-            stamp=stamp,
-            addresses=pool.Pool(
-                ipaddress.ip_network(cidr), ipaddress.ip_network(subpool) if subpool is not None else None
-            ),
-        )
-        for pool_id, prefix, lease, cidr, subpool, since in pools
-    }
-    for pool_id, ip, kind, since, order, name, mac in addresses:
-        holder = pool.Holder(name=name or "", mac=mac or "")
-        entries[pool_id].addresses.put(
-            ipaddress.ip_address(ip),
-            pool.Rested(order=order, stamp=stamp, holder=holder)  # from now on: no clock outlives a boot
-            if kind is None
-            else pool.Used(kind=pool.Kind(kind), since=since, stamp=stamp, holder=holder),
-        )
-    return entries

@@ -602,7 +602,7 @@ INTERRUPTIONS = (
         "kill -9 loses no address",
         "kill_9_of_the_worker",
         _one(
-            "ipam/store.py",
+            "ipam/rows.py",
             "        entries[pool_id].addresses.put(\n",
             "        pool.Pool(ipaddress.ip_network('192.0.2.0/24')).put(\n",
         ),
