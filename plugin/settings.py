@@ -1,31 +1,20 @@
 """Every setting: its name, default, unit, check and description, in one place.
 
-Pure: the environment comes in as an argument. `plugin/config.json` lists the same names for `docker plugin set`
-(tests/plugin/test_config_json.py compares), `README.md` the same descriptions. A wrong setting is a Problem, not an
-exception: the plugin must still listen, or dockerd disables it and nobody reads why.
+Pure: the environment comes in as an argument; how a value is read and checked is in `setting_values`.
+`plugin/config.json` lists the same names for `docker plugin set` (tests/plugin/test_config_json.py compares),
+`README.md` the same descriptions. A wrong setting is a Problem, not an exception: the plugin must still listen, or
+dockerd disables it and nobody reads why.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
 
-from overlay import errors as overlay_errors
-from overlay import netconfig
+from plugin import setting_values
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-TX_CHECKSUMS = ("auto", "on", "off")
-QUARANTINE_MAX_S = 86_400
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where to serve metrics over TCP."""
-
-    host: str
-    port: int
+Address = setting_values.Address
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,149 +105,35 @@ def _combinations(settings: Settings) -> list[Problem]:
     return problems
 
 
-def _endpoints(text: str) -> tuple[str, ...]:
-    endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not endpoints:
-        raise ValueError(f"expected URLs such as http://10.0.0.3:2379, separated by commas; got {text!r}")
-    for endpoint in endpoints:
-        found = re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::([0-9]{1,5}))?/?", endpoint)
-        if not found or not 0 < int(found[2] or 1) < 65536:
-            raise ValueError(f"expected URLs such as http://10.0.0.3:2379, separated by commas; got {endpoint!r}")
-    if len({endpoint.partition("://")[0] for endpoint in endpoints}) > 1:
-        raise ValueError("expected either http:// or https:// for all endpoints, got both")
-    return endpoints
-
-
-def _prefix(text: str) -> str:
-    if not text.startswith("/") or ".." in text or len(text) > 512 or any(char.isspace() for char in text):
-        raise ValueError(f"expected a key prefix such as /coreos.com/network, got {text!r}")
-    parts = [part for part in text.split("/") if part]
-    if not parts:
-        raise ValueError(f"expected a key prefix such as /coreos.com/network, got {text!r}")
-    return "/" + "/".join(parts)
-
-
-def _file(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError(f"expected an absolute path inside the plugin, got {text!r}")
-    return text
-
-
-def _iface(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as exc:
-        raise ValueError(f"expected an interface name, an IP or a regular expression, got {text!r}: {exc}") from exc
-    return text
-
-
-def _public_ip(text: str) -> ipaddress.IPv4Address:
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError as exc:
-        raise ValueError(f"expected an IPv4 address, got {text!r}") from exc
-    if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_reserved:
-        raise ValueError(f"expected an address other hosts can reach, got {text!r}")
-    return address
-
-
-def _public_ipv6(text: str) -> ipaddress.IPv6Address:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError as exc:
-        raise ValueError(f"expected an IPv6 address, got {text!r}") from exc
-    unfit = address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local
-    if unfit or address.ipv4_mapped is not None or address.scope_id is not None:
-        raise ValueError(f"expected an address other hosts can reach, got {text!r}")
-    return address
-
-
-def _network_config(text: str) -> str:
-    try:
-        netconfig.parse_network_config(text)
-    except overlay_errors.ConfigInvalid as exc:
-        raise ValueError(f"flannel would refuse this config: {exc}") from exc
-    return text
-
-
-def _tx_checksum(text: str) -> str:
-    if text.lower() not in TX_CHECKSUMS:
-        raise ValueError(f"expected one of {', '.join(TX_CHECKSUMS)}; got {text!r}")
-    return text.lower()
-
-
-def _network_name(text: str) -> str:
-    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", text):
-        raise ValueError(f"expected a Docker network name, got {text!r}")
-    return text
-
-
-def _quarantine(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text) or int(text) > QUARANTINE_MAX_S:
-        raise ValueError(f"expected seconds, 0 to {QUARANTINE_MAX_S}; got {text!r}")
-    return int(text)
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"expected true or false, got {text!r}")
-    return text.lower() == "true"
-
-
-def _log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}; got {text!r}")
-    return text.lower()
-
-
-def _address(text: str) -> Address:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        ipaddress.ip_address(host)
-        number = int(port) if colon else 0
-    except ValueError:
-        number = 0
-    if not 0 < number < 65536:
-        raise ValueError(f"expected IP:PORT such as 127.0.0.1:9410, got {text!r}")
-    return Address(host=host, port=number)
-
-
-def _docker_host(text: str) -> str:
-    if not re.fullmatch(r"(unix:///|tcp://|http://).+", text):
-        raise ValueError(f"expected an address such as unix:///host/run/docker.sock, got {text!r}")
-    return text
-
-
 KNOWN: tuple[Known, ...] = (
     Known(
         name="ETCD_ENDPOINTS",
         field="etcd_endpoints",
-        parse=_endpoints,
+        parse=setting_values.parse_endpoints,
         description="etcd's client URLs, separated by commas; empty: standalone, this host alone",
     ),
     Known(
         name="ETCD_PREFIX",
         field="etcd_prefix",
-        parse=_prefix,
+        parse=setting_values.parse_prefix,
         description="key prefix of the default flannel network",
     ),
     Known(
         name="ETCD_CA_FILE",
         field="etcd_ca_file",
-        parse=_file,
+        parse=setting_values.parse_file,
         description="CA certificate for https endpoints (PEM file inside the plugin, see the mount etcd-tls)",
     ),
     Known(
         name="ETCD_CERT_FILE",
         field="etcd_cert_file",
-        parse=_file,
+        parse=setting_values.parse_file,
         description="client certificate for etcd (PEM file inside the plugin)",
     ),
     Known(
         name="ETCD_KEY_FILE",
         field="etcd_key_file",
-        parse=_file,
+        parse=setting_values.parse_file,
         description="key of the client certificate (PEM file inside the plugin)",
     ),
     Known(name="ETCD_USERNAME", field="etcd_username", parse=str, description="etcd user"),
@@ -266,75 +141,80 @@ KNOWN: tuple[Known, ...] = (
     Known(
         name="IFACE",
         field="iface",
-        parse=_iface,
+        parse=setting_values.parse_iface,
         description="underlay interface: name, IP or regular expression; empty: the default route's",
     ),
     Known(
         name="PUBLIC_IP",
         field="public_ip",
-        parse=_public_ip,
+        parse=setting_values.parse_public_ip,
         description="IPv4 address at which other hosts reach this one; empty: the interface's",
     ),
     Known(
         name="PUBLIC_IPV6",
         field="public_ipv6",
-        parse=_public_ipv6,
+        parse=setting_values.parse_public_ipv6,
         description="IPv6 address at which other hosts reach this one; empty: the interface's",
     ),
     Known(
         name="TX_CHECKSUM",
         field="tx_checksum",
-        parse=_tx_checksum,
+        parse=setting_values.parse_tx_checksum,
         description="whether tunnel devices leave checksums to the hardware below: on, off, or auto, which finds out",
     ),
     Known(
         name="NETWORK_CONFIG",
         field="network_config",
-        parse=_network_config,
+        parse=setting_values.parse_network_config,
         description="flannel's network config (JSON): put into etcd if absent; the config of standalone mode",
     ),
     Known(
         name="DEFAULT_NETWORK",
         field="default_network",
-        parse=_network_name,
+        parse=setting_values.parse_network_name,
         description="Docker network that the plugin creates by itself; empty: none",
     ),
     Known(
         name="ADDRESS_QUARANTINE",
         field="address_quarantine_s",
-        parse=_quarantine,
+        parse=setting_values.parse_quarantine,
         description="seconds for which a released address is kept for the container that had it; 0: not at all",
     ),
     Known(
         name="STICKY_MAC",
         field="sticky_mac",
-        parse=_flag,
+        parse=setting_values.parse_flag,
         description="true: addresses come back by --mac-address too; other containers then get random MACs",
     ),
-    Known(name="LOG_LEVEL", field="log_level", parse=_log_level, description=f"one of {', '.join(LOG_LEVELS)}"),
+    Known(
+        name="LOG_LEVEL",
+        field="log_level",
+        parse=setting_values.parse_log_level,
+        description=f"one of {', '.join(setting_values.LOG_LEVELS)}",
+    ),
     Known(
         name="METRICS_ADDRESS",
         field="metrics_address",
-        parse=_address,
+        parse=setting_values.parse_address,
         description="IP:PORT that serves Prometheus metrics over TCP; empty: on the plugin's sockets only",
     ),
     Known(
         name="DOCKER_HOST",
         field="docker_host",
-        parse=_docker_host,
+        parse=setting_values.parse_docker_host,
         description="address of the Engine API; empty: docker.sock in the mounted /run",
     ),
     Known(
         name="STATE_DIR",
         field="state_dir",
-        parse=_file,
+        parse=setting_values.parse_file,
         description="directory of the state file",
         managed=False,
     ),
     Known(
         name="RUN_DIR",
         field="run_dir",
-        parse=_file,
+        parse=setting_values.parse_file,
         description="the host's /run",
         managed=False,
     ),
