@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from ipam import claims, errors, leases, pool, reconcile, requests, shortage, slices, store
+from ipam import claims, errors, leases, overview, pool, reconcile, requests, shortage, slices, store
 from overlay import errors as overlay_errors
 from overlay import holdings, lease, netstate, statefile
 
@@ -100,7 +100,7 @@ class Ipam:
         entry, ip = self._store.change(functools.partial(self._take, request))
         self._note_use(entry)
         if ip is None:
-            raise errors.PoolFull(_explain_full(entry, self._network_of(entry.addresses.cidr)))
+            raise errors.PoolFull(overview.explain_full(entry, self._network_of(entry.addresses.cidr)))
         return ipaddress.ip_interface((ip, entry.addresses.cidr.prefixlen))
 
     def release_address(self, pool_id: str, ip: netstate.IPAddress) -> None:
@@ -116,7 +116,7 @@ class Ipam:
         """Every pool, in order of address."""
         with self._store.read() as pools:
             entries = sorted(pools.values(), key=lambda entry: slices.order_of(entry.addresses.cidr))
-            seen = [_usage(entry) for entry in entries]
+            seen = [overview.usage_of(entry) for entry in entries]
         return [
             dataclasses.replace(one, short=self._note_use(entry)) for entry, one in zip(entries, seen, strict=True)
         ]
@@ -275,16 +275,6 @@ def _find(pools: store.Pools, pool_id: str) -> store.PoolEntry:
     return entry
 
 
-def _explain_full(entry: store.PoolEntry, network: str) -> str:
-    addresses = entry.addresses
-    of = f"network {network}: " if network else ""
-    within = f", --ip-range {addresses.subpool}," if addresses.subpool else ""
-    return (
-        f"{of}pool {addresses.cidr}{within} of lease {entry.lease} ({entry.prefix}) is full: {addresses.used} of "
-        f"{addresses.total} addresses used; remove containers of this network, or use another network or host"
-    )
-
-
 def _kind(request: requests.AddressRequest) -> pool.Kind:
     match request.purpose:
         case requests.Purpose.GATEWAY:
@@ -298,18 +288,3 @@ def _kind(request: requests.AddressRequest) -> pool.Kind:
 def _is_gateway(entry: store.PoolEntry, ip: netstate.IPAddress) -> bool:
     state = entry.addresses.state(ip)
     return isinstance(state, pool.Used) and state.kind is pool.Kind.GATEWAY
-
-
-def _usage(entry: store.PoolEntry) -> requests.PoolUsage:
-    gateways = (ip for ip, used in entry.addresses.in_use() if used.kind is pool.Kind.GATEWAY)
-    return requests.PoolUsage(
-        id=entry.id,
-        prefix=entry.prefix,
-        lease=entry.lease,
-        cidr=entry.addresses.cidr,
-        subpool=entry.addresses.subpool,
-        gateway=next(gateways, None),
-        used=entry.addresses.used,
-        total=entry.addresses.total,
-        short=False,
-    )

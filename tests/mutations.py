@@ -85,6 +85,7 @@ FIREWALLD = "overlay/firewalld.py"
 NODE = "overlay/node.py"
 RECONCILER = "overlay/reconciler.py"
 IPAM = "ipam/service.py"
+OVERVIEW = "ipam/overview.py"
 
 PUBLISHED = "docker_shows_the_port or third_host or both_hosts or own_loopback or publishing_container"
 PLAN = "ops = [op for op in diff.plan(desired, observed) if work.may(op)]"
@@ -833,7 +834,7 @@ BAD_INPUT = (
         "full pool: the message has used and total",
         "full_pool",
         _one(
-            IPAM,
+            OVERVIEW,
             'is full: {addresses.used} of "\n        f"{addresses.total} addresses used; remove',
             'is full; "\n        f"remove',
         ),
@@ -842,7 +843,7 @@ BAD_INPUT = (
         "full-pool-without-lease",
         "full pool: the message has the lease",
         "full_pool",
-        _one(IPAM, "of lease {entry.lease} ({entry.prefix}) is full", "({entry.prefix}) is full"),
+        _one(OVERVIEW, "of lease {entry.lease} ({entry.prefix}) is full", "({entry.prefix}) is full"),
     ),
     Mutation(
         "malformed-body-is-500",
