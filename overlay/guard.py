@@ -14,6 +14,7 @@ import functools
 import ipaddress
 import itertools
 import re
+import struct
 from collections.abc import Iterable
 from typing import NewType
 
@@ -53,26 +54,31 @@ GuardPlan = frozenset[GuardedPort | GuardedBridge]
 """Everything to guard. Empty: there is no table, and nobody is kept from anything."""
 
 _SETS = {
-    "free": "type ifname",
+    "free": "type ifname . iface_type",
     "macs": "type ifname . ether_addr",
     "v4": "type ifname . ipv4_addr",
     "v6": "typeof iifname . @th,64,128",
-    "local": "typeof @th,64,128",
+    "local": "typeof meta iiftype . @th,64,128",
 }
 """Who may send anything; whose MAC and addresses are whose; and all link-local addresses that are somebody's.
 
-IPv6 addresses are raw numbers: nft 1.0.6 has no other word for the address in a neighbour advertisement.
+IPv6 addresses are raw numbers: nft 1.0.6 has no other word for the address in a neighbour advertisement. Every key
+has two parts: where nft 1.1, the plugin's, has made a set of one, nft 1.0.6, a host's, dies listing it, and firewalld
+with it.
 """
+
+_TYPE = "ether"
+"""The type of every port's link, ARPHRD_ETHER, number 1. Source: if_arp.h."""
 
 _RULES = f"""\
 	chain target {{
 		iifname . @th,64,128 @v6 accept
-		@th,64,16 & 0xffc0 == 0xfe80 @th,64,128 != @local accept
+		@th,64,16 & 0xffc0 == 0xfe80 meta iiftype . @th,64,128 != @local accept
 		drop
 	}}
 
 	chain port {{
-		iifname @free accept
+		iifname . meta iiftype @free accept
 		iifname . ether saddr != @macs drop
 		ether type arp iifname . arp saddr ether != @macs drop
 		ether type arp iifname . arp saddr ip @v4 accept
@@ -82,7 +88,7 @@ _RULES = f"""\
 		icmpv6 type {{ nd-router-advert, nd-redirect }} drop
 		icmpv6 type nd-neighbor-advert jump target
 		ether type ip6 iifname . @nh,64,128 @v6 accept
-		ip6 saddr fe80::/10 @nh,64,128 != @local accept
+		ip6 saddr fe80::/10 meta iiftype . @nh,64,128 != @local accept
 		ip6 saddr :: icmpv6 type nd-neighbor-solicit goto target
 		ip6 saddr :: icmpv6 type {{ mld-listener-report, nd-router-solicit, mld2-listener-report }} accept
 		drop
@@ -157,12 +163,12 @@ def link_local(mac: netstate.Mac) -> ipaddress.IPv6Address:
 def _elements(one: GuardedPort | GuardedBridge) -> tuple[Element, ...]:
     """Remembered, as all ports are asked for with each one that comes."""
     own = link_local(one.mac)
-    local = Element(("local", f"{int(own):#x}"))
+    local = Element(("local", f"{_TYPE} . {int(own):#x}"))
     if isinstance(one, GuardedBridge):
         return (local,)
     name = f'"{one.name}"'
     if one.free:
-        return (local, Element(("free", name)))
+        return (local, Element(("free", f"{name} . {_TYPE}")))
     addresses = (
         Element(("v4", f"{name} . {address}") if address.version == 4 else ("v6", f"{name} . {int(address):#x}"))
         for address in (*one.addresses, own)
@@ -190,6 +196,8 @@ def _listed(texts: list[str] | None) -> str:
 def _part(text: str) -> bytes:
     if text.startswith('"'):
         return text.strip('"').encode().ljust(16, b"\0")
+    if text == _TYPE:
+        return struct.pack("=H2x", 1)
     if text.startswith("0x"):
         return int(text, 16).to_bytes(16, "big")
     if ":" in text:

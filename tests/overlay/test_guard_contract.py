@@ -186,9 +186,9 @@ HANDS = (
     "nft flush chain bridge flannelpy prerouting",
     "nft flush chain bridge flannelpy target",
     "nft insert rule bridge flannelpy port accept",
-    "nft add element bridge flannelpy free { fph000000000005 }",
+    "nft add element bridge flannelpy free { fph000000000005 . ether }",
     "nft add element bridge flannelpy v4 { fph000000000005 . 10.2.20.1 }",
-    "nft delete element bridge flannelpy local { 0xfe8000000000000000420afffe0214fe }",
+    "nft delete element bridge flannelpy local { ether . 0xfe8000000000000000420afffe0214fe }",
     "nft add table bridge flannelpy { flags dormant ; }",
 )
 
@@ -318,14 +318,14 @@ def test_the_audit_names_what_is_missing_and_what_is_strange(netns: Netns, wall:
     wall.guard(PLAN)
     netns.run(
         "nft delete element bridge flannelpy macs { fph000000000005 . 02:42:0a:02:14:05 }",
-        "nft add element bridge flannelpy free { fph000000000006 }",
+        "nft add element bridge flannelpy free { fph000000000006 . ether }",
     )
     assert wall.look(frozenset(), PLAN) == (
         firewall_port.Finding(
             place="nft-bridge",
             how=firewall_port.How.CHANGED,
             wanted='macs { "fph000000000005" . 02:42:0a:02:14:05 }',
-            seen='free { "fph000000000006" }',
+            seen='free { "fph000000000006" . ether }',
         ),
     )
     wall.guard(PLAN)
