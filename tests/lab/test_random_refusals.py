@@ -14,6 +14,10 @@ REAL = {
     "409 cannot kill container: c6: container 6ea28c0953d9 is not running": "its state forbids it",
     "500 Container 6ea28c0953d9 is not paused": "its state forbids it",
     "500 Cannot unpause container aafa986ae85d: cannot resume a stopped container": "its state forbids it",
+    "409 cannot start a paused container, try unpause instead": "its state forbids it",
+    "500 cannot pause container cc180ec8270b: OCI runtime pause failed: container not running: unknown": (
+        "its state forbids it"
+    ),
     '409 Conflict. The container name "/c3" is already in use by container "77212d1d".': "its state forbids it",
     "500 failed to set up container networking: IpamDriver.RequestAddress: address 10.2.45.66 of pool 10.2.45.64/26 "
     "is in use (explicit); take another.": "the address is taken",
