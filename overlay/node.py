@@ -15,6 +15,7 @@ import time
 from collections.abc import Set as AbstractSet
 
 from overlay import (
+    doubt,
     errors,
     examine,
     keeper,
@@ -47,6 +48,7 @@ class Node:
         self._standing = standing.Standing(prefix)
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
         self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
+        self._doubt = doubt.Doubt(prefix, ports.registry, self._standing, self._timing.doubt_s)
         self._published = netstate.EMPTY
         self._restored = False
         self._read_at = 0  # revision of the last snapshot that was believed
@@ -226,14 +228,12 @@ class Node:
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):
             return  # joined anew meanwhile, and so by what the underlay is
-        if moved.own.underlay != known.own.underlay:  # else the devices alone: their checksum offload
+        link = moved.own.underlay
+        if link != known.own.underlay:  # else the devices alone: their checksum offload
             self._standing.count(tally.Event.UNDERLAY_CHANGED)
             log.info(
                 "underlay changed prefix=%s link=%s mtu=%d public_ip=%s",
-                self.prefix,
-                moved.own.underlay.name,
-                moved.own.underlay.mtu,
-                moved.attrs.host,
+                *(self.prefix, link.name, link.mtu, moved.attrs.host),
             )
         self._publish()
         self._ports.changed()
@@ -261,8 +261,8 @@ class Node:
             case registry.Outage():
                 self._standing.set_outage(event.reason)
             case registry.Snapshot() if known is not None:
-                self._note_snapshot(book, event)
-                believed = self._confirm(book, event)
+                self._doubt.note(book, event)
+                believed = self._doubt.settle(book, event, self._cut)
                 if believed is not None and self._keeper.yields(believed):
                     self._cut.set()
                 elif believed is not None:
@@ -284,43 +284,6 @@ class Node:
         elif news.gone and self._standing.refused():
             self._keeper.claim()  # the lease in our way need not have our key
         self._ports.store.save_peers(self.prefix, news.put, news.gone)
-
-    def _confirm(self, book: peers.Book, event: registry.Snapshot) -> registry.Snapshot | None:
-        """The snapshot to believe: where most peers are missing, one that was read some seconds later.
-
-        None where the watch is to end first. An outage between the two looks keeps everything as it is.
-        """
-        if not peers.is_doubtful(book, event):
-            return event
-        log.warning(
-            "most peers missing, looking again before anything goes prefix=%s before=%d now=%d",
-            self.prefix,
-            len(book.leases),
-            len(event.leases),
-        )
-        self._standing.count(tally.Event.SNAPSHOT_DOUBTED)
-        while not self._cut.wait(self._timing.doubt_s):
-            try:
-                second = self._ports.registry.read_leases()
-            except errors.RegistryError as exc:
-                self._standing.set_outage(str(exc))
-                continue
-            chosen = peers.choose_snapshot(event, second)
-            if not peers.is_doubtful(book, chosen):
-                log.info("most peers are there again prefix=%s now=%d", self.prefix, len(chosen.leases))
-                self._standing.count(tally.Event.SNAPSHOT_REFUTED)
-            return chosen
-        return None
-
-    def _note_snapshot(self, book: peers.Book, event: registry.Snapshot) -> None:
-        if event.revision < book.revision:
-            log.warning(
-                "registry went back in time prefix=%s from=%d to=%d", self.prefix, book.revision, event.revision
-            )
-            self._standing.count(tally.Event.STORE_WENT_BACK)
-        if event.compacted:
-            log.info("history compacted, all leases read anew prefix=%s revision=%d", self.prefix, event.revision)
-            self._standing.count(tally.Event.HISTORY_COMPACTED)
 
     def _publish(self) -> None:
         """Hand the kernel state of the moment to the reconciler, which repeats what the kernel refuses."""
