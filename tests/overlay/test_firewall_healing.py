@@ -81,7 +81,7 @@ class Host:
 
     def await_quiet(self) -> None:
         """Until it has looked at what it wrote itself."""
-        filters = self.reconciler._firewall
+        filters = self.reconciler._keeper._filters
         assert isinstance(filters, firewall_exec.FirewallExec)
         until = time.monotonic() + 5
         while filters._quiet is None or filters._quiet[1].news != filters._journal.mark().news:
