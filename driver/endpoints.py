@@ -96,7 +96,7 @@ def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
 def _join(driver: service.Driver, body: fields.JsonObject) -> Answer:
     options = fields.mapping(body, "Options")
     publishes = bool(fields.objects(options, OPTION_PORTMAP))
-    sandbox = fields.text(body, "SandboxKey", "")
+    sandbox = names.sandbox_of(fields.text(body, "SandboxKey", ""))
     return endpoint.format_join(
         driver.join(_network_id(body), _endpoint_id(body), publishes=publishes, sandbox=sandbox)
     )

@@ -76,6 +76,11 @@ def parse_iface_prefix(text: str, field: str) -> str:
     return text
 
 
+def sandbox_of(key: str) -> str:
+    """A container's sandbox by the path that the engine gives for it, for no more than to tell two apart."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16] if key else ""
+
+
 def bridge_name(network_id: NetworkId, taken: Collection[netstate.IfName] = ()) -> netstate.IfName:
     """The bridge of a network, other than those `taken`."""
     return _first_free(BRIDGE_PREFIX, network_id, taken)

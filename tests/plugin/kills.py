@@ -200,6 +200,7 @@ class Host(Machine):
         """Everything that could leak or be doubled, without counters and numbers of links."""
         links = json.loads(self.run("ip", "-j", "link"))
         rules = re.sub(r"counter packets \d+ bytes \d+", "counter", self.run("nft", "list", "ruleset"))
+        tables = sorted(re.split(r"(?m)^(?=table )", rules))  # one that was made anew is listed last
         told = json.loads(self.get("/status"))
         return {
             "links": sorted(f"{link['ifname']} in {link.get('master', 'nothing')}" for link in links),
@@ -207,7 +208,7 @@ class Host(Machine):
                 " ".join(line.split()[1:4]) for line in self._lines("ip", "-o", "addr") if "fe80:" not in line
             ),
             "routes": sorted(line.strip() for line in self._lines("ip", "route")),
-            "rules": rules.splitlines(),
+            "rules": "".join(tables).splitlines(),
             "listening": sorted(" ".join(line.split()[:5]) for line in self._lines("ss", "-Hltun")),
             "rows": self._rows(),
             "told": {name: told.get(name) for name in ("networks", "endpoints", "addresses")},
@@ -284,7 +285,8 @@ def check_every_point(
     host.engine.modern = modern
     passed = [point for who, point in host.record(lambda: (live(host), host.wait_until_whole())) if who == method]
     assert passed, f"{method} passed no fault point"
-    assert host.wait_until_whole() == []
+    left = host.wait_until_whole()
+    assert left == [], left
     for point in count(passed):
         host = hosts.get()
         failure = _kill_once(host, method, point, live)
