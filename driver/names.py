@@ -78,7 +78,7 @@ def parse_iface_prefix(text: str, field: str) -> str:
 
 def sandbox_of(key: str) -> str:
     """A container's sandbox by the path that the engine gives for it, for no more than to tell two apart."""
-    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16] if key else ""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:16] if key else ""
 
 
 def bridge_name(network_id: NetworkId, taken: Collection[netstate.IfName] = ()) -> netstate.IfName:

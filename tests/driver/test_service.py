@@ -32,7 +32,7 @@ END = endpoint.Endpoint(
     mac=netstate.Mac("02:42:0a:02:14:05"),
     mtu=1450,
 )
-JOINED = dataclasses.replace(END, joined=True, sandbox="/var/run/docker/netns/b6f0529d4689")
+JOINED = dataclasses.replace(END, joined=True, sandbox=names.sandbox_of("/var/run/docker/netns/b6f0529d4689"))
 NET = network.Network(
     id=NETWORK_ID,
     bridge=BRIDGE,

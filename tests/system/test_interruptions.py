@@ -215,7 +215,7 @@ def test_a_crash_leaves_no_endpoint_that_docker_does_not_know(pair, solo):
         lambda: len(site.status(solo.host)["endpoints"]) == 1 and site.status(solo.host)["addresses"][0]["used"] == 2,
         60,  # 20 s of looks that agree, and a busy machine
     )
-    assert "fphabababababab" not in site.kernel_of(solo.host)["links"]
+    site.wait_for("no link of it", lambda: "fphabababababab" not in site.kernel_of(solo.host)["links"], 10)
     assert solo.host.try_docker("exec", "keeper", "ip", "route").ok
 
 

@@ -141,6 +141,7 @@ def test_kills_within_the_engines_calls_leave_nothing(request, pair, faulty):
     spare = slices_of(faulty)[2]
     address = site.ip_of(faulty, "keeper")
     for case in cases_of(pair.lab.config.engine, dealt=request.config.getoption("--deal")):
+        wait_clean(faulty, f"the slice is free for {case}")
         said = strike(faulty, case, spare)
         site.wait_ready(faulty)
         if case.words[0] in ("run", "network") and case.words[1] != "rm":
