@@ -15,6 +15,8 @@ import pytest
 
 from lab import site
 
+pytestmark = pytest.mark.long("26.1")
+
 SUBNET = "10.2.60.0/24"
 KEY = f"{site.PREFIX}/subnets/{SUBNET.replace('/', '-')}"
 MAC = "c6:d2:32:6f:8f:60"

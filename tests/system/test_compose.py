@@ -10,6 +10,8 @@ import pytest
 
 from lab import site
 
+pytestmark = pytest.mark.long("26.1")
+
 DOCS = pathlib.Path(__file__).parents[2] / "docs/operations.md"
 APP = "root/app"
 

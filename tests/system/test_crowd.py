@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lab import crowd
+
+pytestmark = pytest.mark.long("28.5")
 
 COUNT = 100
 

@@ -8,6 +8,8 @@ import pytest
 
 from lab import command, site
 
+pytestmark = pytest.mark.long("20.10")
+
 
 def firewall_cmd(host, *words):
     return host.exec(["firewall-cmd", *words], timeout_s=60)

@@ -11,6 +11,8 @@ import pytest
 from lab import site
 from lab.errors import CommandFailed
 
+pytestmark = pytest.mark.long("20.10")
+
 FORGER = ("--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW")
 OTHER_MAC = "02:00:00:00:00:99"
 

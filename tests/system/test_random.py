@@ -6,6 +6,8 @@ import pytest
 
 from lab import random_run, site
 
+pytestmark = pytest.mark.long("28.5")
+
 PREFIX = "/random/network"
 OPERATIONS = 60
 SEED = 4

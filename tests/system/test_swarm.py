@@ -10,6 +10,8 @@ import pytest
 
 from lab import site
 
+pytestmark = pytest.mark.long("26.1")
+
 DOCS = pathlib.Path(__file__).parents[2] / "docs/operations.md"
 PREFIX = "/swarm/network"
 CONFIG = '{"Network":"10.77.0.0/16","Backend":{"Type":"vxlan","VNI":77}}'
