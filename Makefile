@@ -21,7 +21,7 @@ demo: .venv/ready ## Two Docker hosts, one etcd, the plugin, and containers that
 test: check ## Check, then every test: unit, contract (etcd, kernel), system (all engines), three minutes of chaos
 	$(PYTHON) -m lab packages $(TEST_PACKAGES)
 	$(PYTHON) -m lab prepare
-	$(PYTHON) -m pytest -m 'not system' -n 2 --dist loadfile
+	$(PYTHON) -m pytest -m 'not system' -n 4 --dist loadfile
 	$(PYTHON) -m pytest -m system tests/lab --timeout 600
 	$(MAKE) --no-print-directory -j3 --output-sync=target $(addprefix system-,$(ENGINES))
 	$(PYTHON) -m lab chaos --seconds 180 --seed 3

@@ -40,6 +40,10 @@ QUERIES = (
     "SELECT pool_id FROM ipam_pools",
     "SELECT pool_id, ip, kind FROM ipam_addresses WHERE kind IS NOT NULL",
 )
+
+SHARED = "firewall."
+"""Points that a call passes only where no other thread is writing for it at that moment (`overlay.group_commit`)."""
+
 SETTLES_S = 15.0
 """The look at Docker mends what is older than 1.2 s and found by two looks; the rest is for a busy machine."""
 
@@ -303,7 +307,10 @@ def _kill_once(host: Host, method: str, point: Point, live: Callable[[Host], obj
     with contextlib.suppress(AssertionError):
         until(host.struck, within_s=SETTLES_S)
     if not host.struck():
-        return "the point was not reached"
+        if not point.name.startswith(SHARED):
+            return "the point was not reached"
+        (host.orders / "order").unlink(missing_ok=True)  # another thread wrote for this call too
+        return "; ".join(host.wait_until_whole())
     if _is_call(method) and [text.rpartition("got an ")[2][:10] for text in host.engine.refusals] != ["empty body"]:
         return f"expected the repeat alone to be refused, got {host.engine.refusals}"
     return "; ".join(host.wait_until_whole())
