@@ -70,8 +70,8 @@ class Node:
         """Begin to talk to the registry."""
         for target, name in ((self._run, "node"), (lambda: self._keeper.run(self._stop), "beat")):
             thread = threading.Thread(target=target, name=f"{name}:{self.prefix}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)  # `stop` may come from another thread, and waits for what runs
 
     def halt(self) -> None:
         """Tell the threads to end, without waiting for them."""

@@ -41,6 +41,9 @@ class App:
         }
         self._recent = logs.configure(self._settings.log_level)
         self._built = threading.Event()
+        self._turn = threading.Lock()
+        """Starting or stopping: a plugin is ended while it starts, too."""
+        self._ended = False
         self._graph: graph.Graph | None = None
         self._failure: errors.OverlayError | None = None
         self._metrics = gauges.Metrics(self._samples)
@@ -54,9 +57,11 @@ class App:
 
     def stop(self) -> None:
         """End the threads. Network, lease and containers stay as they are."""
-        self._metrics.close()
-        if self._graph is not None:
-            self._graph.stop()
+        with self._turn:
+            self._ended = True
+            self._metrics.close()
+            if self._graph is not None:
+                self._graph.stop()
 
     def methods(self) -> Mapping[str, http.Method]:
         """Implements `http.Core`."""
@@ -125,8 +130,11 @@ class App:
             gc.collect()  # what imports left behind: peers find room there
             self._graph = built
             self._built.set()
-            built.start()
-            self._serve_metrics()
+            with self._turn:
+                if self._ended:
+                    return
+                built.start()
+                self._serve_metrics()
         except errors.OverlayError as exc:
             self._fail(exc)
         except Exception as exc:

@@ -77,8 +77,8 @@ class Graph:
         )
         for run, name in background:
             thread = threading.Thread(target=run, args=(self.halt,), name=name, daemon=True)
-            self.threads.append(thread)
             thread.start()
+            self.threads.append(thread)  # what stops this waits for threads that run
         self.nodes.start()
 
     def stop(self) -> None:
