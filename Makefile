@@ -18,7 +18,7 @@ demo: .venv/ready ## Two Docker hosts, one etcd, the plugin, and containers that
 	@$(PYTHON) -m lab demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: check ## Check, then every test: unit, contract (etcd, kernel), system (all engines), three minutes of chaos
+test: check ## Check, then the tests: unit, contract (etcd, kernel), system (the longest on one engine each), chaos
 	$(PYTHON) -m lab packages $(TEST_PACKAGES)
 	$(PYTHON) -m lab prepare
 	$(PYTHON) -m pytest -m 'not system' -n 4 --dist loadfile
@@ -75,7 +75,7 @@ reboots: .venv/ready ## Cut the power of hosts 50 times: is every container back
 	$(PYTHON) -m lab reboots --count $(or $(COUNT),50) $(if $(SEED),--seed $(SEED)) --engine $(subst $(eval) ,$(comma),$(strip $(ENGINES)))
 
 .PHONY: matrix
-matrix: .venv/ready ## All that is too long for `make test`; goes on where it was (ONLY='suite_28.5_*,crowd_*', FRESH=1)
+matrix: .venv/ready ## Every test on every engine and firewall, reboots, crowds, chaos: hours; goes on where it was (ONLY='suite_28.5_*,crowd*', FRESH=1)
 	$(PYTHON) -m lab packages $(TEST_PACKAGES)
 	$(PYTHON) -m lab prepare
 	$(PYTHON) -m lab matrix $(if $(ONLY),--only '$(ONLY)') $(if $(FRESH),--fresh)

@@ -18,7 +18,7 @@ from overlay import errors, firewall, guard, netstate
 log = logging.getLogger(__name__)
 
 GUARD_WAIT_S = 0.03
-"""What an endpoint waits for its guard: for a run of nft, and not for the queue of a hundred starts."""
+"""What an endpoint waits for its guard: for its own write, and not for the queue of a hundred starts."""
 
 
 class Plumbing(Protocol):

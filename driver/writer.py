@@ -1,8 +1,8 @@
 """A write that goes on beside its callers, who wait a little for it and no longer.
 
-One thread writes, for all that have asked until it begins; it ends when nobody asks any more. For what costs a run of
-nft and may come a moment late: `driver.plumbing` writes so what containers may send, since an endpoint that is not
-written yet can send nothing, and a container begins a tenth of a second after its endpoint.
+One thread writes, for all that have asked until it begins; it ends when nobody asks any more. For what is mostly
+quick, at times a run of nft, and may come a moment late: `driver.plumbing` writes so what containers may send, since
+an endpoint that is not written yet can send nothing, and a container begins a tenth of a second after its endpoint.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def crowd_(**options: Any) -> None:  # Any: click's values
 
 
 @main.command("matrix")
-@click.option("--only", default="", help="Just these cells: patterns with commas, such as 'suite_28.5_*,crowd_*'.")
+@click.option("--only", default="", help="Just these cells: patterns with commas, such as 'suite_28.5_*,crowd*'.")
 @click.option("--fresh", is_flag=True, help="Run also what passed on this commit.")
 @click.option("--width", default=3, show_default=True, help="How many at a time.")
 @click.option("--show", is_flag=True, help="Run nothing, show how it stands.")

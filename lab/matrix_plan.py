@@ -85,8 +85,9 @@ def _reboots() -> Iterator[Cell]:
 
 def _crowds() -> Iterator[Cell]:
     for engine in ENGINES:
-        words = (*_LAB, "crowd", "--hosts", "10", "--containers", "20", "--engine", engine)
-        yield Cell(scenario="crowd", engine=engine, firewall="iptables-nft", words=words)
+        for hosts, containers in ((1, 100), (10, 20)):
+            words = (*_LAB, "crowd", "--hosts", str(hosts), "--containers", str(containers), "--engine", engine)
+            yield Cell(scenario=f"crowd{hosts}x{containers}", engine=engine, firewall="iptables-nft", words=words)
 
 
 def _chaos() -> Iterator[Cell]:
