@@ -60,15 +60,20 @@ class Driver:
         self.correct_endpoint = self._follower.correct_endpoint
 
     def restore(self) -> None:
-        """Load the state file and declare all of it desired. Kernel failures are left to the reconciler's passes."""
+        """Load the state file and declare all of it desired. Kernel failures are left to the reconciler's passes.
+
+        With no network there is nothing to declare: rules of an earlier life are the reconciler's, and may be those of
+        containers that run and whose state file was lost.
+        """
         networks, endpoints = self._rows.load()
         for net in networks:
             self._plumbing.set_again(desired.network_owner(net.id), desired.network_state(net))
         by_id = {net.id: net for net in networks}
         for end in endpoints:
             self._plumbing.plumb_endpoint_again(by_id[end.network_id], end)
-        self._plumbing.write_firewall_again()
-        self._plumbing.write_guard_again()
+        if networks:
+            self._plumbing.write_firewall_again()
+            self._plumbing.write_guard_again()
         self.publisher.restore(networks, endpoints)
         self.refresh()  # the lease may have changed while nobody looked, or the rows be of a version that knew less
 

@@ -117,6 +117,8 @@ class Reconciler:
     def open_gate(self) -> None:
         """All owners have declared what they had before the restart: from now on passes remove what nobody wants."""
         with self._lock:
+            if self._gate_open:
+                return
             self._gate_open = True
             self._settled = False
         self._wake.set()

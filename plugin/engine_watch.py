@@ -27,20 +27,23 @@ class Timing:
     `period_s` lies between two looks where all agree; `confirm_s` where something differs, which is more than the
     longest pause between two repeats of an engine's call (8 s), so that a start which goes on shows. `grace_s` is how
     long all looks must have seen a thing that Docker does not know before it goes, and how old an address must be.
-    `retry_s` lies between two tries to reach the engine, or to create the default network.
+    `retry_s` lies between two tries to reach the engine, or to create the default network. After `lost_s` of looks,
+    what Docker knows and we could not adopt, with a lease to adopt it on, counts as lost.
     """
 
     period_s: float = 60.0
     confirm_s: float = 10.0
     retry_s: float = 2.0
+    lost_s: float = 300.0
     grace_s: float = ipam_service.GRACE_S
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`default_network` "" for none."""
+    """`default_network` "" for none. `complete` is called once, when all that Docker knows is known here too."""
 
     default_network: str = ""
+    complete: Callable[[], None] = lambda: None
     timing: Timing = dataclasses.field(default_factory=Timing)
 
 
@@ -67,6 +70,8 @@ class EngineWatch:
         self._options = options
         self._timing = options.timing
         self._glance = glance
+        self._complete: Callable[[], None] | None = options.complete
+        self._first_at: float | None = None
         self._window = sight.Window(options.timing.grace_s)
         self._looked_at: float | None = None
         self._pending = False
@@ -114,6 +119,7 @@ class EngineWatch:
         done = self._mend(now)
         for line in done:
             log.warning("mended: %s", line)
+        self._tell_complete(seen_at, seen)
         recent, settled = self._window.recent(), self._window.settled()
         tried = frozenset(settled.differences) if settled is not None else frozenset()
         with self._lock:
@@ -122,6 +128,17 @@ class EngineWatch:
             self._pending = any(one.repair and one not in tried for one in now.differences)
             self._differences = difference.count(recent.differences) if recent is not None else {}
         return done
+
+    def _tell_complete(self, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> None:
+        if self._complete is None:
+            return
+        if self._first_at is None:
+            self._first_at = seen_at
+        left = audit.find(self._driver.networks(), self._driver.endpoints(), seen)
+        lost = self._leases.held() and seen_at - self._first_at > self._timing.lost_s
+        if lost or not (left.missing_networks or left.missing_endpoints):
+            self._complete()
+            self._complete = None
 
     def _mend(self, now: sight.Sight) -> list[str]:
         """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""

@@ -67,8 +67,13 @@ class Graph:
     threads: list[threading.Thread]
 
     def start(self) -> None:
-        """Everything saved is declared by now: let the background begin."""
-        self.reconciler.open_gate()
+        """Everything saved is declared by now: let the background begin.
+
+        Where nothing was saved the state file may have been lost, and links in the kernel be those of containers
+        that run: what stays of them is Docker's to say, and nothing is removed before.
+        """
+        if self.driver.networks():
+            self.reconciler.open_gate()
         background = (
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),
@@ -217,7 +222,11 @@ def _watch(
         sources.ipam,
         sources.nodes,
         functools.partial(sight.glance, sources),
-        engine_watch.Options(default_network=chosen.default_network, timing=timing),
+        engine_watch.Options(
+            default_network=chosen.default_network,
+            complete=sources.reconciler.open_gate,
+            timing=timing,
+        ),
     )
 
 

@@ -175,14 +175,19 @@ class MemoryPlugin:
         self.driver.restore()
         self.reconciler.open_gate()
 
-    def make_watch(self, timing: engine_watch.Timing, default_network: str = "") -> engine_watch.EngineWatch:
+    def make_watch(
+        self,
+        timing: engine_watch.Timing,
+        default_network: str = "",
+        complete: Callable[[], None] = lambda: None,
+    ) -> engine_watch.EngineWatch:
         return engine_watch.EngineWatch(
             self.engine,
             self.driver,
             self.ipam,
             self.nodes,
             functools.partial(sight.glance, self.sources),
-            engine_watch.Options(default_network=default_network, timing=timing),
+            engine_watch.Options(default_network=default_network, complete=complete, timing=timing),
         )
 
     def join(self) -> MemoryPlugin:

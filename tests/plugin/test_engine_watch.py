@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from driver import desired, engine
+from plugin import engine_watch
 from tests.overlay import node_host
 from tests.plugin import memory_plugin
 
@@ -115,6 +116,42 @@ def test_what_we_lost_is_adopted_with_its_address(plugin: Plugin) -> None:
     assert [net.id for net in plugin.driver.networks()] == [memory_plugin.NETWORK_ID]
     assert [end.joined for end in plugin.driver.endpoints()] == [True]
     assert addresses(plugin) == {"10.2.1.1", "10.2.1.2"}
+
+
+def looks_until_complete(plugin: Plugin, lost_s: float = 300.0, most: int = 4) -> int:
+    told: list[None] = []
+    watch = plugin.make_watch(engine_watch.Timing(grace_s=0.1, lost_s=lost_s), complete=lambda: told.append(None))
+    for looks in range(1, most + 1):
+        watch.look()
+        if told:
+            for _ in range(3):
+                watch.look()
+            assert told == [None]  # once
+            return looks
+    return 0
+
+
+def test_nothing_is_removed_before_all_that_docker_knows_is_known(plugin: Plugin) -> None:
+    assert looks_until_complete(plugin) == 1
+    plugin.engine.networks = [SEEN]
+    assert looks_until_complete(plugin) == 2
+    assert len(plugin.driver.endpoints()) == 1
+
+
+def test_what_cannot_be_adopted_counts_as_lost_in_the_end(plugin: Plugin) -> None:
+    elsewhere = engine.EnginePool(
+        cidr=ipaddress.IPv4Network("10.2.77.0/24"), gateway=ipaddress.IPv4Address("10.2.77.1")
+    )
+    plugin.engine.networks = [dataclasses.replace(EMPTY, pools=(elsewhere,))]
+    assert looks_until_complete(plugin) == 0
+    assert looks_until_complete(plugin, lost_s=0.0) == 2
+    assert plugin.driver.networks() == []
+
+
+def test_without_a_lease_nothing_counts_as_lost(make_plugin: Callable[..., Plugin]) -> None:
+    plugin = make_plugin()
+    plugin.engine.networks = [SEEN]
+    assert looks_until_complete(plugin, lost_s=0.0) == 0
 
 
 def test_addresses_of_both_families_are_taken_from_what_docker_shows(plugin: Plugin) -> None:

@@ -104,6 +104,27 @@ def test_an_upgrade_loses_nothing(pair, talk, newer):
     pair.h1.docker("run", "--rm", "--network", "mynet", "busybox", "true", timeout_s=60)
 
 
+LOSE_STATE = """
+import glob, os
+
+for path in glob.glob("/var/lib/docker/plugins/*/propagated-mount/flannelpy.db*"):
+    os.remove(path)
+"""
+
+
+def test_a_lost_state_file_is_made_again_of_what_docker_knows(pair, talk):
+    before = state_of(pair.h1)
+    pair.h1.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
+    try:
+        pair.h1.exec(["python3", "-c", LOSE_STATE])
+    finally:
+        pair.h1.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
+    site.wait_ready(pair.h1)
+    site.wait_for("all is known again", lambda: state_of(pair.h1) == before, 60)
+    talk.check(lost=50)  # between a network's adoption and its endpoints' its guard knows no container
+    site.wait_for("nothing differs", lambda: not site.audit(pair.h1)["differences"], 60)
+
+
 def test_containers_start_while_etcd_is_down(pair, run):
     peer = site.ip_of(pair.h2, run(pair.h2))
     members = list(pair.lab.etcd.values())
