@@ -62,8 +62,8 @@ class Driver:
     def restore(self) -> None:
         """Load the state file and declare all of it desired. Kernel failures are left to the reconciler's passes.
 
-        With no network there is nothing to declare: rules of an earlier life are the reconciler's, and may be those of
-        containers that run and whose state file was lost.
+        With no network nothing is declared: rules of an earlier life are the reconciler's to remove, and may be those
+        of containers that run and whose state file was lost.
         """
         networks, endpoints = self._rows.load()
         for net in networks:

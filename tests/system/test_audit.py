@@ -12,10 +12,10 @@ import pytest
 from lab import site
 from tests.system.test_interruptions import worker_of
 
+pytestmark = pytest.mark.long("28.5")
 SQL = """
 import glob, sqlite3, sys
 
-pytestmark = pytest.mark.long("28.5")
 (path,) = glob.glob("/var/lib/docker/plugins/*/propagated-mount/flannelpy.db")
 file = sqlite3.connect(path)
 for statement in sys.argv[1:]:

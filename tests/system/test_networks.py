@@ -9,20 +9,6 @@ import pytest
 from lab import plan, site
 
 
-def wait_same_kernel(host, before):
-    last = {}
-
-    def same():
-        nonlocal last
-        last = site.kernel_of(host)
-        return last == before
-
-    try:
-        site.wait_for("kernel as before", same, 15)
-    except site.errors.Timeout:
-        assert last == before
-
-
 def test_network_rm_leaves_no_device_rule_route_or_row(solo):
     solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
     site.wait_ready(solo.host)
@@ -30,6 +16,7 @@ def test_network_rm_leaves_no_device_rule_route_or_row(solo):
     solo.host.docker("run", "--rm", "-p", "80", "--network", "warm-up", "busybox", "true", timeout_s=60)
     solo.host.docker("network", "rm", "warm-up")
     site.wait_for("no container's link", lambda: "fph" not in " ".join(site.kernel_of(solo.host)["links"]))
+    site.wait_for("no guard", lambda: "table bridge flannelpy {" not in site.kernel_of(solo.host)["rules"])
     before = site.kernel_of(solo.host)
     site.create_network(solo.host, "mynet")
     solo.host.docker("run", "-d", "--name", "one", "--network", "mynet", "busybox", "sleep", "3600")
@@ -40,7 +27,7 @@ def test_network_rm_leaves_no_device_rule_route_or_row(solo):
     assert len(site.status(solo.host)["endpoints"]) == 2
     solo.host.docker("rm", "-f", "one", "two")
     solo.host.docker("network", "rm", "mynet")
-    wait_same_kernel(solo.host, before)
+    site.wait_kernel(solo.host, before)
     told = site.status(solo.host)
     assert (told["networks"], told["endpoints"], told["addresses"]) == ([], [], [])
     solo.host.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
