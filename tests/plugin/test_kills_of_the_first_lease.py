@@ -41,8 +41,10 @@ class Joining(kills.Machine):
         os.kill(int((self.directory / "etcd.pid").read_text()), signal.SIGKILL)
 
     def forget(self) -> None:
-        """As if the host had never been: no plugin, no state, no lease."""
+        """As if the host had never been: no plugin, no state, no device, no lease."""
         self.stop()
+        with contextlib.suppress(subprocess.CalledProcessError):  # where it was killed before there was one
+            self.run("ip", "link", "del", "flannel.1")
         shutil.rmtree(self.directory / "state", ignore_errors=True)
         self.etcdctl("del", "--prefix", f"{PREFIX}/subnets/")
 
