@@ -8,8 +8,8 @@
 Works in worktrees of HEAD that it makes below /tmp and removes again: what is not committed is neither used nor
 touched. Each mutation gets a lab of its own, since a broken plugin leaves anything behind. "caught" means that every
 test named ran and failed; "in setup" that the lab's own fixture failed already, which counts only where the table
-says that no subtler way exists; "NOT CAUGHT" that a test named passed. The audit after each test is a part of it. Exits 1 unless
-all were caught.
+says that no subtler way exists; "NOT CAUGHT" that a test named passed. The audit after each test is a part of
+it. Exits 1 unless all were caught.
 """
 
 from __future__ import annotations
