@@ -75,8 +75,11 @@ class Matrix:
         click.echo(f"commit {self._commit}: {len(todo)} of {len(self._wanted)} cells to run")
         pool = concurrent.futures.ThreadPoolExecutor(max_workers=self._options.width)
         try:
-            for future in [pool.submit(self._do, cell) for cell in todo]:
+            for future in [pool.submit(self._do, cell) for cell in todo if not cell.alone]:
                 future.result()
+            for cell in todo:
+                if cell.alone:
+                    self._do(cell)
         finally:
             self._end()
             pool.shutdown(cancel_futures=True)

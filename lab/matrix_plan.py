@@ -16,20 +16,24 @@ FIREWALLS: Final[Mapping[str, Sequence[str]]] = {
     "26.1": ("iptables-nft", "iptables-legacy"),
     "28.5": ("iptables-nft", "iptables-legacy", "nftables"),
 }
-SEEDS: Final = (7, 8)
+SEEDS: Final[Mapping[int, bool]] = {7: False, 8: True}
+"""Of the random operations; whether with live-restore."""
+REBOOTS: Final = 17
+"""On each engine."""
 _PYTEST: Final = ("-m", "pytest", "-q", "--timeout", "600")
 _LAB: Final = ("-m", "lab")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One run. words: what follows `python`."""
+    """One run. words: what follows `python`; alone: it measures, so nothing runs beside it."""
 
     scenario: str
     engine: str = ""
     firewall: str = ""
     live_restore: bool = False
     words: Sequence[str]
+    alone: bool = False
 
     @property
     def name(self) -> str:
@@ -65,21 +69,20 @@ def _suites() -> Iterator[Cell]:
 
 def _randoms() -> Iterator[Cell]:
     for engine in ENGINES:
-        for seed in SEEDS:
-            for live in (False, True):
-                words = (*_LAB, "random", "--ops", "1000", "--seed", str(seed), "--engine", engine)
-                yield Cell(
-                    scenario=f"random{seed}",
-                    engine=engine,
-                    firewall="iptables-nft",
-                    live_restore=live,
-                    words=(*words, "--live-restore") if live else words,
-                )
+        for seed, live in SEEDS.items():
+            words = (*_LAB, "random", "--ops", "1000", "--seed", str(seed), "--engine", engine)
+            yield Cell(
+                scenario=f"random{seed}",
+                engine=engine,
+                firewall="iptables-nft",
+                live_restore=live,
+                words=(*words, "--live-restore") if live else words,
+            )
 
 
 def _reboots() -> Iterator[Cell]:
     for engine in ENGINES:
-        words = (*_LAB, "reboots", "--count", "50", "--seed", "7", "--engine", engine)
+        words = (*_LAB, "reboots", "--count", str(REBOOTS), "--seed", "7", "--engine", engine)
         yield Cell(scenario="reboots", engine=engine, firewall="iptables-nft", words=words)
 
 
@@ -87,7 +90,8 @@ def _crowds() -> Iterator[Cell]:
     for engine in ENGINES:
         for hosts, containers in ((1, 100), (10, 20)):
             words = (*_LAB, "crowd", "--hosts", str(hosts), "--containers", str(containers), "--engine", engine)
-            yield Cell(scenario=f"crowd{hosts}x{containers}", engine=engine, firewall="iptables-nft", words=words)
+            name = f"crowd{hosts}x{containers}"
+            yield Cell(scenario=name, engine=engine, firewall="iptables-nft", words=words, alone=True)
 
 
 def _chaos() -> Iterator[Cell]:

@@ -45,3 +45,11 @@ def test_all_is_run_again_where_it_shall_be_fresh(tmp_path: pathlib.Path) -> Non
     (tmp_path / "good.log").unlink()
     assert make(tmp_path, good, fresh=True).run()
     assert (tmp_path / "good.log").exists()
+
+
+def test_what_measures_runs_when_all_others_have_ended(tmp_path: pathlib.Path) -> None:
+    ended = tmp_path / "ended"
+    slow = cell("slow", 0)
+    slow = dataclasses.replace(slow, words=("-c", f"import time; time.sleep(0.5); open({str(ended)!r}, 'w')"))
+    look = f"import os, sys; sys.exit(not os.path.exists({str(ended)!r}))"
+    assert make(tmp_path, dataclasses.replace(slow, scenario="crowd", words=("-c", look), alone=True), slow).run()
