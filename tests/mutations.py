@@ -1133,7 +1133,12 @@ RESTARTS = (
         "repeat-without-body-succeeds",
         "a call that broke is not answered with success when it comes again without its body",
         "kills_within_the_engines_calls",
-        _one("plugin/http.py", "    if not data.strip():\n", "    if not data.strip():\n        return {}\n"),
+        _one(
+            "plugin/http.py",
+            "        return _error(str(exc), 400)\n    except http_errors",
+            '        return _json({}, 200) if "an empty body" in str(exc) else _error(str(exc), 400)\n'
+            "    except http_errors",
+        ),
     ),
     Mutation(
         "address-stays-over-a-restart",
