@@ -2,7 +2,7 @@
 
 `python -m lab crowd`, and a hundred at once in the system suite. How long each call of the plugin took is read from
 its own histogram in /metrics, as the difference between before and after; what starts cost as a whole is mostly runc
-and dockerd, all hosts sharing one machine.
+and dockerd, all hosts sharing one machine. Beside it stands what the kernel alone takes for a change of a link.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +18,26 @@ from typing import Final
 
 import click
 
-from lab import command, config, engine_api, errors, host, images, lab, plugin_image, random_look, random_oracle, site
+from lab import (
+    command,
+    config,
+    engine_api,
+    errors,
+    host,
+    images,
+    kernel_lock,
+    lab,
+    plugin_image,
+    random_look,
+    random_oracle,
+    site,
+)
 
 NETWORK: Final = "crowd"
 LIMIT_S: Final = 0.1
 """What 99 of 100 calls may take."""
 SHARE: Final = 0.99
+LOCK: Final = "(the kernel's lock alone)"
 _SETTLE_S: Final = 20.0
 _BUCKET: Final = re.compile(r'^flannelpy_call_seconds_bucket\{le="([^"]+)",method="([^"]+)",status="(\d+)"\} (\S+)$')
 
@@ -42,12 +57,13 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What came of it. took_s: until all ran; calls: of all hosts."""
+    """What came of it. took_s: until all ran; calls: of all hosts; lock_s: waits for the kernel's lock over links."""
 
     containers: int
     took_s: float
     calls: Buckets
     troubles: Sequence[str]
+    lock_s: Sequence[float] = ()
 
     @property
     def passed(self) -> bool:
@@ -77,18 +93,18 @@ def run(options: Options) -> bool:
 def crowd(hosts: Sequence[host.Host], containers: int, network: str = NETWORK) -> Seen:
     """Start so many on each host at once, look at everything, and remove them. The network must be there."""
     made = [(on, f"crowd{number}") for on in hosts for number in range(containers)]
-    each_s: list[float] = []
     try:
         _at_once(made, lambda on, name: _create(on, name, network), width=len(hosts) * 4)
         before = _calls(hosts)
-        began_s = time.monotonic()
-        refused = _at_once(made, _start, width=len(made))
-        each_s.append(time.monotonic() - began_s)
+        with kernel_lock.measured(hosts[0]) as lock_s:
+            began_s = time.monotonic()
+            refused = _at_once(made, _start, width=len(made))
+            took_s = time.monotonic() - began_s
         calls = {key: count - before.get(key, 0.0) for key, count in _calls(hosts).items()}
         troubles = [line for line in refused if line] + judge(hosts, len(made))
     finally:
         _at_once(made, _remove, width=len(hosts) * 4)
-    return Seen(containers=len(made), took_s=each_s[0], calls=calls, troubles=troubles)
+    return Seen(containers=len(made), took_s=took_s, calls=calls, troubles=troubles, lock_s=lock_s)
 
 
 def is_quick(calls: Buckets) -> bool:
@@ -109,6 +125,9 @@ def _lines(seen: Seen) -> Iterator[str]:
         if _total(seen.calls, [method]):
             yield f"{method:46}{_line(seen.calls, [method])}"
     yield f"{'all':46}{_line(seen.calls, methods)}"
+    if seen.lock_s:
+        share = kernel_lock.share_within(seen.lock_s, LIMIT_S)
+        yield f"{LOCK:46}{len(seen.lock_s):6}  {share:.1%}; {_quantile(seen.lock_s) * 1000:.0f} ms"
     yield from (f"FAILED: {trouble}" for trouble in seen.troubles)
     if not is_quick(seen.calls):
         yield f"FAILED: less than 99 of 100 calls took at most {LIMIT_S * 1000:g} ms"
@@ -120,6 +139,10 @@ def _line(calls: Buckets, methods: Sequence[str]) -> str:
     bounds = sorted({bound for _, bound in calls})
     within = next((bound for bound in bounds if _upto(calls, methods, bound) >= SHARE * total), float("inf"))
     return f"{total:6.0f}  {_share(calls, methods):.1%}; {within * 1000:g} ms"
+
+
+def _quantile(took_s: Sequence[float]) -> float:
+    return sorted(took_s)[math.ceil(SHARE * len(took_s)) - 1]
 
 
 def _total(calls: Buckets, methods: Iterable[str]) -> float:

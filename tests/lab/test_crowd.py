@@ -56,3 +56,11 @@ def test_slow_calls_fail_it() -> None:
         "FAILED: less than 99 of 100 calls took at most 100 ms",
         "not passed",
     ]
+
+
+def test_the_kernels_own_share_is_told_and_judges_nothing() -> None:
+    seen = dataclasses.replace(GOOD, lock_s=[0.2] * 3 + [0.01] * 97)
+    assert (
+        "(the kernel's lock alone)                        100  97.0%; 200 ms" in crowd.format_seen(seen).splitlines()
+    )
+    assert seen.passed
