@@ -1,7 +1,8 @@
 """How long a request waits for the kernel's one lock over links (rtnl), beside everything else that goes on.
 
 Every change of a link, by whomever, takes it in turn, all network namespaces of a machine together; moving a link
-into a container's namespace holds it for a grace period of RCU, 16 ms here. A request that changes nothing measures it.
+into a container's namespace holds it for a grace period of RCU, 16 ms here. A request that changes nothing
+measures it.
 Used by `crowd`.
 """
 
