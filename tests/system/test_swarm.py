@@ -28,27 +28,55 @@ def commands():
     return [*on_every[:at], "--ipam-opt", f"flannelpy.prefix={PREFIX}", *on_every[at:]], on_manager
 
 
+def restart_with(host, arguments):
+    host.dockerd_args = arguments
+    host.restart_dockerd()
+    site.wait_ready(host)
+
+
+@contextlib.contextmanager
+def without_live_restore(host):
+    """Docker itself allows no swarm with it."""
+    before = host.dockerd_args
+    if "--live-restore" not in before:
+        yield
+        return
+    refused = host.try_docker("swarm", "init", "--advertise-addr", host.ip)
+    assert "--live-restore daemon configuration is incompatible with swarm mode" in refused.err
+    restart_with(host, tuple(one for one in before if one != "--live-restore"))
+    try:
+        yield
+    finally:
+        restart_with(host, before)
+
+
 @pytest.fixture
-def swarm(pair):
+def nodes(pair):
+    with without_live_restore(pair.h1), without_live_restore(pair.h2):
+        yield pair
+
+
+@pytest.fixture
+def swarm(nodes):
     """h1 manages, h2 works; both have the configuration, and the swarm a network of it. Nothing of it stays."""
     on_every, on_manager = commands()
-    site.put_config(pair.lab, CONFIG, PREFIX)
-    pair.h1.docker("swarm", "init", "--advertise-addr", pair.h1.ip)
+    site.put_config(nodes.lab, CONFIG, PREFIX)
+    nodes.h1.docker("swarm", "init", "--advertise-addr", nodes.h1.ip)
     try:
-        token = pair.h1.docker("swarm", "join-token", "-q", "worker")
-        pair.h2.docker("swarm", "join", "--advertise-addr", pair.h2.ip, "--token", token, f"{pair.h1.ip}:2377")
-        for host in (pair.h1, pair.h2):
+        token = nodes.h1.docker("swarm", "join-token", "-q", "worker")
+        nodes.h2.docker("swarm", "join", "--advertise-addr", nodes.h2.ip, "--token", token, f"{nodes.h1.ip}:2377")
+        for host in (nodes.h1, nodes.h2):
             host.docker(*on_every)
-        pair.h1.docker(*on_manager)
-        yield pair
+        nodes.h1.docker(*on_manager)
+        yield nodes
     finally:
-        pair.h1.try_docker("service", "rm", "web", timeout_s=30)
+        nodes.h1.try_docker("service", "rm", "web", timeout_s=30)
         with contextlib.suppress(site.errors.Timeout):
-            wait_gone(pair.h1, pair.h2)
-        for host in (pair.h2, pair.h1):
+            wait_gone(nodes.h1, nodes.h2)
+        for host in (nodes.h2, nodes.h1):
             host.try_docker("swarm", "leave", "-f", timeout_s=60)
             host.try_docker("network", "rm", "flannel-config")
-        pair.lab.etcdctl("del", "--prefix", PREFIX)
+        nodes.lab.etcdctl("del", "--prefix", PREFIX)
 
 
 def pools(host):
