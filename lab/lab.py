@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import pathlib
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Final, Self
@@ -36,6 +37,7 @@ class Lab:
         self.client = self._machine(self.plan.client)
         self.outside = self._machine(self.plan.outside)
         self._registry = self._machine(self.plan.registry) if self.plan.registry else None
+        self._saving = threading.Lock()  # machines boot side by side, and each boot is written down
 
     @classmethod
     def up(cls, config: cfg.LabConfig) -> Self:
@@ -137,8 +139,9 @@ class Lab:
 
     def save(self) -> None:
         """Write down which processes are the machines' inits."""
-        inits = {each.name: each.init for each in self.machines if each.init is not None}
-        state.save(state.State(config=self.config, inits=inits))
+        with self._saving:
+            inits = {each.name: each.init for each in self.machines if each.init is not None}
+            state.save(state.State(config=self.config, inits=inits))
 
     def __enter__(self) -> Self:
         """Give the lab itself."""
