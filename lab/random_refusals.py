@@ -10,8 +10,9 @@ import re
 from typing import Final
 
 _STATES: Final = (
-    *("is not running", "is paused", "is already paused", "is not paused", "cannot resume a stopped container"),
-    *("cannot start a paused container", "OCI runtime pause failed: container not running"),
+    *("is not running", "is paused", "is already paused", "is not paused"),
+    *("cannot (start|pause|resume) a (stopped|paused|running) container",),
+    *("OCI runtime (pause|resume) failed: container not (running|paused)",),
     *("is already in use by container", "already exists", "is not connected to", "has active endpoints"),
     *("removal of container .* is already in progress", "is marked for removal", "is restarting", "is being removed"),
 )

@@ -14,6 +14,10 @@ REAL = {
     "409 cannot kill container: c6: container 6ea28c0953d9 is not running": "its state forbids it",
     "500 Container 6ea28c0953d9 is not paused": "its state forbids it",
     "500 Cannot unpause container aafa986ae85d: cannot resume a stopped container": "its state forbids it",
+    "500 Cannot pause container a6dac9b6dcf2: cannot pause a stopped container: unknown": "its state forbids it",
+    "500 Cannot unpause container 0c43b1645d3f: OCI runtime resume failed: container not paused: unknown": (
+        "its state forbids it"
+    ),
     "409 cannot start a paused container, try unpause instead": "its state forbids it",
     "500 cannot pause container cc180ec8270b: OCI runtime pause failed: container not running: unknown": (
         "its state forbids it"
