@@ -28,6 +28,8 @@ DUMP_TRIES = 10
 TIMEOUT_S = 10.0
 NLM_F_ACK_TLVS = 0x200
 NLMSGERR_ATTR_MSG = 1
+_NOTHING_THERE = (errno.ENOENT, errno.ENODEV)
+"""What the kernel says to a dump of a table that is not there, or of a device that went while we asked."""
 
 
 class DumpInterrupted(OSError):
@@ -128,7 +130,7 @@ class RtnlSocket:
                 whole = whole and not flags & rtnl.NLM_F_DUMP_INTR
                 if kind in {rtnl.NLMSG_DONE, rtnl.NLMSG_ERROR}:
                     refusal = _parse_refusal(data, at, end)
-                    if refusal is None or refusal.errno == errno.ENOENT:
+                    if refusal is None or refusal.errno in _NOTHING_THERE:
                         return whole
                     raise refusal
                 found.append((data, at, end))

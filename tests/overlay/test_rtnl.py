@@ -215,8 +215,9 @@ def test_a_dump_that_is_interrupted_for_ever_is_an_error(scripted: Scripted) -> 
         scripted.socket.dump(rtnl.RTM_GETNEIGH, b"")
 
 
-def test_a_table_that_does_not_exist_is_empty(scripted: Scripted) -> None:
-    scripted.answer(lambda number: done(number, errno.ENOENT))
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENODEV])
+def test_a_table_that_does_not_exist_is_empty_and_so_is_a_device_that_went(scripted: Scripted, code: int) -> None:
+    scripted.answer(lambda number: done(number, code))
     assert scripted.socket.dump(rtnl.RTM_GETROUTE, b"") == []
 
 
