@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from lab import quantiles
+
 LIMITS: Final[Mapping[str, float]] = {
     "start_vs_bridge": 1.10,
     "handlers_start_p50_ms": 15,
@@ -64,12 +66,6 @@ class Figure:
         return "" if limit is None else f"<= {limit:g}"
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of all values does not exceed: always one that was measured."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
 def median(name: str, unit: str, values: Sequence[float]) -> Figure:
     """The median; spread: the quartiles."""
     return Figure(
@@ -77,17 +73,17 @@ def median(name: str, unit: str, values: Sequence[float]) -> Figure:
         value=_round(statistics.median(values)),
         unit=unit,
         rounds=len(values),
-        spread=(_round(quantile(values, 0.25)), _round(quantile(values, 0.75))),
+        spread=(_round(quantiles.quantile(values, 0.25)), _round(quantiles.quantile(values, 0.75))),
     )
 
 
 def tail(name: str, unit: str, values: Sequence[float], share: float = 0.99) -> Figure:
     """A high quantile; spread: the lowest and highest one of the four quarters, in the order of measuring."""
     size = math.ceil(len(values) / 4)
-    quarters = [quantile(values[at : at + size], share) for at in range(0, len(values), size)]
+    quarters = [quantiles.quantile(values[at : at + size], share) for at in range(0, len(values), size)]
     return Figure(
         name=name,
-        value=_round(quantile(values, share)),
+        value=_round(quantiles.quantile(values, share)),
         unit=unit,
         rounds=len(values),
         spread=(_round(min(quarters)), _round(max(quarters))),
@@ -99,7 +95,7 @@ def usual_tail(name: str, unit: str, batches: Sequence[Sequence[float]], share: 
 
     For calls of a few milliseconds: one neighbour that has the processor for a moment is the whole tail of a batch.
     """
-    tails = [quantile(batch, share) for batch in batches]
+    tails = [quantiles.quantile(batch, share) for batch in batches]
     return Figure(
         name=name,
         value=_round(statistics.median(tails)),

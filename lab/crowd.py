@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from lab import (
     kernel_lock,
     lab,
     plugin_image,
+    quantiles,
     random_look,
     random_oracle,
     site,
@@ -126,8 +126,8 @@ def _lines(seen: Seen) -> Iterator[str]:
             yield f"{method:46}{_line(seen.calls, [method])}"
     yield f"{'all':46}{_line(seen.calls, methods)}"
     if seen.lock_s:
-        share = kernel_lock.share_within(seen.lock_s, LIMIT_S)
-        yield f"{LOCK:46}{len(seen.lock_s):6}  {share:.1%}; {_quantile(seen.lock_s) * 1000:.0f} ms"
+        share = quantiles.share_within(seen.lock_s, LIMIT_S)
+        yield f"{LOCK:46}{len(seen.lock_s):6}  {share:.1%}; {quantiles.quantile(seen.lock_s, SHARE) * 1000:.0f} ms"
     yield from (f"FAILED: {trouble}" for trouble in seen.troubles)
     if not is_quick(seen.calls):
         yield f"FAILED: less than 99 of 100 calls took at most {LIMIT_S * 1000:g} ms"
@@ -139,10 +139,6 @@ def _line(calls: Buckets, methods: Sequence[str]) -> str:
     bounds = sorted({bound for _, bound in calls})
     within = next((bound for bound in bounds if _upto(calls, methods, bound) >= SHARE * total), float("inf"))
     return f"{total:6.0f}  {_share(calls, methods):.1%}; {within * 1000:g} ms"
-
-
-def _quantile(took_s: Sequence[float]) -> float:
-    return sorted(took_s)[math.ceil(SHARE * len(took_s)) - 1]
 
 
 def _total(calls: Buckets, methods: Iterable[str]) -> float:

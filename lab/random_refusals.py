@@ -10,9 +10,9 @@ import re
 from typing import Final
 
 _STATES: Final = (
-    *("is not running", "is paused", "is already paused", "is not paused"),
-    *("cannot (start|pause|resume) a (stopped|paused|running) container",),
-    *("OCI runtime (pause|resume) failed: container not (running|paused)",),
+    *("is not running", "is paused", "is already paused", "is not paused", "cannot start a paused container"),
+    *("cannot (pause|resume) a stopped container", "OCI runtime pause failed: container not running"),
+    "OCI runtime resume failed: container not paused",
     *("is already in use by container", "already exists", "is not connected to", "has active endpoints"),
     *("removal of container .* is already in progress", "is marked for removal", "is restarting", "is being removed"),
 )

@@ -5,26 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench import figures
 
 FIGURE = figures.Figure(name="listen_s", value=0.4, unit="s", rounds=10, spread=(0.3, 0.5))
-
-
-def test_a_quantile_is_a_value_that_was_measured() -> None:
-    values = [float(number) for number in range(1, 201)]
-    assert figures.quantile(values, 0.99) == 198
-    assert figures.quantile(values, 0.25) == 50
-    assert figures.quantile([7.0], 0.99) == 7
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1))
-def test_a_quantile_covers_its_share(values: list[float], share: float) -> None:
-    found = figures.quantile(values, share)
-    assert found in values
-    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
 
 
 def test_a_median_shows_its_quartiles() -> None:

@@ -186,7 +186,10 @@ def test_a_bridge_that_somebody_else_has_is_left_alone(mine):
         (f"{BRIDGE}.trusted_host_interfaces=ens33", "use -p"),
         (
             "parent=ens33",
-            "unknown option 'parent'; flannelpy knows: flannelpy.gateway, ",
+            (
+                "unknown option 'parent'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
+                "com.docker.network.driver.mtu"
+            ),
         ),
     ],
 )

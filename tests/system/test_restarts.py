@@ -12,6 +12,7 @@ import pytest
 import lab
 from lab import chaos_hosts, plugin_image, random_look, random_oracle, site
 from overlay import faults
+from tests.system import flags
 from tests.system import talk as talks
 
 CREATE = ("network", "create", "-d", "flannelpy", "--ipam-driver", "flannelpy")
@@ -161,15 +162,8 @@ def test_kills_within_the_engines_calls_leave_nothing(request, pair, faulty):
 @pytest.fixture
 def dockerd(solo):
     """Gives the host's dockerd other flags for one test."""
-    before = solo.host.dockerd_args
-
-    def restart_with(*args):
-        solo.host.dockerd_args = (*(arg for arg in before if arg != "--live-restore"), *args)
-        solo.host.restart_dockerd()
-
-    yield restart_with
-    solo.host.dockerd_args = before
-    solo.host.restart_dockerd()
+    with flags.other_flags(solo.host) as restart_with:
+        yield restart_with
 
 
 def away(host, how):

@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from lab import site
+from tests.system import flags
 
 pytestmark = pytest.mark.long("26.1")
 
@@ -28,32 +29,19 @@ def commands():
     return [*on_every[:at], "--ipam-opt", f"flannelpy.prefix={PREFIX}", *on_every[at:]], on_manager
 
 
-def restart_with(host, arguments):
-    host.dockerd_args = arguments
-    host.restart_dockerd()
-    site.wait_ready(host)
-
-
-@contextlib.contextmanager
-def without_live_restore(host):
-    """Docker itself allows no swarm with it."""
-    before = host.dockerd_args
-    if "--live-restore" not in before:
-        yield
-        return
-    refused = host.try_docker("swarm", "init", "--advertise-addr", host.ip)
-    assert "--live-restore daemon configuration is incompatible with swarm mode" in refused.err
-    restart_with(host, tuple(one for one in before if one != "--live-restore"))
-    try:
-        yield
-    finally:
-        restart_with(host, before)
-
-
 @pytest.fixture
 def nodes(pair):
-    with without_live_restore(pair.h1), without_live_restore(pair.h2):
+    """h1 and h2 without live-restore, with which Docker itself allows no swarm."""
+    hosts = [host for host in (pair.h1, pair.h2) if flags.LIVE_RESTORE in host.dockerd_args]
+    with contextlib.ExitStack() as stack:
+        for host in hosts:
+            refused = host.try_docker("swarm", "init", "--advertise-addr", host.ip)
+            assert "--live-restore daemon configuration is incompatible with swarm mode" in refused.err
+            stack.enter_context(flags.other_flags(host))()
+            site.wait_ready(host)
         yield pair
+    for host in hosts:
+        site.wait_ready(host)
 
 
 @pytest.fixture
