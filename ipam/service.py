@@ -147,7 +147,7 @@ class Ipam:
         all that was read from the state file until the process is that old.
         """
         look = reconcile.Look(known=tuple(known), settled=seen_at - grace_s)
-        before = self._prefixes()
+        before = self._prefixes() | {subnet.prefix for subnet in self._holdings.held()}  # a crash may have left some
         lines = self._store.change(
             lambda change: reconcile.release_unknown(change, look, self._clock.now(), self._clock.monotonic()),
         )

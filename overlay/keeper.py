@@ -43,7 +43,11 @@ class Timing:
 
 
 class Keeper:
-    """The lease of one node. `deciding` is held from a look at the registry to what is said and saved of it."""
+    """The lease of one node.
+
+    `deciding` is held from a look at the registry to what is said and saved of it, by the node's own threads and by
+    those that watch the underlay and Docker: by none that the engine waits for.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,6 @@ class Keeper:
         self._standing = here
         self._publish = publish
         self._random = random.SystemRandom()
-        self._leaving = False  # under deciding
         self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
         self._slow = False
@@ -78,12 +81,6 @@ class Keeper:
         """Keep alive at once: how long the lease has left is unknown."""
         self._beat_at = time.monotonic()
         self._wake.set()
-
-    def leave(self) -> lease.Lease | None:
-        """This host is no member any more; the lease to give back. An attempt under way may still get another."""
-        with self.deciding:
-            self._leaving = True
-            return self._standing.set_left()
 
     def give_back(self, held: lease.Lease) -> None:
         """Delete our key; where that fails, it ends by itself."""
@@ -108,7 +105,7 @@ class Keeper:
             if self._ports.in_use():
                 return False
             self.give_back(held)
-            self._standing.set_left()
+            self._standing.reset()
             return True
 
     def check_own(self, told: lease.Lease | None) -> None:
@@ -127,7 +124,7 @@ class Keeper:
         """
         with self.deciding:
             known, held, _ = self._standing.now()
-            if known is None or self._leaving:
+            if known is None:
                 return
             if told is not None and held is not None and not self._is_news(told, held, known):
                 return
@@ -148,12 +145,11 @@ class Keeper:
 
     def settle(self, outcome: member.Joined | member.Refused, event: tally.Event = tally.Event.LEASE_HELD) -> None:
         """Remember the outcome on disk, then say so. Called under `deciding`."""
-        if self._leaving:
-            if isinstance(outcome, member.Joined):
-                self.give_back(outcome.lease)
-            return
         if isinstance(outcome, member.Refused):
             self._standing.set_refused(outcome)
+            return
+        if self._standing.has_left():
+            self.give_back(outcome.lease)
             return
         known, held = outcome.member, outcome.lease
         self._ports.store.save(
@@ -167,7 +163,9 @@ class Keeper:
             )
         )
         self._created = held.lease_id if held.ttl_s is not None and held.lease_id else None
-        self._standing.set_joined(outcome)
+        if not self._standing.set_joined(outcome):
+            self.give_back(held)
+            return
         self._standing.count(event)
         log.info("%s prefix=%s subnet=%s public_ip=%s", _SAID[event], self._prefix, held.key, held.attrs.host)
         self._heal_at = self._later(self._timing.heal_first_s)
@@ -234,7 +232,7 @@ class Keeper:
         """
         with self.deciding:
             known, held, _ = self._standing.now()
-            if known is None or held is None or self._leaving:
+            if known is None or held is None:
                 return
             try:
                 self.settle(self._claim_now(known, rewrite=True), tally.Event.KEY_HEALED)

@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 
 Timing = keeper.Timing
 
+_STOP_S = 5.0
+_LEAVE_S = 60.0
+"""Longer than any request to a registry takes: what a thread still writes would be taken for a new life's."""
+
 
 class Node:
     """This host in the flannel network under `prefix`."""
@@ -50,6 +54,7 @@ class Node:
         self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
         self._doubt = doubt.Doubt(prefix, ports.registry, self._standing, self._timing.doubt_s)
         self._published = netstate.EMPTY
+        self._left_with: lease.Lease | None = None
         self._restored = False
         self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
@@ -83,17 +88,20 @@ class Node:
     def stop(self) -> None:
         """End the threads. Lease, device and routes stay: containers are using them."""
         self.halt()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        self._end(_STOP_S)
 
     def leave(self) -> None:
-        """Give the subnet back and take the kernel objects away: for a node that nothing uses any more."""
-        self.stop()
-        held = self._keeper.leave()
+        """Take the kernel objects away, for good: nothing uses this node any more. Waits for no registry."""
+        self.halt()
+        self._left_with = self._standing.leave()
         self._publish()
+
+    def give_back(self) -> None:
+        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry."""
+        self._end(_LEAVE_S)
         self._ports.store.forget(self.prefix)
-        if held is not None:
-            self._keeper.give_back(held)
+        if self._left_with is not None:
+            self._keeper.give_back(self._left_with)
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""
@@ -175,6 +183,11 @@ class Node:
         asked = [held for key, held in book.leases.items() if subnets & {str(key), *str(key).split(" and ")}]
         said = examine.examine(known, asked) if known is not None else []
         return {str(held.key): sentence for held, sentence in zip(asked, said, strict=False)}
+
+    def _end(self, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take_up_saved(self) -> None:
         saved = self._ports.store.load(self.prefix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from overlay import errors, lease, netstate, node, turns
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 LOOK_POLLS = 20
 """So many waits of POLL_S lie between two looks where nothing was noticed: a look may cross an attempt to join."""
+
+GIVE_BACK_S = 5.0
+"""How long a stop waits for subnets that are being given back."""
 
 SETTLE_S = 0.5
 """Seconds between the first sign of a change below and the look at it."""
@@ -28,9 +32,10 @@ class Nodes:
     def __init__(self, default_prefix: str, make_node: Callable[[str], node.Node]) -> None:
         self._default = default_prefix
         self._make_node = make_node
-        self._turns = turns.Turns()  # of each prefix: a network that is being left may be joined again
+        self._turns = turns.Turns()  # of each prefix: joined by one at a time, and never while it is left
         self._lock = threading.Lock()
         self._nodes: dict[str, node.Node] = {}
+        self._leaving: dict[str, threading.Thread] = {}  # a node that was left ends before the next one begins
         self._rooms: dict[str, tuple[tuple[netstate.IPNetwork, ...], str]] = {}
         self._wake = threading.Event()
         self._started = False
@@ -45,16 +50,22 @@ class Nodes:
         """Begin to talk to the registries."""
         with self._lock:
             self._started = True
-            nodes = list(self._nodes.values())
+            nodes = [one for prefix, one in self._nodes.items() if prefix not in self._leaving]
         for one in nodes:
             one.start()
 
     def stop(self) -> None:
-        """End all threads; leases and kernel objects stay."""
+        """End all threads; leases and kernel objects stay. A subnet that is not given back by then expires."""
+        with self._lock:
+            self._started = False
+            leaving = list(self._leaving.values())
         for one in self.all():
             one.halt()
         for one in self.all():
             one.stop()
+        deadline = time.monotonic() + GIVE_BACK_S
+        for thread in leaving:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def all(self) -> list[node.Node]:
         """The nodes, the default one first."""
@@ -80,6 +91,11 @@ class Nodes:
                 left.leave()
             with self._lock:
                 self._rooms.pop(prefix, None)
+                if left is None or prefix in self._leaving:  # the latter: it has not begun, and has nothing
+                    return
+                thread = threading.Thread(target=self._give_back, args=(left,), name=f"leave:{prefix}", daemon=True)
+                self._leaving[prefix] = thread
+                thread.start()
 
     def claim_room(self, prefix: str, networks: Sequence[netstate.IPNetwork], device: str) -> None:
         """Keep ranges and a device for a flannel network until it is left; again with others replaces them.
@@ -136,13 +152,36 @@ class Nodes:
             if known is not None:
                 return known
             fresh = self._make_node(prefix)
-            fresh.restore()
             with self._lock:
-                self._nodes[prefix] = fresh
-                started = self._started
-            if started:
-                fresh.start()
+                waits = prefix in self._leaving
+                if waits:
+                    self._nodes[prefix] = fresh
+            if not waits:
+                self._begin(fresh)
         return fresh
+
+    def _begin(self, fresh: node.Node) -> None:
+        fresh.restore()
+        with self._lock:
+            self._nodes[fresh.prefix] = fresh
+            started = self._started
+        if started:
+            fresh.start()
+
+    def _give_back(self, left: node.Node) -> None:
+        """In a thread of its own: the engine waits for `leave`, and no registry shall hold it up."""
+        try:
+            left.give_back()
+        except Exception:  # a full disk, or a bug: what the file keeps is left again after the next start
+            log.exception("subnet not given back prefix=%s", left.prefix)
+        with self._turns.of(left.prefix):
+            with self._lock:
+                del self._leaving[left.prefix]
+                fresh = self._nodes.get(left.prefix)
+                if fresh is None:
+                    self._rooms.pop(left.prefix, None)  # an attempt under way may have claimed it once more
+            if fresh is not None:
+                self._begin(fresh)
 
 
 def _nested(one: str, other: str) -> str | None:

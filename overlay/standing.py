@@ -69,6 +69,7 @@ class Standing:
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
         self._findings = preflight.Findings()
+        self._left = False
 
     def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
         """Who we are, the lease the registry agreed to, and the peers."""
@@ -82,13 +83,17 @@ class Standing:
     def set_saved(self, known: member.Membership, leases: peers.Leases) -> None:
         """Known from the state file; nobody has confirmed it yet."""
         with self._changed:
+            if self._left:
+                return
             self._member = known
             self._book = peers.Book(leases=leases)
             self._changed.notify_all()
 
-    def set_joined(self, joined: member.Joined) -> None:
-        """The lease is ours."""
+    def set_joined(self, joined: member.Joined) -> bool:
+        """The lease is ours; False where this host has left meanwhile, and it is to be given back."""
         with self._changed:
+            if self._left:
+                return False
             if self._conflict is not None:
                 log.info("subnet regained prefix=%s subnet=%s", self._prefix, joined.lease.key.v4)
                 self.count(tally.Event.SUBNET_REGAINED)
@@ -97,6 +102,7 @@ class Standing:
             self._changed.notify_all()
         ttl_s = joined.lease.ttl_s
         self.set_ttl(joined.lease, registry.SUBNET_TTL_S if ttl_s is None else ttl_s)
+        return True
 
     def set_moved(self, known: member.Membership, moved: member.Membership) -> bool:
         """The underlay has changed under `known`; False where we are another member by now."""
@@ -123,6 +129,8 @@ class Standing:
         known = refused.member
         conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
         with self._changed:
+            if self._left:
+                return
             if self._conflict != conflict:
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
                 self.count(tally.Event.SUBNET_LOST)
@@ -195,12 +203,23 @@ class Standing:
         with self._changed:
             self._findings = found
 
-    def set_left(self) -> lease.Lease | None:
-        """This host is no member any more; the lease to give back."""
+    def reset(self) -> None:
+        """This host is no member any more, and joins anew."""
+        with self._changed:
+            self._forget()
+
+    def leave(self) -> lease.Lease | None:
+        """This host leaves for good: what an attempt under way comes to changes nothing. The lease to give back."""
         with self._changed:
             held = self._lease
+            self._left = True
             self._forget()
             return held
+
+    def has_left(self) -> bool:
+        """Whether `leave` was called."""
+        with self._changed:
+            return self._left
 
     def refused(self) -> bool:
         """Whether another host has our subnet."""

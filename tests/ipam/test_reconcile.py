@@ -57,6 +57,13 @@ def test_what_docker_does_not_know_is_released(world: World, ipam: service.Ipam)
     assert held(ipam) == held(world.start()) == {1: "gateway", 3: "explicit", 4: "explicit"}
 
 
+def test_a_flannel_network_that_a_crash_left_without_pools_is_left(world: World, ipam: service.Ipam) -> None:
+    fill(ipam)
+    world.holdings.wait("/blue/network", 0)
+    assert ipam.release_unknown([known()], later(world)) == []
+    assert world.holdings.joined == [DEFAULT]
+
+
 def test_a_pool_without_a_network_is_released_and_its_flannel_network_left(world: World, ipam: service.Ipam) -> None:
     ipam.request_pool(requests.PoolRequest(prefix="/blue/network"))
     assert ipam.release_unknown([], later(world)) == [

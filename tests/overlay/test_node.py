@@ -561,8 +561,10 @@ def test_leaving_gives_the_key_back_and_clears_up(host: node_host.NodeHost) -> N
     one = host.join()
     until(lambda: host.routes() == {"10.2.2.0/24"})
     one.leave()
-    assert own_lease(host) is None
     assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+    assert own_lease(host) is not None
+    one.give_back()
+    assert own_lease(host) is None
     assert (host.store.load(node_host.PREFIX), one.held()) == (None, None)
 
 
@@ -570,6 +572,7 @@ def test_leaving_without_the_registry_lets_the_lease_expire(host: node_host.Node
     one = host.join()
     host.registry.go_down()
     one.leave()
+    one.give_back()
     assert own_lease(host) is not None
     assert host.store.load(node_host.PREFIX) is None
 
@@ -580,6 +583,7 @@ def test_leaving_never_takes_the_key_of_another(host: node_host.NodeHost) -> Non
     host.registry.put_peer(OWN, THIEFS)
     until(lambda: one.status().conflict)
     one.leave()
+    one.give_back()
     found = own_lease(host)
     assert found is not None
     assert found.attrs == THIEFS
@@ -595,12 +599,10 @@ def test_a_lease_that_comes_while_leaving_is_given_back(host: node_host.NodeHost
     moody.before_put = pause
     one = host.start()
     assert writing.wait(5)
-    leaving = threading.Thread(target=one.leave)
-    leaving.start()
-    until(one._stop.is_set)
+    one.leave()
     go_on.set()
-    leaving.join(15)
-    until(lambda: own_lease(host) is None)
+    one.give_back()
+    assert own_lease(host) is None
     assert (host.store.load(node_host.PREFIX), one.held()) == (None, None)
     assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
 
@@ -609,6 +611,7 @@ def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.Node
     """An attempt that was stuck for longer than leaving waits for its thread."""
     one = host.make()
     one.leave()
+    one.give_back()
     with one._keeper.deciding:
         one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()))
     assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)

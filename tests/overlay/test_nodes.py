@@ -5,11 +5,11 @@ import ipaddress
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from overlay import errors, lease, node, nodes, registry_fake
+from overlay import errors, lease, netstate, node, nodes, registry_fake
 from tests.overlay import node_host
 
 BLUE = "/blue/network"
@@ -89,7 +89,7 @@ def test_leaving_gives_the_subnet_back_and_the_default_is_kept(world: World) -> 
     world.nodes.leave(BLUE)
     world.nodes.leave(BLUE)
     world.nodes.leave(node_host.PREFIX)
-    assert world.registries[BLUE].read_leases().leases == {}
+    node_host.until(lambda: world.registries[BLUE].read_leases().leases == {})
     assert [held.prefix for held in world.nodes.held()] == [node_host.PREFIX]
 
 
@@ -132,20 +132,74 @@ class SlowRegistry(registry_fake.FakeRegistry):
         super().delete_lease(held)
 
 
-def test_a_network_that_is_being_left_holds_nobody_up_who_joins_another(world: World) -> None:
-    slow = SlowRegistry(BLUE_CONFIG)
-    world.registries[BLUE] = slow
-    green = BLUE_CONFIG.replace("10.9.", "10.8.").replace("9}", "8}")
-    world.registries["/green/network"] = registry_fake.FakeRegistry(green)
+@pytest.fixture
+def slow(world: World) -> SlowRegistry:
+    world.registries[BLUE] = SlowRegistry(BLUE_CONFIG)
+    return world.registries[BLUE]
+
+
+def test_leaving_waits_for_no_registry(world: World, slow: SlowRegistry) -> None:
+    """Nor does who creates a network with its room and device, or leaves again."""
     world.start()
     world.nodes.wait(BLUE, 5)
-    leaving = threading.Thread(target=world.nodes.leave, args=(BLUE,))
-    leaving.start()
+    world.nodes.leave(BLUE)
     assert slow.began.wait(10)
-    assert world.nodes.wait("/green/network", 5).device == "flannel.8"
-    assert leaving.is_alive()
+    world.registries["/green"] = registry_fake.FakeRegistry(BLUE_CONFIG)
+    assert world.nodes.wait("/green", 5).device == "flannel.9"
+    world.nodes.leave(BLUE)
+    assert [one.prefix for one in world.nodes.all()] == [node_host.PREFIX, "/green"]
+    assert slow.read_leases().leases != {}
     slow.go_on.set()
-    leaving.join(10)
+    node_host.until(lambda: slow.read_leases().leases == {})
+
+
+def test_a_network_that_is_joined_while_it_is_left_begins_afterwards(world: World, slow: SlowRegistry) -> None:
+    world.start()
+    first = world.nodes.wait(BLUE, 5)
+    world.nodes.leave(BLUE)
+    assert slow.began.wait(10)
+    with pytest.raises(errors.NotReady, match=r"no flannel lease under /blue/network yet: starting"):
+        world.nodes.wait(BLUE, 0.1)
+    world.nodes.leave(BLUE)
+    with pytest.raises(errors.NotReady):
+        world.nodes.wait(BLUE, 0)
+    slow.go_on.set()
+    assert world.nodes.wait(BLUE, 5) == first
+    node_host.until(lambda: all(one.status().confirmed for one in world.nodes.all()))
+    assert [str(one.key.v4) for one in slow.read_leases().leases.values()] == [str(first.subnet)]
+    assert set(world.host.store.prefixes()) == {BLUE, node_host.PREFIX}
+
+
+def test_a_network_that_never_got_its_lease_leaves_its_room(world: World) -> None:
+    """An attempt under way may claim it after the network was left."""
+    reading, go_on = threading.Event(), threading.Event()
+    room = ([ipaddress.IPv4Network("10.9.0.0/16")], "flannel.9")
+
+    def claim_late(prefix: str, networks: Sequence[netstate.IPNetwork], device: str) -> None:
+        if prefix == BLUE:
+            reading.set()
+            assert go_on.wait(10)
+        world.nodes.claim_room(prefix, networks, device)
+
+    world.host.claim_room = claim_late
+    world.start()
+    with pytest.raises(errors.NotReady):
+        world.nodes.wait(BLUE, 0)
+    assert reading.wait(10)
+    world.nodes.leave(BLUE)
+    go_on.set()
+    node_host.until(lambda: not world.nodes._leaving)
+    assert world.registries[BLUE].read_leases().leases == {}
+    world.nodes.claim_room("/red", *room)
+
+
+def test_a_stop_waits_for_the_subnet_that_is_given_back(world: World, slow: SlowRegistry) -> None:
+    world.start()
+    world.nodes.wait(BLUE, 5)
+    world.nodes.leave(BLUE)
+    assert slow.began.wait(10)
+    threading.Timer(0.2, slow.go_on.set).start()
+    world.nodes.stop()
     assert slow.read_leases().leases == {}
 
 

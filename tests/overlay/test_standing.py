@@ -255,9 +255,18 @@ def test_one_trouble_is_logged_once(here: standing.Standing, caplog: pytest.LogC
 
 def test_who_has_left_holds_nothing(here: standing.Standing) -> None:
     here.set_joined(member.Joined(member=MEMBER, lease=LEASE))
-    assert here.set_left() == LEASE
-    assert here.set_left() is None
+    assert here.leave() == LEASE
+    assert here.leave() is None
+    assert here.has_left()
     assert (here.now(), here.held()) == ((None, None, peers.Book()), None)
+
+
+def test_what_comes_after_leaving_changes_nothing(here: standing.Standing) -> None:
+    here.leave()
+    here.set_saved(MEMBER, {})
+    here.set_refused(member.Refused(member=MEMBER, by=LEASE))
+    assert not here.set_joined(member.Joined(member=MEMBER, lease=LEASE))
+    assert (here.now(), here.held(), here.refused()) == ((None, None, peers.Book()), None, False)
 
 
 def test_every_word_of_the_registry_counts_as_heard(here: standing.Standing) -> None:
