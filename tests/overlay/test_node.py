@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlay import errors, flanneld, lease, member, netstate, node, registry, registry_fake
+from overlay import errors, flanneld, lease, member, netstate, node, nodestore, registry, registry_fake
 from tests.overlay import node_host
 
 OWN = node_host.key("10.2.1.0/24")
@@ -604,6 +604,27 @@ def test_a_lease_that_comes_while_leaving_is_given_back(host: node_host.NodeHost
     one.give_back()
     assert own_lease(host) is None
     assert (host.store.load(node_host.PREFIX), one.held()) == (None, None)
+    assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+
+
+def test_a_lease_that_is_saved_while_leaving_is_given_back_and_forgotten(
+    host: node_host.NodeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, go_on = threading.Event(), threading.Event()
+    save = host.store.save
+
+    def save_slowly(saved: nodestore.SavedNode) -> None:
+        saving.set()
+        assert go_on.wait(10)
+        save(saved)
+
+    monkeypatch.setattr(host.store, "save", save_slowly)
+    one = host.start()
+    assert saving.wait(5)
+    one.leave()
+    threading.Timer(0.2, go_on.set).start()
+    one.give_back()
+    assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
     assert host.kernel.observe(netstate.EMPTY) == netstate.EMPTY
 
 

@@ -198,7 +198,7 @@ def test_a_stop_waits_for_the_subnet_that_is_given_back(world: World, slow: Slow
     world.nodes.wait(BLUE, 5)
     world.nodes.leave(BLUE)
     assert slow.began.wait(10)
-    threading.Timer(0.2, slow.go_on.set).start()
+    threading.Timer(1.0, slow.go_on.set).start()
     world.nodes.stop()
     assert slow.read_leases().leases == {}
 

@@ -109,6 +109,7 @@ class MemoryPlugin:
         saved: bool = False,
         dual: bool = False,
         firewall: firewall_fake.FirewallFake | None = None,
+        registry: registry_fake.FakeRegistry | None = None,
         host: MemoryPlugin | None = None,
     ) -> None:
         """`saved`: the state file knows the lease already, so that all works without any thread; `dual`: with IPv6.
@@ -119,7 +120,8 @@ class MemoryPlugin:
         self.state = statefile.StateFile(directory / "state.db", schemas)
         self.kernel = host.kernel if host else kernel_fake.KernelFake([ETH0 if dual else node_host.ETH0])
         self.firewall = firewall or (host.firewall if host else firewall_fake.FirewallFake())
-        self.registry = host.registry if host else registry_fake.FakeRegistry((DUAL if dual else SAVED).config)
+        fresh = registry or registry_fake.FakeRegistry((DUAL if dual else SAVED).config)
+        self.registry = host.registry if host else fresh
         self.engine = host.engine if host else FakeEngine()
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)

@@ -1,4 +1,4 @@
-"""No lock is held while a program runs: a packet filter whose tools hang holds nobody up but who needs it."""
+"""No lock that a call takes is held while a program runs or etcd is asked: what hangs holds up only who needs it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
-from overlay import firewall, firewall_fake
+from overlay import firewall, firewall_fake, lease, registry, registry_fake
+from tests.overlay import node_host
 from tests.plugin import memory_plugin
 
 NETWORK_ID, ENDPOINT_ID = memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID
 OTHER_NETWORK_ID = "7f84cb89bbd1fc848023e910ba4fdc258d9add842940b85e68dedf598ce9fae8"
 ROOMS = ("overlay.", "ipam.", "driver.", "plugin.")
 QUICK_S = 1.0
+BLUE = "/blue/network"
+BLUE_CONFIG = '{"Network": "10.9.0.0/16", "Backend": {"Type": "vxlan", "VNI": 9}}'
 
 Plugin = memory_plugin.MemoryPlugin
 
@@ -34,6 +37,43 @@ class HangingFirewall(firewall_fake.FirewallFake):
             self.began.set()
             assert self.go_on.wait(30)
         return super().ensure(plan)
+
+
+@dataclasses.dataclass
+class Hang:
+    """What hangs from `at` on until `go_on`; `asked` tells what for."""
+
+    at: threading.Event = dataclasses.field(default_factory=threading.Event)
+    go_on: threading.Event = dataclasses.field(default_factory=threading.Event)
+    asked: list[str] = dataclasses.field(default_factory=list)
+
+    def pause(self, what: str) -> None:
+        if self.at.is_set():
+            self.asked.append(what)
+            assert self.go_on.wait(30)
+
+
+class HangingRegistry(registry_fake.FakeRegistry):
+    """An etcd that takes requests and does not answer."""
+
+    def __init__(self, config: str, hang: Hang) -> None:
+        super().__init__(config)
+        self.hang = hang
+
+    def read_leases(self) -> registry.Snapshot:
+        self.hang.pause("read")
+        return super().read_leases()
+
+    def delete_lease(self, held: lease.Lease) -> None:
+        self.hang.pause("delete")
+        super().delete_lease(held)
+
+
+@pytest.fixture
+def hang() -> Iterator[Hang]:
+    one = Hang()
+    yield one
+    one.go_on.set()
 
 
 @pytest.fixture
@@ -65,6 +105,20 @@ def create_network(plugin: Plugin, network_id: str, pool: str) -> None:
     post(plugin, "NetworkDriver.CreateNetwork", NetworkID=network_id, IPv4Data=[data], IPv6Data=[])
 
 
+def use_network(plugin: Plugin) -> None:
+    """A container's whole life on the network, and what goes on beside."""
+    ids = {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID}
+    pool_id = "flannelpy/10.2.1.0/25"
+    address = post(plugin, "IpamDriver.RequestAddress", PoolID=pool_id, Address="", Options={})["Address"]
+    post(plugin, "NetworkDriver.CreateEndpoint", **ids, Interface={"Address": address}, Options={})
+    post(plugin, "NetworkDriver.Join", **ids, SandboxKey="/var/run/docker/netns/b6f0529d4689", Options={})
+    plugin.driver.refresh()
+    plugin.status()
+    post(plugin, "NetworkDriver.Leave", **ids)
+    post(plugin, "NetworkDriver.DeleteEndpoint", **ids)
+    post(plugin, "IpamDriver.ReleaseAddress", PoolID=pool_id, Address=address.partition("/")[0])
+
+
 @pytest.fixture
 def creation(plugin: Plugin, hanging: HangingFirewall) -> Iterator[concurrent.futures.Future[None]]:
     """Another network, being made while the firewall hangs."""
@@ -79,17 +133,8 @@ def creation(plugin: Plugin, hanging: HangingFirewall) -> Iterator[concurrent.fu
 def test_a_firewall_that_hangs_holds_no_other_network_up(
     plugin: Plugin, hanging: HangingFirewall, creation: concurrent.futures.Future[None]
 ) -> None:
-    ids = {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID}
-    pool_id = "flannelpy/10.2.1.0/25"
     began = time.monotonic()
-    address = post(plugin, "IpamDriver.RequestAddress", PoolID=pool_id, Address="", Options={})["Address"]
-    post(plugin, "NetworkDriver.CreateEndpoint", **ids, Interface={"Address": address}, Options={})
-    post(plugin, "NetworkDriver.Join", **ids, SandboxKey="/var/run/docker/netns/b6f0529d4689", Options={})
-    plugin.driver.refresh()
-    plugin.status()
-    post(plugin, "NetworkDriver.Leave", **ids)
-    post(plugin, "NetworkDriver.DeleteEndpoint", **ids)
-    post(plugin, "IpamDriver.ReleaseAddress", PoolID=pool_id, Address=address.partition("/")[0])
+    use_network(plugin)
     assert time.monotonic() - began < QUICK_S
     assert not creation.done()
     hanging.go_on.set()
@@ -112,6 +157,33 @@ def test_no_lock_is_held_while_the_firewalls_tools_run(plugin: Plugin) -> None:
     # But the turn of the one network that is being made, for which nobody else waits.
     assert len(held) == 1, held
     assert f"._creations._turns['{OTHER_NETWORK_ID}']" in held[0]
+
+
+def test_an_etcd_that_hangs_holds_no_call_up(make_plugin: Callable[..., Plugin], hang: Hang) -> None:
+    plugin = make_plugin(saved=True, registry=HangingRegistry(node_host.CONFIG, hang)).join()
+    create_network(plugin, NETWORK_ID, "10.2.1.0/25")
+    plugin.registry = HangingRegistry(BLUE_CONFIG, hang)
+    blue = post(plugin, "IpamDriver.RequestPool", AddressSpace="flannelpy", Options={"flannelpy.prefix": BLUE})
+    for one in plugin.nodes.all():
+        node_host.until(lambda one=one: one.status().confirmed and one.status().followed)
+    hang.at.set()
+    for one in plugin.nodes.all():
+        threading.Thread(target=one.claim, daemon=True).start()
+    node_host.until(lambda: hang.asked == ["read", "read"])
+    began = time.monotonic()
+    post(plugin, "IpamDriver.ReleasePool", PoolID=blue["PoolID"])
+    use_network(plugin)
+    create_network(plugin, OTHER_NETWORK_ID, "10.2.1.128/25")
+    plugin.status()
+    assert time.monotonic() - began < QUICK_S
+    assert [one.prefix for one in plugin.nodes.all()] == [node_host.PREFIX]
+    node_host.until(lambda: "delete" in hang.asked)
+    rooms = {path: lock for path, lock in locks_of(plugin) if ".registry." not in path}
+    assert len(rooms) >= 20, sorted(rooms)
+    held = [path.rpartition(".")[2] for path, lock in rooms.items() if is_held(lock)]
+    assert held == ["deciding"], held  # the node's own, which no call takes
+    hang.go_on.set()
+    node_host.until(lambda: plugin.registry.read_leases().leases == {})
 
 
 def locks_of(root: object) -> Iterator[tuple[str, Any]]:
