@@ -56,7 +56,10 @@ class Channel:
                 host=host, port=port, timeout=settings.attempt_s, grpc_options=options, **files
             )
         except OSError as exc:
-            raise errors.SettingsError(f"cannot read the etcd certificate file {exc.filename}: {exc}") from exc
+            raise errors.SettingsError(
+                f"cannot read etcd's TLS file {exc.filename}: {exc.strerror}; the managed plugin sees the host's "
+                "as /etcd-tls/NAME, their directory is given with etcd-tls.source"
+            ) from exc
         self._attempt_s = settings.attempt_s
         self._auth = etcdrpc.AuthStub(self.client.channel)
         self._watch = etcdrpc.WatchStub(self.client.channel)

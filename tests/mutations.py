@@ -1077,6 +1077,12 @@ PRIVILEGES = (
         setup=True,
     ),
     Mutation(
+        "etcd-tls-not-mounted",
+        "least privileges: the mount of etcd's TLS files",
+        "mounted_files_open_an_etcd",
+        _one(CONFIG, '"destination": "/etcd-tls"', '"destination": "/elsewhere"'),
+    ),
+    Mutation(
         "no-propagated-mount",
         "least privileges: the propagated mount",
         "an_upgrade_loses_nothing",
