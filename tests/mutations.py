@@ -535,8 +535,8 @@ NETWORKS = (
         "never_meet",
         _one(
             NODE,
-            "        self._ports.store.forget(self.prefix)\n        if held is not None:\n",
-            "        self._ports.store.forget(self.prefix)\n        if held is None:\n",
+            "        if self._left_with is not None:\n",
+            "        if self._left_with is None:\n",
         ),
     ),
 )
@@ -594,8 +594,8 @@ INTERRUPTIONS = (
         "disable_and_enable",
         _one(
             NODE,
-            "            thread.join(timeout=5)\n",
-            "            thread.join(timeout=5)\n"
+            "        self._end(_STOP_S)\n",
+            "        self._end(_STOP_S)\n"
             "        if (held := self._standing.now()[1]) is not None:\n            self._keeper.give_back(held)\n",
         ),
     ),
