@@ -159,7 +159,7 @@ def test_two_flannel_networks_on_one_host_never_meet(solo):
     solo.host.docker("rm", "-f", "in-blue")
     solo.host.docker("network", "rm", "blue")
     site.wait_for("flannel.66 gone", lambda: "flannel.66" not in site.kernel_of(solo.host)["links"])
-    assert not solo.lab.etcdctl("get", "--prefix", "/blue/network/subnets")
+    site.wait_for("its key gone", lambda: not solo.lab.etcdctl("get", "--prefix", "/blue/network/subnets"))
 
 
 def test_networks_follow_the_mtu_of_the_wire_below(solo, pair, run):
