@@ -37,6 +37,7 @@ NETWORK: Final = "crowd"
 LIMIT_S: Final = 0.1
 """What 99 of 100 calls may take."""
 SHARE: Final = 0.99
+MEDIAN: Final = 0.5
 LOCK: Final = "(the kernel's lock alone)"
 _SETTLE_S: Final = 20.0
 _BUCKET: Final = re.compile(r'^flannelpy_call_seconds_bucket\{le="([^"]+)",method="([^"]+)",status="(\d+)"\} (\S+)$')
@@ -110,6 +111,11 @@ def crowd(hosts: Sequence[host.Host], containers: int, network: str = NETWORK) -
 def is_quick(calls: Buckets) -> bool:
     """Whether 99 of 100 calls took at most the limit."""
     return _share(calls, list({method for method, _ in calls})) >= SHARE
+
+
+def list_sluggish(calls: Buckets) -> list[str]:
+    """The methods of whose calls less than half took at most the limit: so much holds beside other labs, too."""
+    return sorted(method for method in {method for method, _ in calls} if _share(calls, [method]) < MEDIAN)
 
 
 def format_seen(seen: Seen) -> str:

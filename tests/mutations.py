@@ -1049,6 +1049,15 @@ ORCHESTRATED = (
     ),
 )
 
+CROWDS = (
+    Mutation(
+        "join-sluggish",
+        "handlers answer within 100 ms where a hundred containers start at once",
+        "a_hundred_containers",
+        _one(SERVICE, "        if end.joined:\n", '        __import__("time").sleep(0.2)\n        if end.joined:\n'),
+    ),
+)
+
 CONFIG = "plugin/config.json"
 PRIVILEGES = (
     Mutation(
@@ -1181,6 +1190,7 @@ MUTATIONS = (
     *UPGRADE,
     *RESTARTS,
     *ORCHESTRATED,
+    *CROWDS,
     *PRIVILEGES,
     *AUDIT,
 )

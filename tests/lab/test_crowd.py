@@ -33,6 +33,12 @@ def test_99_calls_of_100_must_be_quick() -> None:
     assert not crowd.is_quick({**CALLS, ("NetworkDriver.Join", 0.1): 98.0})
 
 
+def test_a_method_is_sluggish_if_half_of_its_calls_are_not_quick() -> None:
+    leave = {("NetworkDriver.Leave", 0.1): 49.0, ("NetworkDriver.Leave", float("inf")): 100.0}
+    assert crowd.list_sluggish({**CALLS, **leave}) == ["NetworkDriver.Leave"]
+    assert crowd.list_sluggish({**CALLS, **leave, ("NetworkDriver.Leave", 0.1): 50.0}) == []
+
+
 def test_a_good_crowd_passes_and_says_how_long_calls_took() -> None:
     assert GOOD.passed
     assert crowd.format_seen(GOOD).splitlines() == [
