@@ -138,10 +138,15 @@ def test_removal_leaves_nothing(dual, run):
         told = site.status(host)
         assert {net["prefix"] for net in told["networks"]} == {site.PREFIX}
         assert {one["prefix"] for one in told["addresses"]} == {site.PREFIX}
-    leases = dual.lab.etcdctl("get", "--prefix", f"{PREFIX}/subnets")
-    assert not [host.ip for host in (dual.h1, dual.h2) if f'"{host.ip}"' in leases]
+    site.wait_for("the keys gone", lambda: not keys_of(dual))
     for host in (dual.h1, dual.h2):
         create(host, "dual")
+
+
+def keys_of(dual):
+    """The two hosts that have a key in the flannel network."""
+    leases = dual.lab.etcdctl("get", "--prefix", f"{PREFIX}/subnets")
+    return [host.ip for host in (dual.h1, dual.h2) if f'"{host.ip}"' in leases]
 
 
 def traces(host):
