@@ -1,15 +1,16 @@
-"""Break the product on purpose, one way at a time, and see whether the system suite notices. Not a test: run by hand.
+"""Break the product on purpose, one way at a time, and see whether the tests notice. Not a test: run by hand.
 
     .venv/bin/python tests/mutations.py --list
     .venv/bin/python tests/mutations.py                      # all of them, an hour on two cores
     .venv/bin/python tests/mutations.py --only mtu-overhead --only no-masquerade --engine 20.10
     .venv/bin/python tests/mutations.py --jobs 2 --report docs/mutations.md
+    .venv/bin/python tests/mutations.py --no-lab             # those of tests that need no lab (mutations_no_lab.py)
 
 Works in worktrees of HEAD that it makes below /tmp and removes again: what is not committed is neither used nor
-touched. Each mutation gets a lab of its own, since a broken plugin leaves anything behind. "caught" means that every
-test named ran and failed; "in setup" that the lab's own fixture failed already, which counts only where the table
-says that no subtler way exists; "NOT CAUGHT" that a test named passed. The audit after each test is a part of
-it. Exits 1 unless all were caught.
+touched. Each mutation of the system suite gets a lab of its own, since a broken plugin leaves anything behind.
+"caught" means that every test named ran and failed; "in setup" that the lab's own fixture failed already, which
+counts only where the table says that no subtler way exists; "NOT CAUGHT" that a test named passed. The audit after
+each test is a part of it. Exits 1 unless all were caught.
 """
 
 from __future__ import annotations
@@ -29,29 +30,13 @@ import time
 import xml.etree.ElementTree as ET  # our own pytest wrote what it reads
 from collections.abc import Iterator, Sequence
 
+import mutations_no_lab
+from mutation import Edit, Mutation
+from mutation import one as _one
+
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT_S = 900
 """Of one mutation; pytest is then asked to end, so that it takes its lab down."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Edit:
-    """`old` stands exactly once in `file`."""
-
-    file: str
-    old: str
-    new: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Mutation:
-    """`tests` is a -k expression, and all that it selects must fail. `setup`: the fixture cannot but fail too."""
-
-    name: str
-    requirement: str
-    tests: str
-    edits: tuple[Edit, ...]
-    setup: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,10 +52,6 @@ class Outcome:
     @property
     def caught(self) -> bool:
         return self.result == "caught" or (self.result == "in setup" and self.mutation.setup)
-
-
-def _one(file: str, old: str, new: str = "") -> tuple[Edit, ...]:
-    return (Edit(file, old, new),)
 
 
 VXLAN = "overlay/backend_vxlan.py"
@@ -1193,6 +1174,7 @@ MUTATIONS = (
     *CROWDS,
     *PRIVILEGES,
     *AUDIT,
+    *mutations_no_lab.MUTATIONS,
 )
 
 
@@ -1246,8 +1228,9 @@ def try_one(mutation: Mutation, tree: pathlib.Path, engine: str) -> Outcome:
 
 
 def _run_pytest(mutation: Mutation, tree: pathlib.Path, engine: str) -> int:
-    argv = [sys.executable, "-m", "pytest", "tests/system", "-q", "-p", "no:cacheprovider", "--timeout", "300"]
-    argv += ["--engine", engine, "-k", mutation.tests, "--junitxml", "mutation.xml"]
+    argv = [sys.executable, "-m", "pytest", mutation.where, "-q", "-p", "no:cacheprovider", "--timeout", "300"]
+    argv += ["--engine", engine] if mutation.needs_lab else ["--hypothesis-profile", "first-failure"]
+    argv += ["-k", mutation.tests, "--junitxml", "mutation.xml"]
     with (tree.parent / "logs" / f"{mutation.name}-{engine}.log").open("w") as log:
         running = subprocess.Popen(argv, cwd=tree, stdout=log, stderr=log)
         try:
@@ -1312,7 +1295,8 @@ def format_table(outcomes: Sequence[Outcome], engine: str) -> str:
     for one in outcomes:
         tests = ", ".join(dict.fromkeys(name.partition("[")[0].removeprefix("test_") for name in one.tests))
         lines.append(
-            f"| `{one.mutation.name}` | {one.mutation.requirement} | {tests} | {one.result} | {engine} | {today} "
+            f"| `{one.mutation.name}` | {one.mutation.requirement} | {tests} | {one.result} "
+            f"| {engine if one.mutation.needs_lab else 'none'} | {today} "
             f"| {one.seconds:.0f} |"
         )
     return "\n".join(lines) + "\n"
@@ -1323,6 +1307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Break the product on purpose and see whether the suite notices.")
     parser.add_argument("--engine", default="28.5", choices=("20.10", "26.1", "28.5"))
     parser.add_argument("--only", action="append", metavar="NAME", help="only this mutation; may be repeated")
+    parser.add_argument("--no-lab", action="store_true", help="only those whose tests need no lab")
     parser.add_argument("--jobs", type=int, default=1, help="how many labs side by side")
     parser.add_argument("--report", type=pathlib.Path, help="append the table to this file")
     parser.add_argument("--list", action="store_true", help="only show the names")
@@ -1334,6 +1319,8 @@ def main() -> int:
         print("\n".join(troubles), file=sys.stderr)
         return 2
     mutations = [one for one in MUTATIONS if not chosen.only or one.name in chosen.only]
+    if chosen.no_lab:
+        mutations = [one for one in mutations if not one.needs_lab]
     if chosen.list:
         print("\n".join(f"{one.name:32} {one.requirement}" for one in mutations))
         return 0

@@ -100,6 +100,15 @@ def test_an_endpoint_that_was_just_being_made_stays(full: Plugin) -> None:
     assert [end.id for end in full.driver.endpoints()] == [memory_plugin.ENDPOINT_ID]
 
 
+def test_what_docker_does_not_know_goes_only_when_it_is_older_than_the_grace(full: Plugin) -> None:
+    watch = full.make_watch(dataclasses.replace(memory_plugin.TIMING, grace_s=0.3))
+    full.engine.networks = []
+    began = time.monotonic()
+    until(lambda: watch.look() != [])
+    assert time.monotonic() - began >= 0.3
+    assert (full.driver.networks(), full.driver.endpoints()) == ([], [])
+
+
 def test_a_network_that_docker_lost_goes_with_its_addresses(full: Plugin) -> None:
     full.engine.networks = []
     for _ in range(2):

@@ -1,0 +1,551 @@
+"""The mutations of `mutations` that tests without a lab must notice: each in seconds, most without root.
+
+Hypothesis makes no example smaller here (profile first-failure in conftest.py); any failure is one.
+"""
+
+from __future__ import annotations
+
+from mutation import Edit, Mutation, one
+
+IPAM = "ipam/service.py"
+IPAM_ENDPOINTS = "ipam/endpoints.py"
+ENDPOINTS = "driver/endpoints.py"
+GRAPH = "plugin/graph.py"
+ROWS = "driver/rows.py"
+NAMES = "driver/names.py"
+HTTP = "plugin/http.py"
+GUARD = "overlay/guard.py"
+TABLE = "overlay/firewall_table.py"
+WATCH = "plugin/engine_watch.py"
+
+STICKY = "tests/ipam/test_sticky.py"
+WIRE = "tests/plugin/test_wire.py"
+HOSTILE = "tests/plugin/test_hostile.py"
+LEAKS = "tests/plugin/test_leaks.py"
+LOCKS = "tests/plugin/test_locks.py"
+KILLS = "tests/plugin/test_kills_of_containers.py"
+GUARDED = "tests/overlay/test_guard_packets.py"
+MIXES = "tests/overlay/test_firewall_mixes.py"
+
+ADDRESSES = (
+    Mutation(
+        "names-not-heeded",
+        "a container re-created under the same name gets its address back (29+ tells names)",
+        "made_again_under_its_name",
+        one(IPAM_ENDPOINTS, "holder=pool.Holder(name=_mark(options, OPTION_NAME), mac", "holder=pool.Holder(mac"),
+        where="tests/plugin/test_sticky_http.py",
+    ),
+    Mutation(
+        "macs-not-heeded",
+        "or by MAC",
+        "a_mac_does or name_and_mac_arrive",
+        one(
+            "ipam/pool.py",
+            "for mark in holder.marks:\n            for _order",
+            "for mark in holder.marks[:1]:\n            for _order",
+        ),
+        where=STICKY,
+    ),
+    Mutation(
+        "half-a-minute",
+        "the quarantine is 60 s by default",
+        "within_a_minute",
+        one(IPAM, "QUARANTINE_S = 60.0", "QUARANTINE_S = 30.0"),
+        where=STICKY,
+    ),
+    Mutation(
+        "quarantine-set-for-nothing",
+        "the quarantine is a setting",
+        "address_rests_as_long_as_set",
+        one(GRAPH, "        quarantine_s=chosen.address_quarantine_s,\n"),
+        where="tests/plugin/test_graph.py",
+    ),
+    Mutation(
+        "released-first-out-again",
+        "released addresses rest before re-use",
+        "any_other_container_gets_another",
+        one("ipam/pool.py", " or self._resting < (REST_LIMIT if ready else REST_MOST):", ":"),
+        where=STICKY,
+    ),
+    Mutation(
+        "rests-for-ever",
+        "released addresses rest before re-use unless the pool is short",
+        "short_pool",
+        one(
+            "ipam/pool.py",
+            "        return self._address(longest) if longest is not None else None\n",
+            "        return None\n",
+        ),
+        where=STICKY,
+    ),
+    Mutation(
+        "short-at-ninety",
+        "at 80 % use a warning",
+        "nearly_used_pool",
+        one("ipam/shortage.py", "SHORT_PERCENT = 80", "SHORT_PERCENT = 90"),
+        where=STICKY,
+    ),
+    Mutation(
+        "full-pool-without-network",
+        "at 100 % the error names the network",
+        "docker_s_name",
+        one(
+            IPAM,
+            "overview.explain_full(entry, self._network_of(entry.addresses.cidr))",
+            'overview.explain_full(entry, "")',
+        ),
+        where=STICKY,
+    ),
+    Mutation(
+        "networks-without-names",
+        "the network as Docker calls it",
+        "called_by_its_id_until",
+        one(WATCH, "        self._names = {net.id: net.name for net in seen if net.ours}\n"),
+        where="tests/plugin/test_engine_watch.py",
+    ),
+    Mutation(
+        "nobody-asked-for-names",
+        "the network as Docker calls it",
+        "full_pool_names_the_network",
+        one(
+            GRAPH,
+            "        network_of=lambda cidr: watch.network_of(cidr),  # noqa: PLW0108 - the watch is built last\n",
+        ),
+        where="tests/plugin/test_graph.py",
+    ),
+)
+
+WIRED = (
+    Mutation(
+        "gateways-skipped",
+        "GwAllocCheck is served",
+        "newer_engines_add and GwAllocCheck",
+        one(ENDPOINTS, '"SkipIPv4": False', '"SkipIPv4": True'),
+        where=WIRE,
+    ),
+    Mutation(
+        "no-gateway-but-ipv4s",
+        "dual-stack gateways are served",
+        "has_a_gateway_of_each",
+        one("driver/endpoint.py", ", gateway_v6=net.v6.gateway.ip if net.v6 is not None else None)", ")"),
+        where=WIRE,
+    ),
+    Mutation(
+        "gateway-asked-for",
+        "a gateway that newer engines leave out is served",
+        "gateway_left_out",
+        one(ENDPOINTS, '"Gateway", "") or _first_host(pool, "IPv4Data.Pool")', '"Gateway")'),
+        where=WIRE,
+    ),
+    Mutation(
+        "names-refused",
+        "names in IPAM options are served",
+        "what_engines_said and 29",
+        one(
+            IPAM_ENDPOINTS,
+            "    if OPTION_NAME in options or OPTION_MAC in options:\n",
+            "    if OPTION_NAME in options:\n"
+            '        raise errors.BadRequest(f"unknown option {OPTION_NAME}")\n'
+            "    if OPTION_MAC in options:\n",
+        ),
+        where=WIRE,
+    ),
+)
+
+HOSTILE_INPUT = (
+    Mutation(
+        "any-type-is-text",
+        "hostile input: never a 500 (wrong types)",
+        "ten_thousand",
+        one(
+            "overlay/fields.py",
+            "    if not isinstance(value, str):\n"
+            '        raise FieldError(f"{name}: expected a string, got {kind(value)}")\n'
+            "    return value\n\n\ndef flag",
+            "    return value\n\n\ndef flag",
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "deep-json-is-a-bug",
+        "hostile input: never a traceback",
+        "ten_thousand",
+        one("overlay/fields.py", "except (ValueError, RecursionError) as exc", "except ValueError as exc"),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "refusals-with-traceback",
+        "hostile input: never a traceback",
+        "ten_thousand",
+        one(
+            HTTP,
+            'status=%d reason=%s", name, status, message)',
+            'status=%d reason=%s", name, status, message, exc_info=True)',
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "recorded-before-looked-at",
+        "hostile input: never a changed state on an error",
+        "ten_thousand",
+        (
+            Edit(ROWS, "            endpoint.require_address(net, end)\n", ""),
+            Edit(
+                ROWS,
+                "            self._save_endpoint(end)\n        return net, end, True\n",
+                "            self._save_endpoint(end)\n"
+                "            endpoint.require_address(net, end)\n"
+                "        return net, end, True\n",
+            ),
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "any-text-is-an-id",
+        "nothing from a request reaches a tool, the kernel or a row: ids",
+        "no_text_of_a_request and CreateNetwork",
+        one(NAMES, "    if not _ID.fullmatch(text):\n", "    if not text:\n"),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "zones-in-addresses",
+        "nothing from a request reaches a tool, the kernel or a row: addresses",
+        "no_text_of_a_request and CreateNetwork",
+        one("overlay/fields.py", '    if "%" in value:\n        raise ValueError("no zone expected")\n'),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "tools-in-a-shell",
+        "nothing from a request reaches a shell",
+        "calls_no_shell and overlay",
+        one(
+            "overlay/firewall_tools.py",
+            "                check=False,\n",
+            "                check=False,\n                shell=True,\n",
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "socket-for-all",
+        "sockets are 0660 root",
+        "socket_is_roots_alone",
+        one("plugin/server.py", '"umask": 0o117', '"umask": 0o111'),
+        where="tests/plugin/test_hostile_server.py",
+    ),
+    Mutation(
+        "web-page-for-what-is-no-request",
+        "hostile input: what is no request at all is answered as all else is",
+        "hardly_http",
+        one("plugin/server.py", "        if not isinstance(exc, errors.ParseException):\n", "        if True:\n"),
+        where="tests/plugin/test_hostile_server.py",
+    ),
+    Mutation(
+        "names-collide",
+        "names made from ids never collide",
+        "gives_way_to_another or never_collide",
+        one(NAMES, "return next(name for name in made if name not in taken)", "return next(made)"),
+        where="tests/driver/test_names.py",
+    ),
+    Mutation(
+        "names-too-long",
+        "names never exceed 15 characters",
+        "fit_the_kernel",
+        one(NAMES, "STEM_LENGTH = 12", "STEM_LENGTH = 13"),
+        where="tests/driver/test_names.py",
+    ),
+)
+
+NO_LEAKS = (
+    Mutation(
+        "address-leaks",
+        "no leak, ever, without root: addresses",
+        "TestNothingLeaks",
+        one(IPAM, "            change.release(entry, ip, self._clock.now(), now)\n"),
+        where=LEAKS,
+    ),
+    Mutation(
+        "endpoint-leaks",
+        "no leak, ever, without root: endpoints",
+        "TestNothingLeaks",
+        one(ENDPOINTS, "    driver.delete_endpoint(_endpoint_id(body))\n"),
+        where=LEAKS,
+    ),
+    Mutation(
+        "row-leaks",
+        "no leak, ever, without root: rows",
+        "TestNothingLeaks",
+        one(ROWS, "            self._store.delete_endpoint(endpoint_id)\n"),
+        where=LEAKS,
+    ),
+    Mutation(
+        "bridge-leaks",
+        "no leak, ever, without root: bridges",
+        "TestNothingLeaks",
+        one(
+            "driver/service.py",
+            "        for take_away in (bridge, self._plumbing.write_firewall):\n",
+            "        for take_away in (self._plumbing.write_firewall,):\n",
+        ),
+        where=LEAKS,
+    ),
+    Mutation(
+        "rule-leaks",
+        "no leak, ever, without root: rules",
+        "TestNothingLeaks",
+        one(
+            "driver/service.py",
+            "        for take_away in (bridge, self._plumbing.write_firewall):\n",
+            "        for take_away in (bridge,):\n",
+        ),
+        where=LEAKS,
+    ),
+    Mutation(
+        "failed-endpoint-leaks",
+        "no leak, ever, without root: where the packet filter refuses",
+        "TestNothingLeaks",
+        one(
+            "driver/service.py",
+            "                if known is None:\n                    self._take_back(request.id)\n",
+        ),
+        where=LEAKS,
+    ),
+    Mutation(
+        "never-looked",
+        "no leak, ever, without root: what the engine never tells",
+        "TestNothingLeaks",
+        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        where=LEAKS,
+    ),
+)
+
+KILLED = (
+    Mutation(
+        "killed-endpoint-stays",
+        "the plugin killed within every handler: what Docker does not know goes",
+        "about_a_container and CreateEndpoint",
+        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        where=KILLS,
+    ),
+    Mutation(
+        "killed-address-stays",
+        "the plugin killed within every handler: its addresses, too",
+        "about_a_container and RequestAddress",
+        one(WATCH, "            done += self._mend_addresses(settled)\n"),
+        where=KILLS,
+    ),
+    Mutation(
+        "killed-pair-stays",
+        "the plugin killed within every handler: and what is in the kernel",
+        "about_a_container and DeleteEndpoint",
+        one("overlay/reconciler.py", "            self._gate_open = True\n"),
+        where=KILLS,
+    ),
+    Mutation(
+        "killed-start-knows-nothing",
+        "the plugin killed at any moment of its start",
+        "any_point_of_the_start",
+        one(GRAPH, "    driver.restore()\n"),
+        where="tests/plugin/test_kills_of_networks.py",
+    ),
+    Mutation(
+        "killed-network-stays",
+        "the plugin killed within every handler: networks",
+        "about_a_network and CreateNetwork",
+        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        where="tests/plugin/test_kills_of_networks.py",
+    ),
+    Mutation(
+        "killed-host-takes-two-leases",
+        "the plugin killed on the way to its first lease",
+        "first_lease",
+        one(
+            "overlay/subnets.py",
+            "    own = [held for held in snapshot.leases.values() if attrs.is_same_host(held.attrs)]\n",
+            "    own: list[lease.Lease] = []\n",
+        ),
+        where="tests/plugin/test_kills_of_the_first_lease.py",
+    ),
+)
+
+UNLOCKED = (
+    Mutation(
+        "given-back-in-the-handler",
+        "no lock or call waits for etcd: a network that is left",
+        "etcd_that_hangs",
+        one(
+            "overlay/nodes.py",
+            "                left.leave()\n",
+            "                left.leave()\n                left.give_back()\n",
+        ),
+        where=LOCKS,
+    ),
+    Mutation(
+        "rules-written-under-a-lock",
+        "no lock is held across exec calls",
+        "firewalls_tools_run or holds_no_other_network_up",
+        one(
+            "driver/plumbing.py",
+            "        self._inner.write_firewall()\n\n    def declare_guard",
+            "            self._inner.write_firewall()\n\n    def declare_guard",
+        ),
+        where=LOCKS,
+    ),
+    Mutation(
+        "written-within-the-condition",
+        "no lock is held across exec calls",
+        "firewalls_tools_run",
+        one(
+            "overlay/group_commit.py",
+            "            batch.outcome.append(self._write())\n",
+            "            with self._changed:\n                batch.outcome.append(self._write())\n",
+        ),
+        where=LOCKS,
+    ),
+)
+
+TRANSACTIONS = (
+    Mutation(
+        "each-writes-for-itself",
+        "one transaction for all changes at a time",
+        "share_the_next_write",
+        one(
+            "overlay/group_commit.py", "            batch = self._next\n", "            batch: _Batch[T] = _Batch()\n"
+        ),
+        where="tests/overlay/test_group_commit.py",
+    ),
+    Mutation(
+        "elements-one-by-one",
+        "nftables sets: one transaction for each change",
+        "not_done_at_all",
+        one(
+            "overlay/nft_elements.py",
+            "        _send(messages)\n",
+            "        for message in reversed(messages):\n            _send([message])\n",
+        ),
+        where="tests/overlay/test_nft_elements.py",
+    ),
+    Mutation(
+        "guard-in-two-steps",
+        "nftables: one transaction for each change",
+        "taken_over_from_in_one_transaction",
+        one(
+            "overlay/guard_exec.py",
+            '        run.run("nft", "-f", "-", script=script)\n',
+            '        run.run("nft", "-f", "-", script=guard.whole_script(frozenset()))\n'
+            '        run.run("nft", "-f", "-", script=script)\n',
+        ),
+        where="tests/overlay/test_guard_contract.py",
+    ),
+    Mutation(
+        "table-in-two-steps",
+        "nftables: one transaction for each change of published ports",
+        "comes_with_one_write",
+        one(
+            "overlay/firewall_exec.py",
+            '        work.tools.run("nft", "-f", "-", script=script)\n',
+            '        work.tools.run("nft", "-f", "-", script=firewall_table.nft_script(frozenset(), family))\n'
+            '        work.tools.run("nft", "-f", "-", script=script)\n',
+        ),
+        where="tests/overlay/test_firewall_ports.py",
+    ),
+    Mutation(
+        "a-rule-for-each-port",
+        "nftables sets and maps for published ports",
+        "golden_files and published",
+        one(
+            "overlay/firewall_ports.py",
+            '        rules.append(f"fib daddr type local dnat {family.table} to {_KEY} map @ports")\n',
+            '        rules += [f"{key} dnat to {way}" for key, way in everywhere.items()]\n',
+        ),
+        where="tests/overlay/test_firewall.py",
+    ),
+)
+
+APART = (
+    Mutation(
+        "ipv6-of-another",
+        "spoofed source addresses are dropped: IPv6",
+        "anothers_name",
+        one(GUARD, "\t\tether type ip6 iifname . @nh,64,128 @v6 accept\n", "\t\tether type ip6 accept\n"),
+        where=GUARDED,
+    ),
+    Mutation(
+        "neighbour-of-another",
+        "spoofed source addresses are dropped: neighbour advertisements",
+        "anothers_name",
+        one(GUARD, "\t\ticmpv6 type nd-neighbor-advert jump target\n"),
+        where=GUARDED,
+    ),
+    Mutation(
+        "router-of-nobody",
+        "spoofed source addresses are dropped: routers that are none",
+        "anothers_name",
+        one(GUARD, "\t\ticmpv6 type {{ nd-router-advert, nd-redirect }} drop\n"),
+        where=GUARDED,
+    ),
+    Mutation(
+        "mac-of-another",
+        "spoofed MACs are dropped",
+        "anothers_name",
+        one(GUARD, "\t\tiifname . ether saddr != @macs drop\n"),
+        where=GUARDED,
+    ),
+    Mutation(
+        "ipv6-networks-meet",
+        "several flannel networks, isolated: IPv6",
+        "needs_nobody_elses_drop and v6",
+        one(
+            TABLE,
+            "    if drops := list(_drops(domains, family)):\n",
+            "    if family is firewall.IPV4 and (drops := list(_drops(domains, family))):\n",
+        ),
+        where=MIXES,
+    ),
+    Mutation(
+        "ipv6-internal-open",
+        "--internal reaches nothing outside: IPv6",
+        "needs_nobody_elses_drop and v6",
+        one(TABLE, "        if domain.internal:\n", "        if domain.internal and family is firewall.IPV4:\n"),
+        where=MIXES,
+    ),
+)
+
+BACKGROUND = (
+    Mutation(
+        "no-grace-for-endpoints",
+        "the background pass mends only what is older than a grace time: endpoints, networks",
+        "older_than_the_grace",
+        one(WATCH, "sight.Window(options.timing.grace_s)", "sight.Window(0.0)"),
+        where="tests/plugin/test_engine_watch.py",
+    ),
+    Mutation(
+        "no-grace-for-addresses",
+        "the background pass mends only what is older than a grace time: addresses",
+        "what_is_young or pool_with_a_young_address or before_the_grace_is_over",
+        one(
+            IPAM,
+            "settled=seen_at - grace_s)\n        before",
+            "settled=seen_at)\n        before",
+        ),
+        where="tests/ipam/test_reconcile.py",
+    ),
+    Mutation(
+        "crashed-network-not-left",
+        "a flannel network that a crash left without pools is left",
+        "crash_left_without_pools",
+        one(IPAM, " | {subnet.prefix for subnet in self._holdings.held()}  # a crash may have left some\n", "\n"),
+        where="tests/ipam/test_reconcile.py",
+    ),
+)
+
+MUTATIONS = (
+    *ADDRESSES,
+    *WIRED,
+    *HOSTILE_INPUT,
+    *NO_LEAKS,
+    *KILLED,
+    *UNLOCKED,
+    *TRANSACTIONS,
+    *APART,
+    *BACKGROUND,
+)
