@@ -8,6 +8,7 @@ retried call has an empty body; errors are `Err` for any status but 200, `Error`
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -136,10 +137,19 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
 def _add_audit(app: flask.Flask, core: Core) -> None:
     @app.route("/audit", methods=["GET", "POST"])
     def audit() -> flask.Response:
-        settle = flask.request.args.get("settle", default=SETTLE_S, type=float)
+        asked = flask.request.args.get("settle", default=f"{SETTLE_S}")
+        settle = _seconds(asked)
         if not 0 <= settle <= SETTLE_LIMIT_S:
-            return _error(f"/audit: expected settle=SECONDS from 0 to {SETTLE_LIMIT_S:g}, got {settle}", 400)
+            return _error(f"/audit: expected settle=SECONDS from 0 to {SETTLE_LIMIT_S:g}, got {asked[:80]}", 400)
         return _guarded("/audit", lambda: flask.jsonify(core.audit(settle, repair=flask.request.method == "POST")))
+
+
+def _seconds(text: str) -> float:
+    """A number; what is none is not a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _answer(core: Core, fixed: Mapping[str, Answer], name: str) -> flask.Response:

@@ -38,12 +38,8 @@ ADDRESSES = (
     Mutation(
         "macs-not-heeded",
         "or by MAC",
-        "a_mac_does or name_and_mac_arrive",
-        one(
-            "ipam/pool.py",
-            "for mark in holder.marks:\n            for _order",
-            "for mark in holder.marks[:1]:\n            for _order",
-        ),
+        "name_and_mac_arrive",
+        one(IPAM_ENDPOINTS, ", mac=_mark(options, OPTION_MAC).lower())", ")"),
         where=STICKY,
     ),
     Mutation(
@@ -56,7 +52,7 @@ ADDRESSES = (
     Mutation(
         "quarantine-set-for-nothing",
         "the quarantine is a setting",
-        "address_rests_as_long_as_set",
+        "address_rests_as_long_as_set and 0-False",
         one(GRAPH, "        quarantine_s=chosen.address_quarantine_s,\n"),
         where="tests/plugin/test_graph.py",
     ),
@@ -233,11 +229,93 @@ HOSTILE_INPUT = (
         where="tests/plugin/test_hostile_server.py",
     ),
     Mutation(
-        "web-page-for-what-is-no-request",
-        "hostile input: what is no request at all is answered as all else is",
+        "what-is-no-request-is-an-error-of-ours",
+        "hostile input: what is no request at all is refused as all else is",
         "hardly_http",
-        one("plugin/server.py", "        if not isinstance(exc, errors.ParseException):\n", "        if True:\n"),
+        one("plugin/server.py", "REFUSED.get(type(exc), 400)", "REFUSED.get(type(exc), 500)"),
         where="tests/plugin/test_hostile_server.py",
+    ),
+    Mutation(
+        "any-text-is-a-bridge",
+        "nothing from a request reaches a tool, the kernel or a row: the name of a bridge",
+        "no_text_of_a_request and native and CreateNetwork",
+        one(NAMES, '_LINK = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}")', '_LINK = re.compile(r"(?s).{1,15}")'),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "any-text-is-a-prefix",
+        "nothing from a request reaches a tool, the kernel or a row: what interfaces are called",
+        "no_text_of_a_request and native and CreateNetwork",
+        one(
+            NAMES,
+            '_IFACE_PREFIX = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,12}")',
+            '_IFACE_PREFIX = re.compile(r"(?s).*")',
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "zones-in-published-addresses",
+        "nothing from a request reaches a tool, the kernel or a row: addresses of the host",
+        "no_text_of_a_request and native and ProgramExternalConnectivity",
+        (
+            Edit("overlay/fields.py", '    if "%" in value:\n        raise ValueError("no zone expected")\n', ""),
+            Edit(
+                "driver/ports.py",
+                "(ip.scope_id is not None or ip.ipv4_mapped is not None)",
+                "ip.ipv4_mapped is not None",
+            ),
+            Edit(
+                "driver/host_ports_fake.py",
+                "port.ip not in self.addresses",
+                "ipaddress.ip_address(str(port.ip).partition('%')[0]) not in self.addresses",
+            ),
+            Edit("driver/host_ports_fake.py", "import dataclasses\n", "import dataclasses\nimport ipaddress\n"),
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "published-before-looked-at",
+        "hostile input: never a changed state on an error: published ports",
+        "ten_thousand",
+        one(
+            "driver/publishing.py",
+            "            bindings = ports.parse_bindings(wanted)\n",
+            "            self._rows.save_published(end.id, ())\n"
+            "            bindings = ports.parse_bindings(wanted)\n",
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "refused-ports-stay-reserved",
+        "hostile input: never a changed state on an error: ports of the host",
+        "ten_thousand",
+        one("driver/publishing.py", "                undo.callback(self.release, found)\n"),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "looking-mends",
+        "hostile input: never a changed state: what only looks",
+        "ten_thousand",
+        one(HTTP, 'repair=flask.request.method == "POST"', "repair=True"),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "any-pause-is-a-number",
+        "hostile input: never a 500: the audit's pause",
+        "ten_thousand",
+        one(
+            HTTP,
+            "    except ValueError:\n        return math.nan\n",
+            "    except KeyError:\n        return math.nan\n",
+        ),
+        where=HOSTILE,
+    ),
+    Mutation(
+        "discovery-not-served",
+        "hostile input: every endpoint of both APIs",
+        "session_is_right or every_call_that_is_served",
+        one(ENDPOINTS, '    "NetworkDriver.DiscoverDelete": {},\n'),
+        where=HOSTILE,
     ),
     Mutation(
         "names-collide",
@@ -341,10 +419,13 @@ KILLED = (
         where=KILLS,
     ),
     Mutation(
-        "killed-start-knows-nothing",
+        "killed-start-takes-away-what-it-forgot",
         "the plugin killed at any moment of its start",
         "any_point_of_the_start",
-        one(GRAPH, "    driver.restore()\n"),
+        (
+            Edit(GRAPH, "    driver.restore()\n", ""),
+            Edit(GRAPH, "        if self.driver.networks():\n", "        if True:\n"),
+        ),
         where="tests/plugin/test_kills_of_networks.py",
     ),
     Mutation(

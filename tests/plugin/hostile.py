@@ -1,7 +1,7 @@
 """Requests as nobody should send them, and the ones they are made from.
 
-`SESSION` is a whole life of a network and a container in calls that are right; everything else is one of those with
-something wrong, or made of anything at all.
+`SESSIONS` are whole lives of a network and a container in calls that are right: in one Docker publishes the ports, in
+the other this plugin. Everything else is one of their calls with something wrong, or made of anything at all.
 """
 
 from __future__ import annotations
@@ -22,16 +22,36 @@ POOL_ID = "flannelpy/10.2.1.0/24"
 POOL_ID_V6 = "flannelpy/fd00:2:0:1::/64"
 IDS = {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID}
 GATEWAY = {"RequestAddressType": "com.docker.network.gateway"}
-PORTS = {
-    "com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}],
-    "com.docker.network.portmap": [
-        {"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080}
+EXPOSED = "com.docker.network.endpoint.exposedports"
+PORTMAP = "com.docker.network.portmap"
+
+
+def port(proto: int, number: int, host_ip: str, first: int, last: int) -> dict[str, object]:
+    """`-p HOST_IP:FIRST-LAST:NUMBER`."""
+    return {"Proto": proto, "IP": "", "Port": number, "HostIP": host_ip, "HostPort": first, "HostPortEnd": last}
+
+
+PORTS = {EXPOSED: [{"Proto": 6, "Port": 80}], PORTMAP: [port(6, 80, "", 8080, 8080)]}
+NATIVE_PORTS = {
+    EXPOSED: [{"Proto": 6, "Port": 80}, {"Proto": 17, "Port": 53}],
+    PORTMAP: [
+        port(6, 80, "", 8080, 8080),
+        port(17, 53, "192.0.2.1", 5300, 5309),
+        port(6, 443, "2001:db8::1", 8443, 8443),
+        port(17, 53, "::", 0, 0),
     ],
 }
 GENERIC = {
     "flannelpy.gateway": "auto",
     "com.docker.network.driver.mtu": "1400",
     "com.docker.network.bridge.enable_ip_masquerade": "true",
+}
+NATIVE_GENERIC = {
+    "flannelpy.gateway": "native",
+    "flannelpy.spoofing": "drop",
+    "com.docker.network.bridge.name": "blue0",
+    "com.docker.network.container_iface_prefix": "net",
+    "com.docker.network.bridge.enable_icc": "false",
 }
 CREATE_NETWORK = {
     "NetworkID": NETWORK_ID,
@@ -79,31 +99,58 @@ def _call(method: str, **body: object) -> Call:
     return Call(method=method, body=body)
 
 
-SESSION = (
-    _call("NetworkDriver.GwAllocCheck", Options=CREATE_NETWORK["Options"]),
-    _call("IpamDriver.RequestPool", **SPACE, Pool="10.2.1.0/24", SubPool="10.2.1.0/25", Options={"x": "y"}, V6=False),
-    _call("IpamDriver.RequestAddress", PoolID=POOL_ID, Address="10.2.1.1", Options=GATEWAY),
-    _call("IpamDriver.RequestPool", **SPACE, Pool="fd00:2:0:1::/64", SubPool="", Options={}, V6=True),
-    _call("IpamDriver.RequestAddress", PoolID=POOL_ID_V6, Address="", Options=GATEWAY),
-    Call(method="NetworkDriver.CreateNetwork", body=CREATE_NETWORK),
-    _call("IpamDriver.RequestAddress", PoolID=POOL_ID, Address="10.2.1.2", Options=NAMED),
-    _call("IpamDriver.RequestAddress", PoolID=POOL_ID_V6, Address="", Options=NAMED),
-    _call("NetworkDriver.CreateEndpoint", **IDS, Interface=INTERFACE, Options={**PORTS, "k": "v"}),
-    _call("NetworkDriver.Join", **IDS, SandboxKey="/var/run/docker/netns/b6f0529d4689", Options=PORTS),
-    _call("NetworkDriver.ProgramExternalConnectivity", **IDS, Options=PORTS),
-    _call("NetworkDriver.EndpointOperInfo", **IDS),
-    _call("NetworkDriver.DiscoverNew", DiscoveryType=1, DiscoveryData={"Address": "192.0.2.1", "Self": True}),
-    _call("NetworkDriver.AllocateNetwork", NetworkID=SWARM_ID, Options={}, IPv4Data=[], IPv6Data=None),
-    _call("NetworkDriver.RevokeExternalConnectivity", **IDS),
-    _call("NetworkDriver.Leave", **IDS),
-    _call("NetworkDriver.DeleteEndpoint", **IDS),
-    _call("IpamDriver.ReleaseAddress", PoolID=POOL_ID, Address="10.2.1.2"),
-    _call("IpamDriver.ReleaseAddress", PoolID=POOL_ID_V6, Address="fd00:2:0:1::2"),
-    _call("NetworkDriver.FreeNetwork", NetworkID=NETWORK_ID),
-    _call("NetworkDriver.DeleteNetwork", NetworkID=NETWORK_ID),
-    _call("IpamDriver.ReleasePool", PoolID=POOL_ID),
-    _call("IpamDriver.ReleasePool", PoolID=POOL_ID_V6),
-)
+def _session(generic: Mapping[str, str], ports: Mapping[str, object]) -> tuple[Call, ...]:
+    options = {**CREATE_NETWORK["Options"], "com.docker.network.generic": generic}  # type: ignore[dict-item]
+    node = {"DiscoveryType": 1, "DiscoveryData": {"Address": "192.0.2.1", "Self": True}}
+    return (
+        _call("Plugin.Activate"),
+        _call("NetworkDriver.GetCapabilities"),
+        _call("IpamDriver.GetCapabilities"),
+        _call("IpamDriver.GetDefaultAddressSpaces"),
+        _call("NetworkDriver.GwAllocCheck", Options=options),
+        _call(
+            "IpamDriver.RequestPool", **SPACE, Pool="10.2.1.0/24", SubPool="10.2.1.0/25", Options={"x": "y"}, V6=False
+        ),
+        _call("IpamDriver.RequestAddress", PoolID=POOL_ID, Address="10.2.1.1", Options=GATEWAY),
+        _call("IpamDriver.RequestPool", **SPACE, Pool="fd00:2:0:1::/64", SubPool="", Options={}, V6=True),
+        _call("IpamDriver.RequestAddress", PoolID=POOL_ID_V6, Address="", Options=GATEWAY),
+        Call(method="NetworkDriver.CreateNetwork", body={**CREATE_NETWORK, "Options": options}),
+        _call("IpamDriver.RequestAddress", PoolID=POOL_ID, Address="10.2.1.2", Options=NAMED),
+        _call("IpamDriver.RequestAddress", PoolID=POOL_ID_V6, Address="", Options=NAMED),
+        _call("NetworkDriver.CreateEndpoint", **IDS, Interface=INTERFACE, Options={**ports, "k": "v"}),
+        _call("NetworkDriver.Join", **IDS, SandboxKey="/var/run/docker/netns/b6f0529d4689", Options=ports),
+        _call("NetworkDriver.ProgramExternalConnectivity", **IDS, Options=ports),
+        _call("NetworkDriver.EndpointOperInfo", **IDS),
+        _call("NetworkDriver.DiscoverNew", **node),
+        _call("NetworkDriver.DiscoverDelete", **node),
+        _call("NetworkDriver.AllocateNetwork", NetworkID=SWARM_ID, Options={}, IPv4Data=[], IPv6Data=None),
+        _call("NetworkDriver.RevokeExternalConnectivity", **IDS),
+        _call("NetworkDriver.Leave", **IDS),
+        _call("NetworkDriver.DeleteEndpoint", **IDS),
+        _call("IpamDriver.ReleaseAddress", PoolID=POOL_ID, Address="10.2.1.2"),
+        _call("IpamDriver.ReleaseAddress", PoolID=POOL_ID_V6, Address="fd00:2:0:1::2"),
+        _call("NetworkDriver.FreeNetwork", NetworkID=NETWORK_ID),
+        _call("NetworkDriver.DeleteNetwork", NetworkID=NETWORK_ID),
+        _call("IpamDriver.ReleasePool", PoolID=POOL_ID),
+        _call("IpamDriver.ReleasePool", PoolID=POOL_ID_V6),
+    )
+
+
+SESSIONS = {"auto": _session(GENERIC, PORTS), "native": _session(NATIVE_GENERIC, NATIVE_PORTS)}
+OWN = {"NetworkDriver.CreateNetwork", "NetworkDriver.ProgramExternalConnectivity"}
+"""The calls whose texts get further where this plugin publishes."""
+
+CALLS = [*SESSIONS["auto"], *(call for call in SESSIONS["native"] if call not in SESSIONS["auto"])]
+
+
+def up_to(session: str, method: str) -> tuple[Call, ...]:
+    """The calls of a session until this one was made."""
+    methods = [call.method for call in SESSIONS[session]]
+    return SESSIONS[session][: methods.index(method) + 1]
+
+
+CHOSEN = ("com.docker.network.bridge.name", "com.docker.network.container_iface_prefix")
+"""Names of links that an operator chooses: letters and digits are rightly taken."""
 
 MARK = "zq"
 """In every text of `tricks`: where it turns up again, a text of the request got through."""
@@ -169,8 +216,27 @@ TEXTS = (
     "01:00:5e:00:00:01", "flannelpy", "reclocal", "auto", "native", "docker", "1400", "9000", "-1", "1e3",
     "0x10", "true", "blue", "eth0", "lo", "/coreos.com/network", "/blue/network", "/",
     "com.docker.network.gateway", "\ud800", "a\nb", "\x00", "x" * 70_000, "İ", "1" * 5000,
+    "blue0", "192.0.2.1", "2001:db8::1", "..", "br-4d5d70de7705",
 )  # fmt: skip
-NUMBERS = (0, -1, 1, 1 << 31, 1 << 64, 10**400, 1.5, -0.0, float("nan"), float("inf"), float("-inf"))
+NUMBERS = (
+    0,
+    -1,
+    1,
+    6,
+    17,
+    132,
+    8080,
+    65_535,
+    65_536,
+    1 << 31,
+    1 << 64,
+    10**400,
+    1.5,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+)
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -246,6 +312,8 @@ PATHS = (
     "/NetworkDriver.Leave%00", "/a/../NetworkDriver.Join", "/%2e%2e/%2e%2e/etc/passwd", "/..", "/%ff%fe",
     "/" + "x" * 3000, "/NetworkDriver.Leave?a=b", "/healthz", "/readyz", "/status", "/peers", "/metrics",
     "/diagnose", "/diagnose?peer=", "/diagnose?peer=None&peer=%ff", "/status?" + "a=b&" * 2000,
+    "/audit?settle=0", "/audit?settle=nan", "/audit?settle=-1", "/audit?settle=%ff", "/audit?settle=1e999",
+    "/audit?settle=0&settle=x&repair=1", "/audit/", "/audit%00",
 )  # fmt: skip
 VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW")
 
@@ -253,7 +321,7 @@ VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "B
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     """Most often a call of the API with something wrong, sometimes another verb or path."""
-    call = draw(st.sampled_from(SESSION))
+    call = draw(st.sampled_from(CALLS))
     path, verb = f"/{call.method}", "POST"
     if draw(st.integers(0, 9)) == 0:
         path, verb = draw(st.sampled_from((path, *PATHS))), draw(st.sampled_from(VERBS))

@@ -66,6 +66,9 @@ DUAL = dataclasses.replace(
 ETH0 = dataclasses.replace(
     node_host.ETH0, addresses_v6=(ipaddress.IPv6Interface("2001:db8::1/64"),), has_default_route_v6=True
 )
+ADDRESSES = (ipaddress.IPv4Address("192.0.2.1"), ipaddress.IPv6Address("2001:db8::1"))
+"""The host's own."""
+
 TIMING = engine_watch.Timing(period_s=0.01, confirm_s=0.01, retry_s=0.01, grace_s=0.0)
 
 
@@ -129,7 +132,7 @@ class MemoryPlugin:
         """How long ago addresses are granted now."""
         clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
-        self.host_ports = host_ports_fake.HostPortsFake()
+        self.host_ports = host_ports_fake.HostPortsFake(*ADDRESSES)
         self.driver = driver_service.Driver(
             driver_store.DriverStore(self.state),
             self.nodes,
@@ -226,6 +229,7 @@ class MemoryPlugin:
             self.firewall.plan,
             self.firewall.guarded,
             self.rows(),
+            self.host_ports.list_held(),
         )
 
     def methods(self) -> Mapping[str, http.Method]:

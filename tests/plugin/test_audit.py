@@ -520,7 +520,7 @@ def test_get_reports_and_post_repairs(full: Plugin) -> None:
     assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"] * 2)
 
 
-@pytest.mark.parametrize("settle", ["-1", "31", "nan", "inf"])
+@pytest.mark.parametrize("settle", ["-1", "31", "nan", "inf", "3s", "", "%ff"])
 def test_a_pause_that_cannot_be_is_refused(full: Plugin, settle: str) -> None:
     answer = full.client().get(f"/audit?settle={settle}")
     assert answer.status_code == 400
