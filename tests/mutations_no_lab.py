@@ -21,6 +21,7 @@ WATCH = "plugin/engine_watch.py"
 STICKY = "tests/ipam/test_sticky.py"
 WIRE = "tests/plugin/test_wire.py"
 HOSTILE = "tests/plugin/test_hostile.py"
+VALUES = "tests/plugin/test_hostile_values.py"
 LEAKS = "tests/plugin/test_leaks.py"
 LOCKS = "tests/plugin/test_locks.py"
 KILLS = "tests/plugin/test_kills_of_containers.py"
@@ -183,7 +184,7 @@ HOSTILE_INPUT = (
     Mutation(
         "recorded-before-looked-at",
         "hostile input: never a changed state on an error",
-        "ten_thousand",
+        "value_that_is_refused and CreateEndpoint",
         (
             Edit(ROWS, "            endpoint.require_address(net, end)\n", ""),
             Edit(
@@ -194,7 +195,7 @@ HOSTILE_INPUT = (
                 "        return net, end, True\n",
             ),
         ),
-        where=HOSTILE,
+        where=VALUES,
     ),
     Mutation(
         "any-text-is-an-id",
@@ -206,7 +207,7 @@ HOSTILE_INPUT = (
     Mutation(
         "zones-in-addresses",
         "nothing from a request reaches a tool, the kernel or a row: addresses",
-        "no_text_of_a_request and CreateNetwork",
+        "no_text_of_a_request and CreateEndpoint",
         one("overlay/fields.py", '    if "%" in value:\n        raise ValueError("no zone expected")\n'),
         where=HOSTILE,
     ),
@@ -276,39 +277,39 @@ HOSTILE_INPUT = (
     Mutation(
         "published-before-looked-at",
         "hostile input: never a changed state on an error: published ports",
-        "ten_thousand",
+        "value_that_is_refused and ProgramExternalConnectivity",
         one(
             "driver/publishing.py",
             "            bindings = ports.parse_bindings(wanted)\n",
             "            self._rows.save_published(end.id, ())\n"
             "            bindings = ports.parse_bindings(wanted)\n",
         ),
-        where=HOSTILE,
+        where=VALUES,
     ),
     Mutation(
         "refused-ports-stay-reserved",
         "hostile input: never a changed state on an error: ports of the host",
-        "ten_thousand",
+        "value_that_is_refused and ProgramExternalConnectivity",
         one("driver/publishing.py", "                undo.callback(self.release, found)\n"),
-        where=HOSTILE,
+        where=VALUES,
     ),
     Mutation(
         "looking-mends",
         "hostile input: never a changed state: what only looks",
-        "ten_thousand",
+        "what_only_looks",
         one(HTTP, 'repair=flask.request.method == "POST"', "repair=True"),
-        where=HOSTILE,
+        where=VALUES,
     ),
     Mutation(
         "any-pause-is-a-number",
         "hostile input: never a 500: the audit's pause",
-        "ten_thousand",
+        "what_only_looks",
         one(
             HTTP,
             "    except ValueError:\n        return math.nan\n",
             "    except KeyError:\n        return math.nan\n",
         ),
-        where=HOSTILE,
+        where=VALUES,
     ),
     Mutation(
         "discovery-not-served",
@@ -378,14 +379,14 @@ NO_LEAKS = (
         where=LEAKS,
     ),
     Mutation(
-        "failed-endpoint-leaks",
+        "refused-network-leaks",
         "no leak, ever, without root: where the packet filter refuses",
-        "TestNothingLeaks",
+        "leaves_nothing_behind and (bridge or firewall)",
         one(
             "driver/service.py",
             "                if known is None:\n                    self._take_back(request.id)\n",
         ),
-        where=LEAKS,
+        where="tests/driver/test_service.py",
     ),
     Mutation(
         "never-looked",

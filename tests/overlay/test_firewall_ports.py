@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from overlay import conntrack, firewall, firewall_exec, netstate
+from overlay import conntrack, firewall, firewall_exec, netstate, nft_events
 
 pytestmark = pytest.mark.contract
 
@@ -353,6 +353,9 @@ def test_a_port_that_is_published_no_more_is_gone_and_another_one_comes_with_one
     more = PUBLISHED | {port("tcp", "0.0.0.0", 8083, own("a"), 80)}
     with host.host.inside():
         wider = BARE - {A} | {dataclasses.replace(A, published=more)}
+        before = nft_events.read_generation()
         assert host.wall.ensure(wider) == ("nft",)
+        assert before is not None
+        assert nft_events.read_generation() == before + 1  # one transaction: never without its rules
         assert host.ask("world", HOST[4], 8083) == own("world")
         assert host.wall.ensure(PLAN) == ("nft",)

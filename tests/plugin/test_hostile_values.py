@@ -1,0 +1,67 @@
+"""Each value of each call wrong in its turn, and each path under each verb: what chance alone seldom hits upon.
+
+Over the whole plugin in memory, just where the call would be right: that a value is refused is then its own fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import flask.testing
+import pytest
+
+from tests.plugin import hostile, memory_plugin
+from tests.plugin.test_hostile import check_answer, fresh, play
+
+Client = flask.testing.FlaskClient
+
+
+@contextlib.contextmanager
+def after(calls: Sequence[hostile.Call]) -> Iterator[tuple[memory_plugin.MemoryPlugin, Client]]:
+    """A plugin to which these were made."""
+    with fresh() as (plugin, client):
+        for call in calls:
+            play(client, call)
+        yield plugin, client
+
+
+def ask(plugin: memory_plugin.MemoryPlugin, client: Client, request: hostile.Request, before: object) -> bool:
+    """Whether it changed anything, which only what is answered may."""
+    response = client.open(request.path, method=request.verb, data=request.data)
+    check_answer(request, response)
+    changed = plugin.state_of_all() != before
+    assert not changed or (response.status_code, request.verb) == (200, "POST"), request
+    return changed
+
+
+def spoiled(call: hostile.Call) -> Iterator[hostile.Request]:
+    """What single ports are is looked at in one call alone."""
+    for path in hostile.places(call.body):
+        if {hostile.EXPOSED, hostile.PORTMAP} & set(path[:-1]) and "External" not in call.method:
+            continue
+        for value in hostile.instead(hostile.at(call.body, path)):
+            body = hostile.put(call.body, path, value)
+            yield hostile.Request(verb="POST", path=f"/{call.method}", data=hostile.encode(body))
+
+
+NATIVE = hostile.SESSIONS["native"]
+
+
+@pytest.mark.parametrize("number", range(len(NATIVE)), ids=lambda number: NATIVE[number].method)
+def test_a_value_that_is_refused_changes_nothing(number: int) -> None:
+    left = list(spoiled(NATIVE[number]))
+    while left:
+        with after(NATIVE[:number]) as (plugin, client):
+            before = plugin.state_of_all()
+            while left and not ask(plugin, client, left.pop(), before):
+                pass
+
+
+def test_no_path_is_answered_with_an_error_of_ours_and_what_only_looks_changes_nothing() -> None:
+    with after(hostile.up_to("native", "NetworkDriver.ProgramExternalConnectivity")) as (plugin, client):
+        before = plugin.state_of_all()
+        for verb in hostile.VERBS:
+            for path in hostile.PATHS:
+                if ask(plugin, client, hostile.Request(verb=verb, path=path, data=b"{}"), before):
+                    before = plugin.state_of_all()
