@@ -277,7 +277,7 @@ HOSTILE_INPUT = (
     Mutation(
         "published-before-looked-at",
         "hostile input: never a changed state on an error: published ports",
-        "value_that_is_refused and ProgramExternalConnectivity",
+        "value_that_is_refused and again",
         one(
             "driver/publishing.py",
             "            bindings = ports.parse_bindings(wanted)\n",

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import ipaddress
+import itertools
 import json
 import os
 import pathlib
@@ -276,6 +277,11 @@ class Hosts:
             self._host.close()
             self._directory.cleanup()
         self._host = None
+
+
+def first(failures: Iterator[str], most: int = 3) -> list[str]:
+    """What tells enough: each failure has taken SETTLES_S, and all of them may take longer than a test may."""
+    return list(itertools.islice(failures, most))
 
 
 def check_every_point(

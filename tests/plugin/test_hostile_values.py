@@ -46,20 +46,23 @@ def spoiled(call: hostile.Call) -> Iterator[hostile.Request]:
 
 
 NATIVE = hostile.SESSIONS["native"]
+PUBLISHED = hostile.up_to("native", "NetworkDriver.ProgramExternalConnectivity")
+CASES = [pytest.param(NATIVE[:number], call, id=call.method) for number, call in enumerate(NATIVE)]
+CASES += [pytest.param(PUBLISHED, PUBLISHED[-1], id=f"{PUBLISHED[-1].method} again")]
 
 
-@pytest.mark.parametrize("number", range(len(NATIVE)), ids=lambda number: NATIVE[number].method)
-def test_a_value_that_is_refused_changes_nothing(number: int) -> None:
-    left = list(spoiled(NATIVE[number]))
+@pytest.mark.parametrize(("before", "call"), CASES)
+def test_a_value_that_is_refused_changes_nothing(before: Sequence[hostile.Call], call: hostile.Call) -> None:
+    left = list(spoiled(call))
     while left:
-        with after(NATIVE[:number]) as (plugin, client):
-            before = plugin.state_of_all()
-            while left and not ask(plugin, client, left.pop(), before):
+        with after(before) as (plugin, client):
+            known = plugin.state_of_all()
+            while left and not ask(plugin, client, left.pop(), known):
                 pass
 
 
 def test_no_path_is_answered_with_an_error_of_ours_and_what_only_looks_changes_nothing() -> None:
-    with after(hostile.up_to("native", "NetworkDriver.ProgramExternalConnectivity")) as (plugin, client):
+    with after(PUBLISHED) as (plugin, client):
         before = plugin.state_of_all()
         for verb in hostile.VERBS:
             for path in hostile.PATHS:
