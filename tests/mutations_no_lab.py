@@ -289,7 +289,7 @@ HOSTILE_INPUT = (
     Mutation(
         "refused-ports-stay-reserved",
         "hostile input: never a changed state on an error: ports of the host",
-        "value_that_is_refused and ProgramExternalConnectivity",
+        "value_that_is_refused and ProgramExternalConnectivity and not again",
         one("driver/publishing.py", "                undo.callback(self.release, found)\n"),
         where=VALUES,
     ),
