@@ -1046,18 +1046,21 @@ PRIVILEGES = (
         "least privileges: CAP_NET_ADMIN",
         "standalone_needs_no_etcd",
         _one(CONFIG, '"capabilities": ["CAP_NET_ADMIN"]', '"capabilities": []'),
+        setup=True,
     ),
     Mutation(
         "no-host-network",
         "least privileges: network host",
         "standalone_needs_no_etcd",
         _one(CONFIG, '"network": {"type": "host"}', '"network": {"type": "none"}'),
+        setup=True,
     ),
     Mutation(
         "run-not-mounted",
         "least privileges: the mount of /run",
         "standalone_needs_no_etcd",
         _one(CONFIG, '"destination": "/host/run"', '"destination": "/elsewhere"'),
+        setup=True,
     ),
     Mutation(
         "sysctl-not-mounted",

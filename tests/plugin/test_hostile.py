@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from driver import ports
 from overlay import firewall_exec
 from plugin import http, server
-from tests.plugin import hostile, memory_plugin
+from tests.plugin import hostile, memory_plugin, sessions
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
@@ -69,7 +69,7 @@ def fresh() -> Iterator[tuple[memory_plugin.MemoryPlugin, flask.testing.FlaskCli
             plugin.close()
 
 
-def play(client: flask.testing.FlaskClient, call: hostile.Call) -> int:
+def play(client: flask.testing.FlaskClient, call: sessions.Call) -> int:
     return client.post(f"/{call.method}", data=hostile.encode(call.body)).status_code
 
 
@@ -86,11 +86,11 @@ def check_answer(request: hostile.Request, response: Any) -> None:
         assert isinstance(json.loads(response.data), dict)
 
 
-@pytest.mark.parametrize("session", hostile.SESSIONS)
+@pytest.mark.parametrize("session", sessions.SESSIONS)
 def test_a_session_is_right_and_leaves_nothing(session: str) -> None:
     with fresh() as (plugin, client):
         before = plugin.state_of_all()
-        refused = [call.method for call in hostile.SESSIONS[session] if play(client, call) != 200]
+        refused = [call.method for call in sessions.SESSIONS[session] if play(client, call) != 200]
         plugin.reconciler.run_pass()
         assert refused == ["NetworkDriver.AllocateNetwork"]
         assert plugin.state_of_all() == before
@@ -99,14 +99,14 @@ def test_a_session_is_right_and_leaves_nothing(session: str) -> None:
 def test_every_call_that_is_served_is_in_a_session() -> None:
     with fresh() as (plugin, _):
         served = {"Plugin.Activate", *memory_plugin.CONSTANTS, *plugin.methods()}
-    assert {call.method for call in hostile.CALLS} == served
+    assert {call.method for call in sessions.CALLS} == served
 
 
 def test_of_two_sessions_one_publishes() -> None:
     reserved = {}
-    for session in hostile.SESSIONS:
+    for session in sessions.SESSIONS:
         with fresh() as (plugin, client):
-            for call in hostile.up_to(session, "NetworkDriver.ProgramExternalConnectivity"):
+            for call in sessions.up_to(session, "NetworkDriver.ProgramExternalConnectivity"):
                 play(client, call)
             reserved[session] = {
                 f"{ports.format_host(port.ip)}:{port.number}/{port.protocol}"
@@ -124,7 +124,7 @@ asked = []
 
 
 @hypothesis.given(
-    st.sampled_from([calls[:number] for calls in hostile.SESSIONS.values() for number in range(len(calls) + 1)]),
+    st.sampled_from([calls[:number] for calls in sessions.SESSIONS.values() for number in range(len(calls) + 1)]),
     st.lists(hostile.requests(), min_size=LENGTH, max_size=LENGTH),
 )
 @hypothesis.settings(
@@ -134,7 +134,7 @@ asked = []
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
-def _ten_thousand(right: Sequence[hostile.Call], wrong: list[hostile.Request]) -> None:
+def _ten_thousand(right: Sequence[sessions.Call], wrong: list[hostile.Request]) -> None:
     with fresh() as (plugin, client):
         for call in right:
             play(client, call)
@@ -157,7 +157,7 @@ def test_ten_thousand_hostile_requests_are_answered_and_an_error_changes_nothing
 
 TOOLS = ("nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft-save", "ip6tables-nft-restore")
 RECORDER = """#!/bin/sh
-{{ printf '%s\\n' "$0" "$@"; [ "${{0%-save}}" != "$0" ] || /bin/cat; }} >>{record}
+{{ printf '%s\\n' "${{0##*/}}" "$@"; [ "${{0%-save}}" != "$0" ] || /bin/cat; }} >>{record}
 case "$0 $*" in
 *-save*) printf '*filter\\n:FORWARD DROP [0:0]\\n:DOCKER-USER - [0:0]\\n-A FORWARD -j DOCKER-USER\\nCOMMIT\\n' ;;
 *list*FORWARD*) : ;;
@@ -196,14 +196,14 @@ ALLOWED = re.compile(r"[a-zA-Z0-9 \t\n_.:,;/|{}()\"'=!<>@#*\[\]&+-]*")
 
 SPOILED = [
     pytest.param(calls, number, id=f"{session}-{call.method}")
-    for session, calls in hostile.SESSIONS.items()
+    for session, calls in sessions.SESSIONS.items()
     for number, call in enumerate(calls)
-    if session == "auto" or call.method in hostile.OWN
+    if session == "auto" or call.method in sessions.OWN
 ]
 
 
 @pytest.mark.parametrize(("calls", "number"), SPOILED)
-def test_no_text_of_a_request_reaches_a_tool_the_kernel_or_a_row(calls: Sequence[hostile.Call], number: int) -> None:
+def test_no_text_of_a_request_reaches_a_tool_the_kernel_or_a_row(calls: Sequence[sessions.Call], number: int) -> None:
     """Each text of each call, spoiled in every way; the calls before it were right, and those after it follow."""
     call = calls[number]
     texts = [path for path in hostile.places(call.body) if isinstance(hostile.at(call.body, path), str)]
@@ -214,12 +214,12 @@ def test_no_text_of_a_request_reaches_a_tool_the_kernel_or_a_row(calls: Sequence
                 play(host.client, right)
             for path in texts:
                 for trick in hostile.tricks(hostile.at(call.body, path)):
-                    if path[-1] in hostile.CHOSEN and trick.isalnum() and len(trick) <= 13:
+                    if path[-1] in sessions.CHOSEN and trick.isalnum() and len(trick) <= 13:
                         continue
                     spoiled = hostile.put(call.body, path, trick)
                     request = hostile.Request(verb="POST", path=f"/{call.method}", data=hostile.encode(spoiled))
                     check_answer(request, host.client.post(request.path, data=request.data))
-                    rows = path[-1] not in hostile.NAMED  # those are kept: by them a container is known again
+                    rows = path[-1] not in sessions.NAMED  # those are kept: by them a container is known again
                     assert hostile.MARK not in host.reached(rows=rows).lower(), (path, trick[:80])
             for right in calls[number:]:
                 play(host.client, right)
@@ -238,10 +238,10 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("session", hostile.SESSIONS)
+@pytest.mark.parametrize("session", sessions.SESSIONS)
 def test_the_tools_are_really_told_of_a_network(tmp_path: pathlib.Path, session: str) -> None:
     host = RecordingPlugin(tmp_path)
-    for call in hostile.up_to(session, "NetworkDriver.ProgramExternalConnectivity"):
+    for call in sessions.up_to(session, "NetworkDriver.ProgramExternalConnectivity"):
         play(host.client, call)
     told = host.reached()
     assert [text for text in TOLD[session] if text not in told] == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from plugin import http as face
 from plugin import server
-from tests.plugin import hostile, test_hostile
+from tests.plugin import hostile, sessions, test_hostile
 from tests.plugin.test_server import UNDERLAY, Running, UnixConnection, start, until
 
 __all__ = ["start"]  # the fixture
@@ -90,7 +90,7 @@ def plugin(start: Callable[..., Running]) -> Iterator[Running]:
     running = start({}, UNDERLAY)
     until(running.ready, within_s=60)
     yield running
-    assert running.call("NetworkDriver.Leave", hostile.IDS) == (200, {})
+    assert running.call("NetworkDriver.Leave", sessions.IDS) == (200, {})
     assert "Traceback" not in running.log()
     assert " bug: " not in running.log()
     assert max(map(len, running.log().splitlines())) < 8000  # dockerd 20.10 stops reading at 64 KiB

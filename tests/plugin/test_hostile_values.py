@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 import flask.testing
 import pytest
 
-from tests.plugin import hostile, memory_plugin
+from tests.plugin import hostile, memory_plugin, sessions
 from tests.plugin.test_hostile import check_answer, fresh, play
 
 Client = flask.testing.FlaskClient
 
 
 @contextlib.contextmanager
-def after(calls: Sequence[hostile.Call]) -> Iterator[tuple[memory_plugin.MemoryPlugin, Client]]:
+def after(calls: Sequence[sessions.Call]) -> Iterator[tuple[memory_plugin.MemoryPlugin, Client]]:
     """A plugin to which these were made."""
     with fresh() as (plugin, client):
         for call in calls:
@@ -35,24 +35,24 @@ def ask(plugin: memory_plugin.MemoryPlugin, client: Client, request: hostile.Req
     return changed
 
 
-def spoiled(call: hostile.Call) -> Iterator[hostile.Request]:
+def spoiled(call: sessions.Call) -> Iterator[hostile.Request]:
     """What single ports are is looked at in one call alone."""
     for path in hostile.places(call.body):
-        if {hostile.EXPOSED, hostile.PORTMAP} & set(path[:-1]) and "External" not in call.method:
+        if {sessions.EXPOSED, sessions.PORTMAP} & set(path[:-1]) and "External" not in call.method:
             continue
         for value in hostile.instead(hostile.at(call.body, path)):
             body = hostile.put(call.body, path, value)
             yield hostile.Request(verb="POST", path=f"/{call.method}", data=hostile.encode(body))
 
 
-NATIVE = hostile.SESSIONS["native"]
-PUBLISHED = hostile.up_to("native", "NetworkDriver.ProgramExternalConnectivity")
+NATIVE = sessions.SESSIONS["native"]
+PUBLISHED = sessions.up_to("native", "NetworkDriver.ProgramExternalConnectivity")
 CASES = [pytest.param(NATIVE[:number], call, id=call.method) for number, call in enumerate(NATIVE)]
 CASES += [pytest.param(PUBLISHED, PUBLISHED[-1], id=f"{PUBLISHED[-1].method} again")]
 
 
 @pytest.mark.parametrize(("before", "call"), CASES)
-def test_a_value_that_is_refused_changes_nothing(before: Sequence[hostile.Call], call: hostile.Call) -> None:
+def test_a_value_that_is_refused_changes_nothing(before: Sequence[sessions.Call], call: sessions.Call) -> None:
     left = list(spoiled(call))
     while left:
         with after(before) as (plugin, client):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin import hostile
+from tests.plugin import sessions
 from tests.plugin.test_server import UNDERLAY, Running, start, until
 
 __all__ = ["start"]  # the fixture
@@ -53,10 +53,10 @@ def make_container(plugin: Running) -> list[tuple[str, int, Any]]:
         return told
     gateway = call("IpamDriver.RequestAddress", PoolID=pool["PoolID"], Options=GATEWAY)
     data = [{"AddressSpace": "flannelpy", "Pool": pool["Pool"], "Gateway": gateway["Address"]}]
-    call("NetworkDriver.CreateNetwork", NetworkID=hostile.NETWORK_ID, IPv4Data=data)
+    call("NetworkDriver.CreateNetwork", NetworkID=sessions.NETWORK_ID, IPv4Data=data)
     address = call("IpamDriver.RequestAddress", PoolID=pool["PoolID"])
-    call("NetworkDriver.CreateEndpoint", **hostile.IDS, Interface={"Address": address["Address"]})
-    call("NetworkDriver.Join", **hostile.IDS, SandboxKey="/x", Options={})
+    call("NetworkDriver.CreateEndpoint", **sessions.IDS, Interface={"Address": address["Address"]})
+    call("NetworkDriver.Join", **sessions.IDS, SandboxKey="/x", Options={})
     return told
 
 
@@ -70,7 +70,7 @@ def test_net_admin_alone_is_enough(start: Callable[..., Running]) -> None:
     until(plugin.ready, plugin.log(), within_s=30)
     assert json.loads(plugin.ask("GET", "/status")[1])["kernel"]["failures"] == []
     for method in ("Leave", "DeleteEndpoint", "DeleteNetwork"):
-        assert plugin.call(f"NetworkDriver.{method}", hostile.IDS) == (200, {})
+        assert plugin.call(f"NetworkDriver.{method}", sessions.IDS) == (200, {})
     assert "Traceback" not in plugin.log()
 
 
