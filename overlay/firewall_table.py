@@ -1,4 +1,4 @@
-"""The text of our nft table in one family: masquerade at the edge of the overlay, and isolation.
+"""The text of our nft table in one family: masquerade at the edge of the overlay, isolation, and forged sources.
 
 Pure. Used by `firewall_exec`; see `firewall` for why this table only drops. A flannel network is known by its links,
 and by its addresses where its packets cross the underlay as they are (Domain.direct_overlays): never by the
@@ -22,6 +22,7 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
     rewrites = [*firewall_ports.rewrites(domains, family), *_rewrites(domains, family)]
     parts = [
         *firewall_ports.parts(domains, family),
+        nft_text.chain("gateway", _forged(domains, family), "type filter hook prerouting priority mangle"),
         nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
     ]
     if drops := [*_internal_drops(domains, family), *_closed_drops(domains, family), *_between(domains, family)]:
@@ -35,6 +36,19 @@ def nft_shape(text: str) -> tuple[int, ...]:
     The texts themselves differ: nft sorts and merges set elements, each version in its own way.
     """
     return tuple(text.count(word) for word in ("\tchain ", " masquerade", " drop\n", " map @", " : "))
+
+
+def _forged(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Nobody on Docker's gateway bridge speaks with an address of a flannel network: there the guard has no ports.
+
+    But in answer: a container that publishes ports leaves by that bridge, also where it was asked by its own address
+    (from a sibling slice, or by who is routed to the overlay). The price: what it begins to say to the outside from
+    its flannel address is lost; with strict rp_filter the kernel drops that by itself.
+    """
+    overlays = nft_text.networks(overlay for domain in domains for overlay in domain.overlays)
+    forged = f'iifname "{firewall.GATEWAY_BRIDGE}" {family.table} saddr {overlays}'
+    yield f"{forged} ct direction reply accept"
+    yield f"{forged} drop"
 
 
 def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -100,16 +114,17 @@ def _gateway_drops(domains: list[firewall.Domain], family: firewall.Family) -> I
     """Containers that publish ports have an interface on Docker's gateway bridge, whatever network they are in.
 
     There nothing tells which that is; and what is for other hosts of their own leaves through the other interface. So
-    between that bridge and any flannel network only published ports pass, and answers. The price: they do not reach
-    sibling slices of their own lease, to which they have no other way (`driver.routes`).
+    between that bridge and any flannel network only published ports pass, and answers that were asked for. The price:
+    they do not reach sibling slices of their own lease, to which they have no other way (`driver.routes`).
     """
     links = nft_text.names(link for domain in domains for link in domain.links)
-    yield f'iifname {links} oifname "{firewall.GATEWAY_BRIDGE}" ct direction original ct status dnat accept'
-    yield f'iifname {links} oifname "{firewall.GATEWAY_BRIDGE}" ct direction original drop'
-    yield f'iifname "{firewall.GATEWAY_BRIDGE}" oifname {links} ct direction original drop'
+    from_gateway, to_gateway = f'iifname "{firewall.GATEWAY_BRIDGE}"', f'oifname "{firewall.GATEWAY_BRIDGE}"'
+    yield f"iifname {links} {to_gateway} ct direction original ct status dnat accept"
+    yield f"iifname {links} {to_gateway} drop"
+    yield f"{from_gateway} ct direction reply accept"
+    yield f"{from_gateway} oifname {links} drop"
     if overlays := [overlay for domain in domains for overlay in domain.direct_overlays]:
-        there = f"{family.table} daddr {nft_text.networks(overlays)}"
-        yield f'iifname "{firewall.GATEWAY_BRIDGE}" {there} ct direction original drop'
+        yield f"{from_gateway} {family.table} daddr {nft_text.networks(overlays)} drop"
 
 
 def _drops(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:

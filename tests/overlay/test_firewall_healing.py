@@ -152,7 +152,7 @@ def test_whatever_is_done_to_a_table_of_ours_is_undone_at_once(host: Host, table
         f"nft flush table {table} flannelpy",
         f"nft flush chain {table} flannelpy forward",
         f"nft delete chain {table} flannelpy postrouting",
-        f"nft delete rule {table} flannelpy forward handle {handle(host, table, 'drop')}",
+        f"nft delete rule {table} flannelpy forward handle {handle(host, table, 'oifname .* drop')}",
         f"nft insert rule {table} flannelpy forward accept",
         f"nft add table {table} flannelpy {{ flags dormant ; }}",
     )

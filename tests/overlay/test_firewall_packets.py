@@ -6,13 +6,16 @@ engine's bridges and of the underlay, under the FORWARD policy and the chains th
     fp-shut ── shut, shut2 (no icc)
     fp-blue ── blue                                flannel.9 ── far        another one
     docker0 ── docker   shop ── shop (a name that its operator chose)      eth0 ── world
-    docker_gwbridge ── publisher
+    docker_gwbridge ── publisher, and a2's second interface
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import pathlib
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +81,7 @@ class Host:
             self.spaces[name] = make_netns()
             self._plug(name, link, gateway, address)
         self.host.run("ip route add default via 192.0.2.9")
+        self._give_second_interface("a2")
 
     def _plug(self, name: str, link: str, gateway: str, address: str) -> None:
         leaf = self.spaces[name]
@@ -91,6 +95,16 @@ class Host:
         leaf.run(f"ip route add default via {router} dev eth0 onlink")
         if address.endswith("/32"):
             self.host.run(f"ip route add {address} dev {link}")
+
+    def _give_second_interface(self, name: str) -> None:
+        """As of a container that publishes ports: its way to all that is not routed into the overlay."""
+        leaf, port = self.spaces[name], f"v-{name}-2"
+        self.host.run(f"ip link add {port} type veth peer name eth1 netns {leaf.path}", f"ip link set {port} up")
+        self.host.run(f"ip link set {port} master docker_gwbridge")
+        leaf.run("ip addr add 172.19.0.3/16 dev eth1", "ip link set eth1 up")
+        for space in (leaf, self.host):  # or the kernel drops what comes another way than it would go
+            space.run("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
+        self.host.run("sysctl -qw net.ipv4.conf.docker_gwbridge.rp_filter=0")
 
     def address(self, name: str) -> str:
         return LEAVES[name][2].partition("/")[0]
@@ -217,6 +231,71 @@ def test_the_second_interface_of_a_container_that_publishes_leads_into_no_flanne
     """Or a container of one had a way into the other: nothing tells there which it is of."""
     assert guarded.blocked("publisher", target)
     assert guarded.blocked(target, "publisher")
+
+
+@contextlib.contextmanager
+def through_the_second_interface(host: Host, target: str, forged: str = "") -> Iterator[None]:
+    """a2 sends its packets to a target by way of docker_gwbridge, and may call itself whatever it likes."""
+    leaf, route = host.spaces["a2"], f"{host.address(target)} via 172.19.0.1 dev eth1"
+    leaf.run(f"ip route add {route}", *([f"ip addr add {forged}/32 dev lo"] if forged else []))
+    try:
+        yield
+    finally:
+        leaf.run(f"ip route del {route}", *([f"ip addr del {forged}/32 dev lo"] if forged else []))
+
+
+ONE_NETWORK = frozenset(one for one in PLAN if one.device == "flannel.1")
+
+
+@pytest.fixture
+def alone(bare: Host) -> Iterator[Host]:
+    """A host with one flannel network, on which nothing else filters."""
+    with bare.host.inside():
+        wall = firewall_exec.FirewallExec()
+        assert wall.ensure(ONE_NETWORK) == ("nft",)
+    yield bare
+    with bare.host.inside():
+        assert wall.ensure(frozenset()) == ("nft",)
+
+
+@pytest.mark.parametrize("forged", ["10.2.20.99", "10.2.12.99"])
+@pytest.mark.parametrize("target", ["a", "remote", "docker", "world"])
+def test_nobody_speaks_through_the_second_interface_with_an_address_of_the_flannel_network(
+    alone: Host, target: str, forged: str
+) -> None:
+    with through_the_second_interface(alone, target, forged):
+        assert alone.sends("a2", target, bound="172.19.0.3", wait_s=2)
+        assert alone.sends("a2", target, bound=forged, wait_s=0.15) is None
+
+
+def test_but_what_was_asked_through_the_first_is_answered_through_the_second(alone: Host) -> None:
+    """As a sibling slice's question is: the route to the overlay leaves out the lease."""
+    with through_the_second_interface(alone, "remote"):
+        assert alone.sends("remote", "a2") == "10.2.12.5"
+
+
+def test_an_answer_that_nobody_asked_for_is_of_no_connection_and_passes_neither(alone: Host, guarded: Host) -> None:
+    assert not echoed(alone, "a", bound="10.2.20.99", forged="10.2.20.99")
+    assert echoed(alone, "a", bound="172.19.0.3")
+    assert not echoed(guarded, "blue", bound="172.19.0.3")
+
+
+def echoed(host: Host, target: str, *, bound: str, forged: str = "") -> bool:
+    """Whether an echo reply out of nowhere arrives at a target."""
+    reply = struct.pack(">BBHHH", 0, 0, 0xFFFF - 7, 7, 0)
+    with (
+        through_the_second_interface(host, target, forged),
+        host.spaces[target].inside(),
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as hears,
+    ):
+        with host.spaces["a2"].inside(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as says:
+            says.bind((bound, 0))
+            says.sendto(reply, (host.address(target), 0))
+        hears.settimeout(0.3)
+        try:
+            return any(hears.recv(128)[20:] == reply for _ in range(8))
+        except TimeoutError:
+            return False
 
 
 def test_a_port_published_on_the_second_interface_answers_containers_of_every_flannel_network(

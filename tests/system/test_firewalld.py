@@ -48,34 +48,51 @@ def wait_all(checks, within_s):
         site.wait_for(name, check, deadline - time.monotonic())
 
 
-def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair, run):
+@pytest.fixture
+def green(pair):
+    """A second flannel network, on h1 too."""
+    site.put_config(pair.lab, '{"Network":"10.67.0.0/16","Backend":{"Type":"vxlan","VNI":67}}', "/green/network")
+    options = ("--ipam-opt", "flannelpy.prefix=/green/network")
+    site.create_network(pair.h1, "green", *options)
+    pair.h1.docker("run", "-d", "--name", "far-green", "--network", "green", "busybox", "sleep", "3600")
+    yield options
+    pair.h1.try_docker("rm", "-f", "far-green")
+    pair.h1.docker("network", "rm", "green")
+
+
+def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair, green, run):
     host, lab = guarded.host, guarded.lab
-    site.put_config(lab, '{"Network":"10.67.0.0/16","Backend":{"Type":"vxlan","VNI":67}}', "/green/network")
     site.create_network(host, "mynet")
-    site.create_network(host, "green", "--ipam-opt", "flannelpy.prefix=/green/network")
+    site.create_network(host, "green", *green)
     host.docker("run", "-d", "--name", "one", "--network", "mynet", "-p", "8080:80", "busybox", "sleep", "3600")
     host.docker("run", "-d", "--name", "two", "--network", "mynet", "busybox", "sleep", "3600")
     host.docker("run", "-d", "--name", "other", "--network", "green", "busybox", "sleep", "3600")
     site.serve_who(host, "one")
     far = run(pair.h1)
     near, there = site.ip_of(host, "two"), site.ip_of(pair.h1, far)
-    green = site.ip_of(host, "other", "green")
+    near_green, there_green = site.ip_of(host, "other", "green"), site.ip_of(pair.h1, "far-green", "green")
 
     page = ["curl", "-fsS", "-m", "1", f"http://{host.ip}:8080/cgi-bin/who"]
     checks = {
         "to the other host": lambda: talks(host, "two", there),
         "from the other host": lambda: talks(pair.h1, far, near),
+        "to the other host, in green": lambda: talks(host, "other", there_green),
+        "from the other host, in green": lambda: talks(pair.h1, "far-green", near_green),
         "to the neighbour": lambda: talks(host, "two", site.ip_of(host, "one")),
         "outside": lambda: host.ip in site.inside(host, "two", f"timeout 1 wget -qO- {lab.outside_url} || true"),
         "the published port": lambda: lab.client.try_exec(page).ok,
     }
+    strangers = [
+        *((host, name, to) for name in ("one", "two") for to in (near_green, there_green)),
+        *((host, "other", to) for to in (near, there)),
+        (pair.h1, far, near_green),
+        (pair.h1, "far-green", near),
+    ]
     wait_all(checks, 5)
-    assert not talks(host, "two", green)
-    assert not talks(host, "other", near)
+    assert not [(name, to) for on, name, to in strangers if talks(on, name, to)]
     firewall_cmd(host, "--reload")
     wait_all(checks, 10)
-    assert not talks(host, "two", green)
-    assert not talks(host, "other", near)
+    assert not [(name, to) for on, name, to in strangers if talks(on, name, to)]
     bridges = {net["bridge"] for net in site.status(host)["networks"]}
     assert bridges <= set(firewall_cmd(host, "--zone=trusted", "--list-interfaces").split())
     host.docker("rm", "-f", "one", "two", "other")

@@ -111,6 +111,23 @@ def test_a_forger_reaches_nobody_on_another_host_either(pair, run):
     assert forge(pair.h1, forger, theirs, (pair.h2, run(pair.h2))) == (True, False, False, False)
 
 
+def test_a_forger_reaches_nobody_through_its_second_interface(pair, run):
+    """That of a container which publishes ports, on docker_gwbridge: whoever it says it is, of either host."""
+    forger = run(pair.h1, *FORGER, "-p", "80", image="flannelpy-tools")
+    victim, near, far = run(pair.h1), (pair.h1, run(pair.h1)), (pair.h2, run(pair.h2))
+    gateway = re.search(r"default via (\S+) dev (\S+)", site.inside(pair.h1, forger, "ip route"))
+    local, remote = site.ip_of(pair.h1, victim), site.ip_of(*far)
+    for target, names in ((near, (local, remote)), (far, (local,))):
+        address = site.ip_of(*target)
+        site.inside(pair.h1, forger, f"ip route add {address} via {gateway[1]} dev {gateway[2]}")
+        assert pings(pair.h1, forger, target), "this way leads nowhere for anybody"
+        for theirs in names:
+            site.inside(pair.h1, forger, f"ip addr replace {theirs}/32 dev lo")
+            assert not pings(pair.h1, forger, target, f"-I {theirs}"), (theirs, address)
+            site.inside(pair.h1, forger, f"ip addr del {theirs}/32 dev lo")
+        site.inside(pair.h1, forger, f"ip route del {address}")
+
+
 def test_what_is_flushed_is_guarded_again_within_ten_seconds(pair, run):
     forger, victim, target = (
         run(pair.h1, *FORGER, image="flannelpy-tools"),

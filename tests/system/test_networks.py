@@ -8,6 +8,11 @@ import pytest
 
 from lab import plan, site
 
+DUAL_CONFIG = (
+    '{"EnableIPv6": true, "Network": "10.72.0.0/16", "IPv6Network": "fd00:72::/48",'
+    ' "Backend": {"Type": "vxlan", "VNI": 72}}'
+)
+
 
 def test_network_rm_leaves_no_device_rule_route_or_row(solo):
     solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
@@ -124,22 +129,33 @@ def test_an_internal_network_reaches_the_overlay_and_nothing_else(pair, solo, ru
 
 def test_an_internal_network_stays_shut_where_all_else_is_open(solo):
     """The operator lets everything through, the container makes itself a way out, and outside knows the way back."""
-    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
-    site.create_network(solo.host, "mynet", "--internal")
+    site.put_config(solo.lab, DUAL_CONFIG, "/shut/network")
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints, ETCD_PREFIX="/shut/network")
+    site.create_network(solo.host, "mynet", "--internal", "--ipv6")
     options = ("--cap-add", "NET_ADMIN", "--network", "mynet")
     solo.host.docker("run", "-d", "--name", "one", *options, "busybox", "sleep", "3600", timeout_s=60)
-    subnet = ipaddress.IPv4Network(site.subnet_of(solo.host, "mynet"))
-    site.inside(solo.host, "one", f"ip route add default via {subnet[1]}")
+    own, own_v6 = site.ip_of(solo.host, "one"), site.ip6_of(solo.host, "one")
+    told = solo.host.docker("network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "mynet").split()
+    subnet, subnet_v6 = sorted(map(ipaddress.ip_network, told), key=lambda one: one.version)
+    for family, net in (("-4", subnet), ("-6", subnet_v6)):
+        site.inside(solo.host, "one", f"ip {family} route add default via {net[1]}")
     client = solo.lab.client
     chain = "FORWARD" if solo.lab.config.firewall == "nftables" else "DOCKER-USER"
     solo.host.exec(["iptables", "-I", chain, "-j", "ACCEPT"])
+    solo.host.exec(["ip6tables", "-I", "FORWARD", "-j", "ACCEPT"])
     client.exec(["ip", "route", "add", str(subnet), "via", solo.host.ip])
+    client.exec(["ip", "route", "add", str(subnet_v6), "via", solo.host.ip_v6])
     try:
-        there = client.exec(["hostname", "-I"]).split()[0]
-        assert not solo.host.try_docker("exec", "one", "ping", "-c", "1", "-W", "3", there).ok
-        assert not client.try_exec(["ping", "-c", "1", "-w", "3", site.ip_of(solo.host, "one")]).ok
+        there = [address for address in client.exec(["hostname", "-I"]).split() if not address.startswith("fe80")]
+        assert [ipaddress.ip_address(address).version for address in there] == [4, 6]
+        for address in there:
+            assert not solo.host.try_docker("exec", "one", "ping", "-c", "1", "-W", "3", address).ok
+        for address in (own, own_v6):
+            assert not client.try_exec(["ping", "-c", "1", "-w", "3", address]).ok
     finally:
-        client.exec(["ip", "route", "del", str(subnet)])
+        for net in (subnet, subnet_v6):
+            client.exec(["ip", "route", "del", str(net)])
+        solo.host.exec(["ip6tables", "-D", "FORWARD", "-j", "ACCEPT"])
         solo.host.exec(["iptables", "-D", chain, "-j", "ACCEPT"])
 
 
