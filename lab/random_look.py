@@ -13,7 +13,7 @@ import json
 import pathlib
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from lab import engine_api, errors, host, site
@@ -35,11 +35,24 @@ class DockerEndpoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a running container asks for at an endpoint that the plugin may have to publish.
+
+    ports: `8081->80/tcp`, `->80/tcp` for any port of the host; certain: it is on no other network, so that Docker has
+    no other endpoint to publish them at.
+    """
+
+    ports: frozenset[str]
+    certain: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """One host at one moment.
 
     gateways: of all Docker networks of ours, by network; running: container to the endpoint ids that Docker says it
-    has; rows: address in use to its kind, out of the state file; rules: the packet filter as text.
+    has; rows: address in use to its kind, out of the state file; rules: the packet filter as text; asked, told_ports:
+    by endpoint, of networks that publish natively, the latter as `docker ps` would show them.
     """
 
     name: str
@@ -55,6 +68,8 @@ class Seen:
     docker_pools: frozenset[str]
     links: Mapping[str, str]
     rules: str
+    asked: Mapping[str, Asked]
+    told_ports: Mapping[str, frozenset[str]]
 
 
 def look(on: host.Host) -> Seen:
@@ -65,6 +80,7 @@ def look(on: host.Host) -> Seen:
         if str(one["Driver"]).startswith("flannelpy")
     ]
     containers = engine_api.get(on, "/containers/json?all=1")
+    running = [one for one in containers if _runs(one)]
     told = _told(on)
     filed = _filed(on)
     links, rules = _kernel(on)
@@ -73,7 +89,7 @@ def look(on: host.Host) -> Seen:
         name=on.name,
         networks={str(net["Id"]): _gateways(net) for net in networks},
         endpoints=tuple(end for net in networks for end in _endpoints(net)),
-        running={str(one["Names"][0]).lstrip("/"): _endpoint_ids(one, own) for one in containers if _runs(one)},
+        running={str(one["Names"][0]).lstrip("/"): _endpoint_ids(one, own) for one in running},
         told_networks=frozenset(str(net["id"]) for net in told["networks"]),
         told_endpoints=frozenset(
             (str(end["id"]), tuple(a for a in (end["address"], end["address_v6"]) if a)) for end in told["endpoints"]
@@ -85,6 +101,8 @@ def look(on: host.Host) -> Seen:
         docker_pools=frozenset(str(one["Subnet"]) for net in networks for one in net["IPAM"]["Config"] or ()),
         links=links,
         rules=rules,
+        asked=_asked(on, running, {str(net["Name"]) for net in networks if _publishes(net)}),
+        told_ports={str(end["id"]): frozenset(end["published"]) for end in told["endpoints"] if end["published"]},
     )
 
 
@@ -165,3 +183,21 @@ def _endpoint_ids(container: Mapping[str, Any], own: set[str]) -> frozenset[str]
     """Of our networks: a container with ports has one on docker_gwbridge too, which is not in this list."""
     joined = container["NetworkSettings"]["Networks"].values()
     return frozenset(str(one["EndpointID"]) for one in joined if one["NetworkID"] in own and one["EndpointID"])
+
+
+def _publishes(net: Mapping[str, Any]) -> bool:
+    return (net["Options"] or {}).get("flannelpy.gateway") == "native" and not net["Internal"]
+
+
+def _asked(on: host.Host, running: Iterable[Mapping[str, Any]], native: set[str]) -> dict[str, Asked]:
+    """Docker keeps what was asked for with the container, and tells nothing of what became of it."""
+    found = {}
+    for one in running:
+        joined = one["NetworkSettings"]["Networks"]
+        if not native & joined.keys():
+            continue
+        wanted = engine_api.get(on, f"/containers/{one['Id']}/json")["HostConfig"]["PortBindings"] or {}
+        ports = frozenset(f"{bound['HostPort']}->{port}" for port, every in wanted.items() for bound in every)
+        for name in native & joined.keys():
+            found[str(joined[name]["EndpointID"])] = Asked(ports=ports, certain=len(joined) == 1)
+    return found

@@ -12,8 +12,13 @@ import enum
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final
 
 from lab import random_look
+
+_REDIRECTION: Final = re.compile(r"\b(tcp|udp) \. (\d+) : (\S+) \. (\d+)\b")
+"""An element of our maps as nft lists it."""
 
 
 class Sort(enum.StrEnum):
@@ -44,7 +49,15 @@ class Difference:
 
 def differences(seen: random_look.Seen) -> list[Difference]:
     """Everything on one host."""
-    return [*_of_addresses(seen), *_of_networks(seen), *_of_endpoints(seen), *_of_links(seen), *_of_rules(seen)]
+    return [
+        *_of_addresses(seen),
+        *_of_networks(seen),
+        *_of_endpoints(seen),
+        *_of_links(seen),
+        *_of_rules(seen),
+        *_of_ports(seen),
+        *_of_redirections(seen),
+    ]
 
 
 def doubled(hosts: Iterable[random_look.Seen]) -> list[Difference]:
@@ -123,6 +136,46 @@ def _of_rules(seen: random_look.Seen) -> Iterator[Difference]:
     for net in sorted(seen.networks):
         if f"fp-{net[:12]}" not in named:
             yield Difference(sort=Sort.MISSING, text=f"{seen.name}: rules for fp-{net[:12]}")
+
+
+def _of_ports(seen: random_look.Seen) -> Iterator[Difference]:
+    """A container's ports are published in each family that it has, while it runs; those of others are leaked."""
+    versions = {end.id: [ipaddress.ip_address(one).version for one in end.addresses] for end in seen.endpoints}
+    for end_id in sorted(seen.asked.keys() | seen.told_ports.keys()):
+        asked = seen.asked.get(end_id, random_look.Asked(ports=frozenset(), certain=False))
+        told = {_as_asked(line, asked.ports) for line in seen.told_ports.get(end_id, ())}
+        wanted = {f"v{version} {port}" for version in versions.get(end_id, ()) for port in asked.ports}
+        yield from _compare(f"{seen.name}: port of {end_id[:12]}", told, wanted if asked.certain else wanted & told)
+
+
+def _as_asked(line: str, asked: AbstractSet[str]) -> str:
+    """`0.0.0.0:8081->80/tcp` as `v4 8081->80/tcp`, or without the host's number where none was asked for."""
+    host, _, port = line.partition("->")
+    ip, _, number = host.rpartition(":")
+    chosen = f"->{port}" if f"->{port}" in asked else f"{number}->{port}"
+    return f"v{ipaddress.ip_address(ip.strip('[]')).version} {chosen}"
+
+
+def _of_redirections(seen: random_look.Seen) -> Iterator[Difference]:
+    """The packet filter redirects what is told to be published, to the endpoint's address, and nothing else."""
+    told = set()
+    for end in seen.endpoints:
+        for line in seen.told_ports.get(end.id, ()):
+            host, _, port = line.partition("->")
+            number, protocol = port.split("/")
+            version = 6 if "[" in host else 4
+            told |= {
+                f"{protocol} {host.rpartition(':')[2]} to {address} {number}"
+                for address in end.addresses
+                if ipaddress.ip_address(address).version == version
+            }
+    tables = [table for table in re.split(r"(?m)^table ", seen.rules) if re.match(r"ip6? flannelpy ", table)]
+    redirected = {
+        f"{protocol} {host_port} to {address} {port}"
+        for table in tables
+        for protocol, host_port, address, port in _REDIRECTION.findall(table)
+    }
+    yield from _compare(f"{seen.name}: redirection", redirected, told)
 
 
 def _compare(what: str, ours: set[str], dockers: set[str]) -> Iterator[Difference]:

@@ -176,12 +176,8 @@ class _Author:
     def _with_fault(self, step: list[Operation]) -> list[Operation]:
         """Half of the faults come while something is being done, or a moment after."""
         kind = self._pick([name for name, weight in FAULTS.items() for _ in range(weight)])
-        fault = Operation(
-            host=step[0].host,
-            kind=kind,
-            after_s=self._number(0, 60) / 100,
-            lasts_s=self._number(0, 150) / 100,
-        )
+        after_s, lasts_s = self._number(0, 60) / 100, self._number(0, 150) / 100
+        fault = Operation(host=step[0].host, kind=kind, after_s=after_s, lasts_s=lasts_s)
         return [*step, fault] if self._chance(1, 2) else [dataclasses.replace(fault, after_s=0.0)]
 
     def _operation(self, *, spread: bool) -> Operation:
@@ -246,7 +242,7 @@ class _Author:
             quarter=quarter,
             v6=self._chance(1, 3),
             internal=self._chance(1, 6),
-            gateway=self._pick(["auto", "auto", "auto", "native", "docker"]),
+            gateway=self._pick(["auto", "auto", "native", "native", "docker"]),
         )
         networks[target] = spec
         return Operation(host=name, kind="network-create", target=target, made=spec)
@@ -257,13 +253,19 @@ class _Author:
         chosen = host.networks[network].quarter is not None and self._chance(1, 4)
         spec = ContainerSpec(
             ip=self._number(2, 40) if chosen else None,
-            port=self._pick(PORTS) if self._chance(1, 5) else None,
+            port=self._port(host.networks[network]),
             always=kind != "brief" and self._chance(1, 4),
             brief=kind == "brief",
         )
         host.states[target] = {"run": "running", "brief": "exited", "create": "created"}[kind]
         host.joined[target] = {network}
         return Operation(host=name, kind=_MADE_AS[kind], target=target, network=network, made=spec)
+
+    def _port(self, spec: NetworkSpec) -> int | None:
+        """One in five publishes; three in five where the plugin does that itself, with as many draws."""
+        drawn = self._number(1, 5)
+        often = spec.gateway == "native" and drawn <= 3
+        return self._pick(PORTS) if drawn == 1 else PORTS[drawn - 2] if often else None
 
     def _move(self, name: str, kind: str, target: str) -> Operation:
         host = self._hosts[name]
@@ -285,11 +287,8 @@ class _Author:
 
 _MADE_AS: Final = {"run": "run", "brief": "run", "create": "create"}
 _AFTER: Final = {
-    "start": "running",
-    "restart": "running",
-    "unpause": "running",
-    "stop": "exited",
-    "kill": "exited",
+    **dict.fromkeys(("start", "restart", "unpause"), "running"),
+    **dict.fromkeys(("stop", "kill"), "exited"),
     "pause": "paused",
 }
 

@@ -28,7 +28,24 @@ GOOD = random_look.Seen(
     pools=frozenset({"10.2.5.0/24", "fd00:2::/64"}),
     docker_pools=frozenset({"10.2.5.0/24", "fd00:2::/64"}),
     links={BRIDGE: "", PORT: BRIDGE, "flannel.1": "", "flannel-v6.1": ""},
-    rules=f'oifname != {{ "{BRIDGE}", "flannel.1" }} masquerade',
+    rules=f"""table ip flannelpy {{
+\tmap ports {{
+\t\telements = {{ tcp . 8081 : 10.2.5.2 . 80,
+\t\t\t     tcp . 32768 : 10.2.5.2 . 443 }}
+\t}}
+\t\toifname != {{ "{BRIDGE}", "flannel.1" }} masquerade
+}}
+table ip6 flannelpy {{
+\t\telements = {{ tcp . 8081 : fd00:2::2 . 80, tcp . 32768 : fd00:2::2 . 443 }}
+}}
+table ip docker {{
+\t\telements = {{ tcp . 9 : 172.17.0.2 . 9 }}
+}}
+""",
+    asked={END: random_look.Asked(ports=frozenset({"8081->80/tcp", "->443/tcp"}), certain=True)},
+    told_ports={
+        END: frozenset({"0.0.0.0:8081->80/tcp", "[::]:8081->80/tcp", "0.0.0.0:32768->443/tcp", "[::]:32768->443/tcp"})
+    },
 )
 EMPTY = random_look.Seen(
     name="h2",
@@ -44,6 +61,8 @@ EMPTY = random_look.Seen(
     docker_pools=frozenset(),
     links={"flannel.1": ""},
     rules="",
+    asked={},
+    told_ports={},
 )
 
 
@@ -99,10 +118,50 @@ def test_an_endpoint_without_a_sandbox_needs_no_link() -> None:
     assert told(endpoints=(bare,), links={BRIDGE: ""}) == []
 
 
+def test_a_port_that_a_running_container_asks_for_and_has_not_is_missing() -> None:
+    ports = GOOD.told_ports[END] - {"[::]:8081->80/tcp"}
+    assert told(told_ports={END: ports}) == [
+        "missing: h1: port of bbbbbbbbbbbb: v6 8081->80/tcp",
+        "leaked: h1: redirection: tcp 8081 to fd00:2::2 80",
+    ]
+    assert [line for line in told(told_ports={}) if "port of" in line] == [
+        f"missing: h1: port of bbbbbbbbbbbb: v{version} {port}"
+        for version in (4, 6)
+        for port in ("->443/tcp", "8081->80/tcp")
+    ]
+
+
+def test_a_port_that_nobody_running_asks_for_is_leaked() -> None:
+    ports = GOOD.told_ports[END] | {"0.0.0.0:8082->80/tcp"}
+    assert told(told_ports={END: ports}) == [
+        "leaked: h1: port of bbbbbbbbbbbb: v4 8082->80/tcp",
+        "missing: h1: redirection: tcp 8082 to 10.2.5.2 80",
+    ]
+    assert told(asked={}) == [
+        f"leaked: h1: port of bbbbbbbbbbbb: v{version} {port}"
+        for version in (4, 6)
+        for port in ("32768->443/tcp", "8081->80/tcp")
+    ]
+
+
+def test_of_a_container_on_several_networks_docker_chooses_where_ports_are_published() -> None:
+    asked = {END: dataclasses.replace(GOOD.asked[END], certain=False)}
+    assert told(asked=asked) == []
+    ports = GOOD.told_ports[END] | {"0.0.0.0:8082->80/tcp"}
+    assert told(asked=asked, told_ports={END: ports})[0] == "leaked: h1: port of bbbbbbbbbbbb: v4 8082->80/tcp"
+
+
+def test_redirections_are_those_of_published_ports_to_their_containers() -> None:
+    assert told(rules=GOOD.rules.replace("tcp . 8081 : 10.2.5.2 . 80", "tcp . 8081 : 10.2.5.9 . 80")) == [
+        "leaked: h1: redirection: tcp 8081 to 10.2.5.9 80",
+        "missing: h1: redirection: tcp 8081 to 10.2.5.2 80",
+    ]
+
+
 def test_rules_name_what_is_there_and_nothing_else() -> None:
     assert told(rules=f"{GOOD.rules} iifname fp-cccccccccccc drop") == ["leaked: h1: a rule for fp-cccccccccccc"]
     assert told(rules=f"{GOOD.rules} iifname fphcccccccccccc drop") == ["leaked: h1: a rule for fphcccccccccccc"]
-    assert told(rules="") == [f"missing: h1: rules for {BRIDGE}"]
+    assert told(rules="")[0] == f"missing: h1: rules for {BRIDGE}"
 
 
 def test_a_container_with_an_endpoint_that_no_network_has_is_dockers_own_matter() -> None:

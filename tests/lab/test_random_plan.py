@@ -66,6 +66,30 @@ def test_every_way_to_make_things_comes_about() -> None:
     assert any(spec.ip for spec in containers)
 
 
+@pytest.mark.parametrize(("seed", "count", "hosts"), [(7, 1000, HOSTS), (8, 1000, HOSTS), (38, 60, ("h3",))])
+def test_containers_publish_on_networks_that_do_so_natively(seed: int, count: int, hosts: tuple[str, ...]) -> None:
+    """Of the long runs, and of the short one in the system suite. Far from tight: hypothesis also draws numbers that
+    it finds in whatever modules of ours are imported, so that a plan differs a little from process to process."""
+    published = [
+        operation
+        for burst in random_plan.plan(seed, count, hosts)
+        for operation in publishing_natively(operations((burst,)))
+    ]
+    assert len(published) >= max(1, count // 100)
+
+
+def publishing_natively(written: list[random_plan.Operation]) -> list[random_plan.Operation]:
+    native: dict[tuple[str, str], bool] = {}
+    found = []
+    for one in written:
+        match one.made:
+            case random_plan.NetworkSpec(gateway=gateway, internal=internal):
+                native[one.host, one.target] = gateway == "native" and not internal
+            case random_plan.ContainerSpec(port=int(), brief=False) if native.get((one.host, one.network)):
+                found.append(one)
+    return found
+
+
 def test_kills_come_by_themselves_and_while_something_is_being_done() -> None:
     steps = [step for burst in plan(7, 600) for step in burst if any(operation.is_fault for operation in step)]
     assert {len(step) > 1 for step in steps} == {True, False}
