@@ -1161,6 +1161,179 @@ RESTARTS = (
     ),
 )
 
+KEEPER = "overlay/firewall_keeper.py"
+DRIVER_COMPARE = "driver/compare.py"
+IPAM_COMPARE = "ipam/compare.py"
+KERNEL_COMPARE = "overlay/compare_kernel.py"
+
+
+def _finds_nothing(file: str, first: str) -> tuple[Edit, ...]:
+    """A generator that ends before its first line, which is `first`."""
+    return _one(file, f"    {first}\n", f"    return\n    {first}\n")
+
+
+APART = (
+    Mutation(
+        "gateway-bridge-forges",
+        "spoofed source addresses are dropped, on a container's second interface too",
+        "through_its_second_interface",
+        _one(TABLE, '    yield f"{forged} drop"\n'),
+    ),
+    Mutation(
+        "flannel-networks-meet-over-ipv6",
+        "no packet passes from one flannel network to another, of IPv6 neither",
+        "each_reaches_its_own",
+        _one(
+            TABLE,
+            "if drops := list(_drops(domains, family)):",
+            "if family is firewall.IPV4 and (drops := list(_drops(domains, family))):",
+        ),
+    ),
+    Mutation(
+        "flannel-networks-meet-across-hosts",
+        "no packet passes from one flannel network to another across hosts, beside firewalld neither",
+        "beside_firewalld or each_reaches_its_own",
+        (
+            Edit(TABLE, "for link in other.links]", "for link in other.links if link[:7] != 'flannel']"),
+            Edit(
+                TABLE,
+                'origins = [f"iifname {nft_text.names(domain.links)}"]',
+                "origins = [f\"iifname {nft_text.names(x for x in domain.links if x[:7] != 'flannel')}\"]",
+            ),
+        ),
+    ),
+    Mutation(
+        "internal-open-over-ipv6",
+        "--internal: nothing gets in or out, over IPv6 neither",
+        "stays_shut",
+        _one(
+            TABLE,
+            "*_internal_drops(domains, family)",
+            "*(_internal_drops(domains, family) if family is firewall.IPV4 else ())",
+        ),
+    ),
+    Mutation(
+        "rules-stay-flushed",
+        "flannel networks are apart again after nft flush ruleset and iptables -F",
+        "again_after_the_packet_filter_was_flushed",
+        _one(KEEPER, "for one in (self.rules, self.guard)]", "for one in (self.guard,)]"),
+    ),
+    Mutation(
+        "jump-stays-flushed",
+        "each reaches its own network again after iptables -F",
+        "again_after_the_packet_filter_was_flushed and iptables",
+        _one(
+            CHAIN,
+            '*removal, f"-I FORWARD {place + 1} -j {chain}", *rules',
+            '*([] if present else [*removal, f"-I FORWARD {place + 1} -j {chain}"]), *rules',
+        ),
+    ),
+)
+
+RANDOM = (
+    Mutation(
+        "random-addresses-stay",
+        "no address leaks over random operations",
+        "nothing_leaks",
+        _one(
+            "ipam/endpoints.py",
+            '    ipam.release_address(fields.text(body, "PoolID"), _address(fields.text(body, "Address")))\n',
+        ),
+    ),
+    Mutation(
+        "random-native-ports-stay",
+        "no published port leaks over random operations",
+        "nothing_leaks",
+        (
+            Edit(
+                PUBLISHING,
+                "self._rows.save_published(endpoint_id, ())",
+                "self._rows.save_published(endpoint_id, published)",
+            ),
+            Edit(PUBLISHING, "            self.release(published)\n", ""),
+            Edit(SERVICE, "self.publisher.forget(known)", "pass"),
+        ),
+    ),
+    Mutation(
+        "random-native-ports-not-redirected",
+        "published ports are there over random operations",
+        "nothing_leaks",
+        _one(FIREWALL, "published=() if rules.internal else _published(rules, family)", "published=()"),
+    ),
+)
+
+COMPARED = (
+    Mutation(
+        "audit-blind-to-docker",
+        "the audit tells networks and endpoints that Docker contradicts",
+        "docker_contradicts or row_lost",
+        _finds_nothing(DRIVER_COMPARE, "seen = list(seen)"),
+    ),
+    Mutation(
+        "audit-blind-to-rows",
+        "the audit tells rows that were lost under the running plugin",
+        "row_lost",
+        _finds_nothing(DRIVER_COMPARE, "for what, rows, objects in ("),
+    ),
+    Mutation(
+        "audit-blind-to-reserved-ports",
+        "the audit tells ports that are reserved for nobody",
+        "networks_of_every_kind_agree",
+        _finds_nothing(DRIVER_COMPARE, "for port in sorted(missing_ports(file, reserved), key=str):"),
+    ),
+    Mutation(
+        "audit-blind-to-addresses",
+        "the audit tells pools and addresses that Docker contradicts",
+        "docker_contradicts or row_lost",
+        _finds_nothing(IPAM_COMPARE, "told = {reconcile.pool_id(item.cidr): item for item in known}"),
+    ),
+    Mutation(
+        "audit-blind-to-address-rows",
+        "the audit tells rows of addresses that were lost under the running plugin",
+        "row_lost",
+        _finds_nothing(IPAM_COMPARE, "for pool_id in sorted(file.pools.keys() | memory.pools.keys()):"),
+    ),
+    Mutation(
+        "audit-blind-to-doubled-pools",
+        "the audit tells pools that overlap",
+        "docker_contradicts",
+        _finds_nothing(
+            IPAM_COMPARE,
+            "for one, other in itertools.combinations(sorted(rows.pools.values(), key=str), 2):",
+        ),
+    ),
+    Mutation(
+        "audit-blind-without-docker",
+        "the audit tells addresses that are free and in use while Docker is away",
+        "docker_is_away",
+        _finds_nothing(IPAM_COMPARE, "for endpoint_id, addresses in sorted(endpoints.items()):"),
+    ),
+    Mutation(
+        "audit-blind-to-the-kernel",
+        "the audit tells what differs in the kernel",
+        "differs_in_the_kernel",
+        _finds_nothing(KERNEL_COMPARE, "for op in diff.plan(desired, seen.observed):"),
+    ),
+    Mutation(
+        "audit-blind-to-links",
+        "the audit tells links that are nobody's, and those that are lost",
+        "lost_its_link or link_of_nobodys",
+        _finds_nothing(KERNEL_COMPARE, "links = list(links)"),
+    ),
+    Mutation(
+        "audit-blind-to-the-packet-filter",
+        "the audit tells what differs in the packet filter",
+        "differs_in_the_kernel or row_lost",
+        _finds_nothing(KERNEL_COMPARE, "for one in found:"),
+    ),
+    Mutation(
+        "audit-blind-to-etcd",
+        "the audit tells what differs in etcd",
+        "key_of_another_host or config_that_changed",
+        _finds_nothing("overlay/compare_lease.py", "yield from _own_row(sides)"),
+    ),
+)
+
 MUTATIONS = (
     *TALK,
     *PUBLISH,
@@ -1178,6 +1351,9 @@ MUTATIONS = (
     *PRIVILEGES,
     *AUDIT,
     *mutations_no_lab.MUTATIONS,
+    *APART,
+    *RANDOM,
+    *COMPARED,
 )
 
 

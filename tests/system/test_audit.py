@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import string
 import threading
 
 import pytest
@@ -35,7 +36,14 @@ CONTRADICT = (
     INSERT INTO ipam_addresses (pool_id, ip, kind, since)
     SELECT pool_id, '$STALE', 'endpoint', 0 FROM ipam_pools LIMIT 1
     """,
+    """
+    INSERT INTO ipam_pools (pool_id, prefix, lease, cidr, since)
+    SELECT 'flannelpy/$HALF', prefix, lease, '$HALF', 0 FROM ipam_pools LIMIT 1
+    """,
 )
+
+
+LOSE_ADDRESS = "DELETE FROM ipam_addresses WHERE ip = '$IP'"
 
 
 def audit(host, *, repair=False, settle="0.5"):
@@ -100,13 +108,17 @@ def test_rows_that_docker_contradicts_are_told_and_mended(audited):
     host, container = audited
     endpoint = host.docker("inspect", "-f", '{{(index .NetworkSettings.Networks "mynet").EndpointID}}', container)
     address = site.ip_of(host, container)
-    stale = site.subnet_of(host, "mynet").replace(".0/24", ".77")
-    write_rows(host, *(statement.replace("$ENDPOINT", endpoint).replace("$STALE", stale) for statement in CONTRADICT))
+    pool = site.subnet_of(host, "mynet")
+    stale, half = pool.replace(".0/24", ".77"), pool.replace("/24", "/25")
+    names = {"ENDPOINT": endpoint, "STALE": stale, "HALF": half}
+    write_rows(host, *(string.Template(statement).substitute(names) for statement in CONTRADICT))
     assert set(things(audit(host)["differences"])) == {
         ("endpoint:stale", "333333333333"),
         ("endpoint:changed", endpoint[:12]),
         ("address:stale", stale),
         ("port:lost", "link fph333333333333"),
+        ("pool:stale", half),
+        ("pool:doubled", pool),
     }
     assert {("endpoint:stale", "333333333333"), ("endpoint:changed", endpoint[:12])} <= set(mended(host))
     assert site.ip_of(host, container) == address
@@ -116,7 +128,7 @@ def test_rows_that_docker_contradicts_are_told_and_mended(audited):
 def test_an_address_that_the_file_lost_is_taken_again(audited):
     host, container = audited
     address = site.ip_of(host, container)
-    write_rows(host, "DELETE FROM ipam_addresses WHERE ip = '$STALE'".replace("$STALE", address))
+    write_rows(host, LOSE_ADDRESS.replace("$IP", address))
     mended(host)
     code, answer = site.call(host, "IpamDriver.RequestAddress", asking_for(host, address))
     assert (code, "is in use" in answer["Err"]) == (409, True)
@@ -129,12 +141,35 @@ def asking_for(host, address):
 
 def test_a_row_lost_under_the_running_plugin_is_written_again_and_the_container_notices_nothing(audited):
     host, container = audited
-    host.exec(["python3", "-c", SQL, "DELETE FROM endpoints"])
-    found = things(audit(host)["differences"])
-    assert [kind for kind, thing in found if thing.startswith("endpoint ")] == ["row:changed"]
+    endpoint = host.docker("inspect", "-f", '{{(index .NetworkSettings.Networks "mynet").EndpointID}}', container)
+    address = site.ip_of(host, container)
+    host.exec(["python3", "-c", SQL, "DELETE FROM endpoints", LOSE_ADDRESS.replace("$IP", address)])
+    assert set(things(audit(host)["differences"])) == {
+        ("row:changed", f"endpoint {endpoint[:12]}"),
+        ("endpoint:missing", endpoint[:12]),
+        ("row:changed", f"address {address}"),
+        ("address:missing", address),
+        ("kernel:stale", f"link fph{endpoint[:12]}"),
+        ("firewall:changed", "nft-bridge"),
+    }
     mended(host)
     gateway = site.subnet_of(host, "mynet").replace(".0/24", ".1")
     assert host.try_docker("exec", container, "ping", "-c", "1", "-w", "2", gateway).ok
+
+
+def test_what_differs_while_docker_is_away_is_told(audited):
+    """Nobody but the driver's own rows can say then that an address is in use."""
+    host, container = audited
+    address = site.ip_of(host, container)
+    host.kill_dockerd()
+    try:
+        host.exec(["python3", "-c", SQL, LOSE_ADDRESS.replace("$IP", address)])
+        told = json.loads(site.request(host, "GET", "/audit?settle=0")[1])
+    finally:
+        host.start_dockerd()
+    assert set(things(told["differences"])) == {("row:changed", f"address {address}"), ("address:missing", address)}
+    assert set(told["troubles"]) == {"docker"}
+    mended(host)
 
 
 def test_what_differs_in_the_kernel_is_told(audited):
@@ -152,6 +187,7 @@ def test_what_differs_in_the_kernel_is_told(audited):
             "route 10.2.250.0/24",
         ),
         (f"ip link set {bridge} mtu 1300", "kernel:changed", f"link {bridge}"),
+        ("nft delete table ip flannelpy", "firewall:missing", "nft"),
     ):
         assert any((kind, thing) in seen_standing_still(host, words) for _ in range(4)), words
 
@@ -185,6 +221,15 @@ def test_a_container_that_lost_its_link_is_told(audited):
     host.exec(["ip", "link", "del", f"fph{endpoint[:12]}"])
     assert things(audit(host)["differences"]) == [("port:lost", f"link fph{endpoint[:12]}")]
     host.docker("restart", "-t", "0", container, timeout_s=60)
+
+
+def test_a_config_that_changed_since_it_was_read_is_told(audited, pair):
+    host, _ = audited
+    site.put_config(pair.lab, site.CONFIG.replace("vxlan", "host-gw"))
+    try:
+        assert things(audit(host)["differences"]) == [("config:changed", f"{site.PREFIX}/config")]
+    finally:
+        site.put_config(pair.lab)
 
 
 def test_a_key_of_another_host_is_told_and_left_alone(audited, pair):
@@ -233,6 +278,13 @@ def test_networks_of_every_kind_agree(solo):
         solo.host.docker("run", "-d", "--network", name, *publish, "busybox", "sleep", "3600", timeout_s=90)
     assert audit(solo.host, settle="1")["differences"] == []
     assert audit(solo.host, repair=True)["mended"] == []
+    keep, forget = "CREATE TABLE kept AS SELECT id, published FROM endpoints", "UPDATE endpoints SET published = '[]'"
+    solo.host.exec(["python3", "-c", SQL, keep, forget])
+    told = things(audit(solo.host)["differences"])
+    assert [one for one in told if one[0].startswith("published:")] == [("published:stale", "0.0.0.0:8040/tcp")]
+    again = "UPDATE endpoints SET published = (SELECT published FROM kept WHERE kept.id = endpoints.id)"
+    solo.host.exec(["python3", "-c", SQL, again, "DROP TABLE kept"])
+    assert audit(solo.host)["differences"] == []
 
 
 def test_no_false_alarm_while_containers_come_and_go(audited):
