@@ -21,6 +21,7 @@ WATCH = "plugin/engine_watch.py"
 STICKY = "tests/ipam/test_sticky.py"
 WIRE = "tests/plugin/test_wire.py"
 HOSTILE = "tests/plugin/test_hostile.py"
+TEXTS = "tests/plugin/test_hostile_texts.py"
 VALUES = "tests/plugin/test_hostile_values.py"
 LEAKS = "tests/plugin/test_leaks.py"
 LOCKS = "tests/plugin/test_locks.py"
@@ -202,14 +203,14 @@ HOSTILE_INPUT = (
         "nothing from a request reaches a tool, the kernel or a row: ids",
         "no_text_of_a_request and CreateNetwork",
         one(NAMES, "    if not _ID.fullmatch(text):\n", "    if not text:\n"),
-        where=HOSTILE,
+        where=TEXTS,
     ),
     Mutation(
         "zones-in-addresses",
         "nothing from a request reaches a tool, the kernel or a row: addresses",
         "no_text_of_a_request and CreateEndpoint",
         one("overlay/fields.py", '    if "%" in value:\n        raise ValueError("no zone expected")\n'),
-        where=HOSTILE,
+        where=TEXTS,
     ),
     Mutation(
         "tools-in-a-shell",
@@ -220,7 +221,7 @@ HOSTILE_INPUT = (
             "                check=False,\n",
             "                check=False,\n                shell=True,\n",
         ),
-        where=HOSTILE,
+        where=TEXTS,
     ),
     Mutation(
         "socket-for-all",
@@ -241,7 +242,7 @@ HOSTILE_INPUT = (
         "nothing from a request reaches a tool, the kernel or a row: the name of a bridge",
         "no_text_of_a_request and native and CreateNetwork",
         one(NAMES, '_LINK = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}")', '_LINK = re.compile(r"(?s).{1,15}")'),
-        where=HOSTILE,
+        where=TEXTS,
     ),
     Mutation(
         "any-text-is-a-prefix",
@@ -252,7 +253,7 @@ HOSTILE_INPUT = (
             '_IFACE_PREFIX = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,12}")',
             '_IFACE_PREFIX = re.compile(r"(?s).*")',
         ),
-        where=HOSTILE,
+        where=TEXTS,
     ),
     Mutation(
         "zones-in-published-addresses",
@@ -272,7 +273,7 @@ HOSTILE_INPUT = (
             ),
             Edit("driver/host_ports_fake.py", "import dataclasses\n", "import dataclasses\nimport ipaddress\n"),
         ),
-        where=HOSTILE,
+        where=TEXTS,
     ),
     Mutation(
         "published-before-looked-at",
