@@ -52,6 +52,13 @@ ADDRESSES = (
         where=STICKY,
     ),
     Mutation(
+        "half-a-minute-set",
+        "the quarantine is 60 s by default: as docker plugin set shows it",
+        "knows_every_managed_setting_and_its_default",
+        one("plugin/settings.py", "address_quarantine_s: int = 60", "address_quarantine_s: int = 30"),
+        where="tests/plugin/test_settings.py",
+    ),
+    Mutation(
         "quarantine-set-for-nothing",
         "the quarantine is a setting",
         "address_rests_as_long_as_set and 0-False",
