@@ -15,7 +15,7 @@ import socket
 import threading
 
 from driver import errors, ports
-from overlay import conntrack, firewall, netstate
+from overlay import conntrack, faults, firewall, netstate
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class HostPortsSocket:
         with self._lock:
             held = self._sockets.pop(port, None)
         if held is not None:
+            faults.reached("port.release.before")
             held.close()
+            faults.reached("port.release.after")
 
     def list_held(self) -> frozenset[ports.HostPort]:
         """See `host_ports.HostPorts.list_held`."""
@@ -103,5 +105,7 @@ def _bind(sock: socket.socket, port: ports.HostPort, *, absent: bool) -> None:
         sock.setsockopt(level, option, 1)
     if port.number and port.protocol is firewall.Protocol.TCP:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    faults.reached("port.reserve.before")
     sock.bind((str(port.ip), port.number))
+    faults.reached("port.reserve.after")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 
-from overlay import firewall, netstate, rtnl, rtnl_socket
+from overlay import faults, firewall, netstate, rtnl, rtnl_socket
 
 _NETLINK_NETFILTER = 12
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # of NFNL_SUBSYS_CTNETLINK
@@ -53,7 +53,9 @@ def forget_flows(port: firewall.PublishedPort) -> int:
             body = header + _nested(_ORIG, flow[_ORIG])
             body += rtnl.pack_attribute(_ZONE, flow[_ZONE]) if _ZONE in flow else b""
             message = rtnl.pack_message(_DELETE, rtnl.NLM_F_REQUEST, sock.next_sequence(), body)
+            faults.reached("kernel.flow.before")
             sock.transact([message])  # gone already is as good
+            faults.reached("kernel.flow.after")
     return len(found)
 
 

@@ -1,8 +1,9 @@
 """Fault points: the moments at which a test may kill the plugin, or hold it until it is killed from outside.
 
-Every commit, every change of the kernel and every answer passes one: `reached("state.commit.before")`. Without
-`switch_on` that is one look at a variable, and nothing in production switches it on: plugin/config.json has no
-FAULT_POINTS, so that dockerd refuses to set it. A test's own build of the plugin has it (lab.plugin_image).
+Every commit, every change of the kernel and every answer passes one before it and one after it, which `POINTS` lists:
+`reached("state.commit.before")`. Without `switch_on` that is one look at a variable, and nothing in production
+switches it on: plugin/config.json has no FAULT_POINTS, so that dockerd refuses to set it. A test's own build of the
+plugin has it (lab.plugin_image).
 
 What is to happen is written into a directory, so that it outlives the worker that it kills:
 `order` (an Order as JSON; taken away when it fires, so that it fires once), `held` (made while a thread is held),
@@ -20,6 +21,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+
+POINTS = (
+    "handler",  # a call of dockerd
+    "state.commit",
+    "etcd.request",
+    "kernel.link",
+    "kernel.entries",  # addresses, neighbours, forwarding entries, routes
+    "kernel.sysctl",
+    "kernel.feature",  # a device's, by ethtool
+    "kernel.flow",  # one that conntrack is to forget
+    "firewall.write",  # nftables and iptables
+    "firewall.consent",  # firewalld's, for one link or range
+    "port.reserve",  # of this host
+    "port.release",
+)
+"""Each has a `.before` and, unless the change failed, an `.after`."""
 
 VARIABLE = "FAULT_POINTS"
 HOLD_S = 25.0

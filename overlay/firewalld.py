@@ -19,7 +19,7 @@ from typing import Any
 import jeepney
 from jeepney.io import blocking
 
-from overlay import errors, firewall, firewall_port, guard
+from overlay import errors, faults, firewall, firewall_port, guard
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class Zones:
 
     def _change(self, bus: blocking.DBusConnection, method: str, name: str) -> bool:
         """One binding more or less; tells whether it was changed, and leaves alone what is in another zone."""
+        faults.reached("firewall.consent.before")
         try:
             self._call(bus, method, "ss", (ZONE, name))
         except jeepney.DBusErrorResponse as exc:
@@ -80,6 +81,7 @@ class Zones:
                 self._elsewhere.add(name)
                 log.warning("firewalld has it in another zone, which decides name=%s said=%s", name, said)
             return False
+        faults.reached("firewall.consent.after")
         return True
 
     def _call(self, bus: blocking.DBusConnection, method: str, signature: str, body: tuple[str, ...]) -> Any:

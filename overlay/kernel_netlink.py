@@ -153,7 +153,6 @@ class KernelNetlink:
     def _apply_one(self, writer: link_writer.LinkWriter, op: netstate.Op) -> None:
         match op:
             case netstate.Add(obj=netstate.Sysctl() as new) | netstate.Change(new=netstate.Sysctl() as new):
-                faults.reached("kernel.sysctl.before")
                 self._sysctls.write(new.key, new.value)
             case netstate.Remove(obj=old) if isinstance(old, netstate.Link):
                 writer.remove(old)
@@ -212,8 +211,11 @@ def _make_way(sock: rtnl_socket.RtnlSocket, op: netstate.Op, refusal: OSError) -
     if not isinstance(route.destination, ipaddress.IPv6Network) or not route.onlink:
         return refusal
     index = link_writer.index_of(route.link)
+    faults.reached("kernel.entries.before")
     sock.transact([rtnl.pack_way_removal(route.destination, sock.next_sequence())])
-    return next(iter(sock.transact([rtnl.pack_entry(route, index, sock.next_sequence())]).values()), None)
+    refusals = sock.transact([rtnl.pack_entry(route, index, sock.next_sequence())])
+    faults.reached("kernel.entries.after")
+    return next(iter(refusals.values()), None)
 
 
 def _entry_of(op: netstate.Op) -> Entry | None:

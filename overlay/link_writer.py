@@ -201,6 +201,7 @@ def _ensure_features(new: netstate.VxlanLink) -> None:
     if ethtool.read_tx_checksum(new.name) != new.tx_checksum:
         faults.reached("kernel.feature.before")
         ethtool.write_tx_checksum(new.name, new.tx_checksum)
+        faults.reached("kernel.feature.after")
 
 
 def index_of(name: netstate.IfName) -> int:

@@ -10,6 +10,8 @@ import contextlib
 import errno
 import pathlib
 
+from overlay import faults
+
 IPV6_FORWARDING = "net.ipv6.conf.all.forwarding"
 
 _SWAPPED = str.maketrans("./", "/.")
@@ -37,14 +39,14 @@ class Sysctls:
         """
         if key == IPV6_FORWARDING and value == "1":
             self._keep_hearing_routers()
-        self._path(key).write_text(value)
+        _write(self._path(key), value)
 
     def _keep_hearing_routers(self) -> None:
         for link in sorted((self._root / "net/ipv6/conf").iterdir()):
             with contextlib.suppress(OSError):  # a link that has just gone
                 hears = (link / "accept_ra").read_text().strip(), (link / "forwarding").read_text().strip()
                 if link.name not in {"all", "default"} and hears == ("1", "0"):
-                    (link / "accept_ra").write_text("2")
+                    _write(link / "accept_ra", "2")
 
     def _path(self, key: str) -> pathlib.Path:
         """`net.ipv4.conf.eth0/7.forwarding` is that of eth0.7: dots and slashes change places."""
@@ -52,3 +54,9 @@ class Sysctls:
         if not path.resolve().is_relative_to(self._root.resolve()):
             raise PermissionError(errno.EPERM, f"{key} is no kernel parameter")
         return path
+
+
+def _write(path: pathlib.Path, value: str) -> None:
+    faults.reached("kernel.sysctl.before")
+    path.write_text(value)
+    faults.reached("kernel.sysctl.after")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import pathlib
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 from overlay import faults
 from tests.overlay import node_host
@@ -26,6 +28,13 @@ print("whole")
 """
 COMMITS = ["state.commit.before", "state.commit.after"] * 3
 REPOSITORY = pathlib.Path(faults.__file__).parent.parent
+PACKAGES = ("overlay", "ipam", "driver", "plugin")
+CHANGES = {
+    "transact": ("kernel.link", "kernel.entries", "kernel.flow"),
+    "write_text": ("kernel.sysctl",),
+    "write_tx_checksum": ("kernel.feature",),
+}
+"""Calls that change the kernel wherever they stand, and the points one of which is to be on both sides of them."""
 
 
 def walk(*directory: pathlib.Path) -> tuple[int, str]:
@@ -100,3 +109,49 @@ def test_hold_is_bounded(tmp_path: pathlib.Path) -> None:
     give(tmp_path, faults.Order(point="kernel.link.after", action="hold", hold_s=0.05))
     faults.Points(tmp_path).reached("kernel.link.after", "Join")
     assert sorted(path.name for path in tmp_path.iterdir()) == []
+
+
+def test_every_point_is_listed_and_has_its_two_sides() -> None:
+    found = {point for function in functions() for _, point in points_in(function)}
+    assert found == {f"{name}.{side}" for name in faults.POINTS for side in ("before", "after")}
+
+
+def test_every_change_of_the_kernel_is_between_two_points() -> None:
+    bare = []
+    for function in functions():
+        points = points_in(function)
+        for line, name in calls_in(function):
+            before = {point.rpartition(".")[0] for at, point in points if at < line and point.endswith(".before")}
+            after = {point.rpartition(".")[0] for at, point in points if at > line and point.endswith(".after")}
+            if name in CHANGES and not before & after & set(CHANGES[name]):
+                bare.append(f"{name} in {function.name}")
+    assert bare == []
+
+
+def functions() -> Iterator[ast.FunctionDef]:
+    """Those of the product, but for what stands in for it in tests and the points' own."""
+    for package in PACKAGES:
+        for path in sorted((REPOSITORY / package).glob("*.py")):
+            if path.name == "faults.py" or "fake" in path.name:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    yield node
+
+
+def calls_in(function: ast.FunctionDef) -> list[tuple[int, str]]:
+    """(line, name) of every method that is called."""
+    return [
+        (node.lineno, node.func.attr)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+
+
+def points_in(function: ast.FunctionDef) -> list[tuple[int, str]]:
+    """(line, point) of every one that is passed."""
+    return [
+        (node.lineno, ast.literal_eval(node.args[0]))
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "faults.reached"
+    ]
