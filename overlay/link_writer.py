@@ -105,19 +105,26 @@ class LinkWriter:
             return
         if seen.local != new.local:
             self._send([link_messages.move_vxlan(new, row.index, self._socket.next_sequence())])
+        self._hear_no_routers(new.name)  # whoever made it may have been killed before it came to that
         self._change(row, mac=new.mac, mtu=new.mtu)
         _ensure_features(new)
 
     def _make_vxlan(self, new: netstate.VxlanLink, underlay: int) -> None:
         make = link_messages.make_vxlan(new, underlay, self._socket.next_sequence())
         self._send([make, self._change_named(new.name, [ALIAS])])
-        with contextlib.suppress(OSError):  # a kernel without IPv6 has none
-            self._sysctls.write(f"net.ipv6.conf.{new.name.replace('.', '/')}.accept_ra", "0")
+        self._hear_no_routers(new.name)
         _ensure_features(new)  # before it is up: no packet leaves with a checksum that nobody finishes
         self._send([self._change_named(new.name, [], up=True)])
         row = self.find(new.name)
         if row is not None:  # systemd's MACAddressPolicy may have had its own idea
             self._change(row, mac=new.mac, mtu=new.mtu)
+
+    def _hear_no_routers(self, name: netstate.IfName) -> None:
+        """Router advertisements from other hosts' containers are not for this host."""
+        key = f"net.ipv6.conf.{name.replace('.', '/')}.accept_ra"
+        if self._sysctls.read(key) not in (None, "0"):  # a kernel without IPv6 has none
+            with contextlib.suppress(OSError):
+                self._sysctls.write(key, "0")
 
     def _make_bridge(self, new: netstate.BridgeLink) -> None:
         make = link_messages.make_bridge(new, self._socket.next_sequence())

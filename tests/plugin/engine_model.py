@@ -20,7 +20,7 @@ import socketserver
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 DRIVER = "flannelpy"
@@ -42,35 +42,55 @@ class Container:
 
     id: str
     address: str
+    address_v6: str = ""
     netns: subprocess.Popen[bytes]
     interface: str = ""
 
 
-@dataclasses.dataclass(kw_only=True)
-class Network:
-    """What the engine keeps of a network."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+    """One range of a network, with the address that its bridge has."""
 
     id: str
-    pool_id: str
-    pool: str
+    net: str
     gateway: str
+
+    def data(self) -> dict[str, str]:
+        """As CreateNetwork tells it."""
+        return {"AddressSpace": DRIVER, "Gateway": self.gateway, "Pool": self.net}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Network:
+    """What the engine keeps of a network. `pools`: one, or one of each family."""
+
+    id: str
+    pools: tuple[Pool, ...]
+    internal: bool
     options: Mapping[str, str]
     containers: dict[str, Container] = dataclasses.field(default_factory=dict)
 
     def shown(self) -> dict[str, Any]:
         """As `GET /networks/ID` shows it."""
-        config = {"Subnet": self.pool, "Gateway": _ip(self.gateway)}
+        configs = [{"Subnet": pool.net, "Gateway": _ip(pool.gateway)} for pool in self.pools]
         containers = {
-            one.id: {"Name": one.id[:8], "EndpointID": one.id, "MacAddress": "", "IPv4Address": one.address}
+            one.id: {
+                "Name": one.id[:8],
+                "EndpointID": one.id,
+                "MacAddress": "",
+                "IPv4Address": one.address,
+                "IPv6Address": one.address_v6,
+            }
             for one in list(self.containers.values())
         }
         return {
             "Id": self.id,
             "Name": self.id[:8],
             "Driver": DRIVER,
-            "Internal": False,
+            "Internal": self.internal,
+            "EnableIPv6": len(self.pools) > 1,
             "ConfigOnly": False,
-            "IPAM": {"Driver": DRIVER, "Options": {}, "Config": [config]},
+            "IPAM": {"Driver": DRIVER, "Options": {}, "Config": configs},
             "Options": dict(self.options),
             "Containers": containers,
         }
@@ -98,47 +118,47 @@ class Engine:
 
     # -- what a user does ---------------------------------------------------------------------------------------
 
-    def network_create(self, pool: str, options: Mapping[str, str]) -> Network:
-        """`docker network create --subnet`. Raises Refused, after having undone what was done."""
-        wanted = {"AddressSpace": DRIVER, "Pool": pool, "SubPool": "", "Options": {}, "V6": False}
-        pool_id = self.call("IpamDriver.RequestPool", wanted)["PoolID"]
-        gateway = ""
+    def network_create(
+        self, pool: str, options: Mapping[str, str], *, pool_v6: str = "", internal: bool = False
+    ) -> Network:
+        """`docker network create --subnet`, with `pool_v6` of both families. Raises Refused, having undone all."""
+        generic: dict[str, Any] = {
+            "com.docker.network.generic": dict(options),
+            "com.docker.network.enable_ipv6": bool(pool_v6),
+            **({"com.docker.network.internal": True} if internal else {}),
+        }
+        pools: list[Pool] = []
         try:
-            asked = {"PoolID": pool_id, "Address": "", "Options": GATEWAY}
-            gateway = self.call("IpamDriver.RequestAddress", asked)["Address"]
-            net = Network(id=secrets.token_hex(32), pool_id=pool_id, pool=pool, gateway=gateway, options=options)
-            generic = {"com.docker.network.generic": dict(options), "com.docker.network.enable_ipv6": False}
-            data = [{"AddressSpace": DRIVER, "Gateway": gateway, "Pool": pool}]
-            body = {"NetworkID": net.id, "Options": generic, "IPv4Data": data, "IPv6Data": []}
+            pools += [self._request_pool(one) for one in (pool, pool_v6) if one]
+            net = Network(id=secrets.token_hex(32), pools=tuple(pools), internal=internal, options=options)
+            data = [one.data() for one in pools]
+            body = {"NetworkID": net.id, "Options": generic, "IPv4Data": data[:1], "IPv6Data": data[1:]}
             self.call("NetworkDriver.CreateNetwork", body)
         except Refused:
-            if gateway:
-                self._release(pool_id, gateway)
-            self.warned("IpamDriver.ReleasePool", {"PoolID": pool_id})
+            for one in pools:
+                self._release_pool(one)
             raise
         self.networks[net.id] = net
         return net
 
     def network_rm(self, net: Network) -> None:
         """`docker network rm`."""
-        self._release(net.pool_id, net.gateway)
-        self.warned("IpamDriver.ReleasePool", {"PoolID": net.pool_id})
+        for pool in net.pools:
+            self._release_pool(pool)
         self.warned("NetworkDriver.DeleteNetwork", {"NetworkID": net.id})
         del self.networks[net.id]
 
     def run(self, net: Network, options: Mapping[str, Any] = PORTS) -> Container:
         """`docker run`. Raises Refused, after having undone what was done."""
-        asked = {"PoolID": net.pool_id, "Address": "", "Options": None}
-        address = self.call("IpamDriver.RequestAddress", asked)["Address"]
-        used = [one.address for one in net.containers.values()]
-        assert address not in used, f"{address} was granted twice"
-        one = Container(id=secrets.token_hex(32), address=address, netns=namespace())
+        addresses = self._request_addresses(net)
+        address_v6 = addresses[1] if addresses[1:] else ""
+        one = Container(id=secrets.token_hex(32), address=addresses[0], address_v6=address_v6, netns=namespace())
         ids = {"NetworkID": net.id, "EndpointID": one.id}
         try:
-            interface = {"Address": address, "AddressIPv6": "", "MacAddress": ""}
+            interface = {"Address": one.address, "AddressIPv6": one.address_v6, "MacAddress": ""}
             self.call("NetworkDriver.CreateEndpoint", {**ids, "Interface": interface, "Options": options})
         except Refused:
-            self._release(net.pool_id, address)  # and no DeleteEndpoint
+            self._release_addresses(net, addresses)  # and no DeleteEndpoint
             end(one.netns)
             raise
         net.containers[one.id] = one
@@ -196,6 +216,39 @@ class Engine:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _request_pool(self, net: str) -> Pool:
+        """A pool and its gateway. Raises Refused, after having undone what was done."""
+        wanted = {"AddressSpace": DRIVER, "Pool": net, "SubPool": "", "Options": {}, "V6": ":" in net}
+        pool_id = self.call("IpamDriver.RequestPool", wanted)["PoolID"]
+        try:
+            asked = {"PoolID": pool_id, "Address": "", "Options": GATEWAY}
+            return Pool(id=pool_id, net=net, gateway=self.call("IpamDriver.RequestAddress", asked)["Address"])
+        except Refused:
+            self.warned("IpamDriver.ReleasePool", {"PoolID": pool_id})
+            raise
+
+    def _release_pool(self, pool: Pool) -> None:
+        self._release(pool.id, pool.gateway)
+        self.warned("IpamDriver.ReleasePool", {"PoolID": pool.id})
+
+    def _request_addresses(self, net: Network) -> list[str]:
+        """A container's, one of each pool. Raises Refused, after having undone what was done."""
+        used = {one for each in net.containers.values() for one in (each.address, each.address_v6)}
+        addresses: list[str] = []
+        for pool in net.pools:
+            try:
+                asked = {"PoolID": pool.id, "Address": "", "Options": None}
+                addresses.append(self.call("IpamDriver.RequestAddress", asked)["Address"])
+            except Refused:
+                self._release_addresses(net, addresses)
+                raise
+            assert addresses[-1] not in used, f"{addresses[-1]} was granted twice"
+        return addresses
+
+    def _release_addresses(self, net: Network, addresses: Sequence[str]) -> None:
+        for pool, address in zip(net.pools, addresses, strict=False):
+            self._release(pool.id, address)
+
     def _release(self, pool_id: str, address: str) -> None:
         self.warned("IpamDriver.ReleaseAddress", {"PoolID": pool_id, "Address": _ip(address)})
 
@@ -207,7 +260,7 @@ class Engine:
                 inside(one.netns, "ip", "link", "set", "eth0", *back)
         self.warned("NetworkDriver.DeleteEndpoint", {"NetworkID": net.id, "EndpointID": one.id})
         del net.containers[one.id]
-        self._release(net.pool_id, one.address)
+        self._release_addresses(net, [one.address, *filter(None, [one.address_v6])])
         end(one.netns)
 
     def _enter(self, one: Container, name: str) -> None:
@@ -215,7 +268,8 @@ class Engine:
         one.interface = name
         inside(self._host, "ip", "link", "set", name, "netns", str(one.netns.pid))
         inside(one.netns, "ip", "link", "set", name, "name", "eth0")
-        inside(one.netns, "ip", "addr", "add", one.address, "dev", "eth0")
+        for address in filter(None, (one.address, one.address_v6)):
+            inside(one.netns, "ip", "addr", "add", address, "dev", "eth0")
         inside(one.netns, "ip", "link", "set", "eth0", "up")
 
 

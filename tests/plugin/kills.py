@@ -1,4 +1,4 @@
-"""A host on which the plugin's worker is killed at a fault point, and what must be as before in the end.
+"""A host on which the plugin, or its worker alone, is killed at a fault point, and what must be as before in the end.
 
 The plugin's real process, a real kernel in a namespace, a real state file; dockerd is `engine_model`.
 """
@@ -16,8 +16,6 @@ import pathlib
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +23,13 @@ from typing import Any
 
 from overlay import faults
 from tests.overlay import node_host
-from tests.plugin import engine_model
+from tests.plugin import engine_model, machine
 
 until = node_host.until
-REPOSITORY = pathlib.Path(faults.__file__).parent.parent
-UNDERLAY = (
-    "ip link set lo up && ip link add eth0 type veth peer name far && ip addr add 192.0.2.1/24 dev eth0 && "
-    "ip link set eth0 up && ip link set far up && ip route add default via 192.0.2.254 && "
-    "iptables -P FORWARD DROP && iptables -N DOCKER-USER && iptables -A FORWARD -j DOCKER-USER"
-)
 NATIVE = {"flannelpy.gateway": "native"}
+DUAL = json.dumps(
+    {"Network": "10.2.0.0/16", "EnableIPv6": True, "IPv6Network": "2001:db8:2::/48", "Backend": {"Type": "vxlan"}}
+)
 QUERIES = (
     "SELECT id, bridge, pool FROM networks",
     "SELECT id, network_id, address, joined FROM endpoints",
@@ -67,113 +62,21 @@ def count(names: Sequence[str]) -> list[Point]:
     return points
 
 
-class Machine:
-    """A network namespace with an underlay, and the plugin's process on it once that is started."""
-
-    def __init__(self, directory: pathlib.Path, **env: str) -> None:
-        self.directory = directory
-        self.netns = engine_model.namespace()
-        self.run("sh", "-c", UNDERLAY)
-        self.orders = directory / "faults"
-        self.orders.mkdir()
-        (directory / "run/docker/plugins").mkdir(parents=True)
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "RUN_DIR": str(directory / "run"),
-            "STATE_DIR": str(directory / "state"),
-            faults.VARIABLE: str(self.orders),
-            **env,
-        }
-        self.plugin: subprocess.Popen[bytes] | None = None
-
-    def close(self) -> None:
-        """End everything."""
-        self.stop()
-        engine_model.end(self.netns)
-
-    def start(self) -> None:
-        """Start the plugin."""
-        output = (self.directory / "output").open("ab")
-        with output:
-            self.plugin = subprocess.Popen(
-                [
-                    *("nsenter", f"--net=/proc/{self.netns.pid}/ns/net"),
-                    *(sys.executable, str(pathlib.Path(__file__).with_name("quick_plugin.py"))),
-                ],
-                cwd=REPOSITORY,
-                env=self._env,
-                stdout=output,
-                stderr=output,
-            )
-
-    def stop(self) -> None:
-        """Kill the plugin as a whole."""
-        if self.plugin is None:
-            return
-        for pid in (self.worker(), self.plugin.pid):
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        self.plugin.wait(5)
-        self.plugin = None
-
-    def get(self, path: str) -> str:
-        """GET over the plugin's socket. Raises OSError, HTTPException."""
-        return engine_model.get(self.directory / "run/docker/plugins/flannelpy.sock", path)
-
-    def ready(self) -> bool:
-        try:
-            return self.get("/readyz") == "ready\n"
-        except engine_model.BROKEN:
-            return False
-
-    def worker(self) -> int:
-        """The pid of gunicorn's worker; 0 where there is none at the moment."""
-        assert self.plugin is not None
-        pid = self.plugin.pid
-        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(children[0]) if children else 0
-
-    def log(self) -> str:
-        return (self.directory / "output").read_text()
-
-    def give(self, order: faults.Order) -> None:
-        """Let it strike when its moment comes."""
-        written = self.orders / "order.new"
-        written.write_text(json.dumps(dataclasses.asdict(order)))
-        written.rename(self.orders / "order")
-
-    def struck(self) -> bool:
-        """Whether the order was carried out."""
-        return not (self.orders / "order").exists()
-
-    def record(self, act: Callable[[], object]) -> list[tuple[str, str]]:
-        """Do something and give (handler or thread, point) of every point passed."""
-        path = self.orders / "record"
-        path.touch()
-        act()
-        rows = path.read_text().splitlines()
-        path.unlink()
-        pairs = (row.rsplit(" ", 1) for row in rows)
-        return [(who, point) for who, point in pairs]
-
-    def run(self, *words: str) -> str:
-        """Run a program in its namespace. Raises CalledProcessError."""
-        return engine_model.inside(self.netns, *words)
-
-
-class Host(Machine):
+class Host(machine.Machine):
     """One host, with a network and a container on it that nothing may touch: the bystander."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: pathlib.Path, **env: str) -> None:
+        super().__init__(directory, **env)
         self.start()
         self.engine = engine_model.Engine(directory / "run", self.netns)
         until(self.ready, "ready", 30)
         (lease,) = json.loads(self.get("/status"))["flannel_networks"]
         self.pools = [str(net) for net in ipaddress.ip_network(lease["subnet"]).subnets(new_prefix=26)]
-        self.net = self.engine.network_create(self.pools[0], NATIVE)
+        self.pools_v6 = [""] * len(self.pools)
+        if lease["subnet_v6"]:
+            v6 = ipaddress.ip_network(lease["subnet_v6"]).subnets(new_prefix=66)
+            self.pools_v6 = [str(net) for net in v6]
+        self.net = self.engine.network_create(self.pools[0], NATIVE, pool_v6=self.pools_v6[0])
         self.bystander = self.engine.run(self.net, {})
         until(lambda: len(json.loads(self.get("/status"))["endpoints"]) == 1)
         self.whole = self.truth()
@@ -185,9 +88,9 @@ class Host(Machine):
 
     # -- fault points ---------------------------------------------------------------------------------------
 
-    def strike(self, method: str, point: Point) -> None:
+    def strike(self, method: str, point: Point, *, action: str = "kill") -> None:
         """Kill the worker at this point of the next call of `method`, or within the thread of this name."""
-        order = faults.Order(point=point.name, handler=method, nth=point.nth)
+        order = faults.Order(point=point.name, handler=method, nth=point.nth, action=action)
 
         def give(called: str) -> None:
             if called == method:
@@ -212,7 +115,12 @@ class Host(Machine):
             "addresses": sorted(
                 " ".join(line.split()[1:4]) for line in self._lines("ip", "-o", "addr") if "fe80:" not in line
             ),
-            "routes": sorted(line.strip() for line in self._lines("ip", "route")),
+            "routes": sorted(
+                line.strip()
+                for family in ("-4", "-6")
+                for line in self._lines("ip", family, "route")
+                if "fe80:" not in line
+            ),
             "rules": "".join(tables).splitlines(),
             "listening": sorted(" ".join(line.split()[:5]) for line in self._lines("ss", "-Hltun")),
             "rows": self._rows(),
@@ -260,16 +168,17 @@ def _is_call(who: str) -> bool:
 
 
 class Hosts:
-    """One host for a whole module; a new one where a test left it broken."""
+    """One host for a whole module; a new one where a test left it broken. `env`: the plugin's settings."""
 
-    def __init__(self) -> None:
+    def __init__(self, **env: str) -> None:
+        self._env = env
         self._host: Host | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
     def get(self) -> Host:
         if self._host is None:
             self._directory = tempfile.TemporaryDirectory()  # a socket's path has at most 107 characters
-            self._host = Host(pathlib.Path(self._directory.name))
+            self._host = Host(pathlib.Path(self._directory.name), **self._env)
         return self._host
 
     def drop(self) -> None:
@@ -305,22 +214,35 @@ def check_every_point(
             yield f"{method} killed at {point.name} #{point.nth}: {failure}"
 
 
-def _kill_once(host: Host, method: str, point: Point, live: Callable[[Host], object]) -> str:
+def check_point(hosts: Hosts, method: str, point: Point, victim: str, live: Callable[[Host], object]) -> str:
+    """Live once, killed there: the "worker" or the "plugin" as a whole; what is wrong then."""
+    host = hosts.get()
+    host.engine.modern = True
+    failure = _kill_once(host, method, point, live, victim)
+    if failure:
+        hosts.drop()
+    return failure
+
+
+def _kill_once(host: Host, method: str, point: Point, live: Callable[[Host], object], victim: str = "worker") -> str:
     tries = SHARED_TRIES if point.name.startswith(SHARED) else 1
-    if not any(_is_struck(host, method, point, live) for _ in range(tries)):
+    if not any(_is_struck(host, method, point, live, victim) for _ in range(tries)):
         return "the point was not reached"
     if _is_call(method) and [text.rpartition("got an ")[2][:10] for text in host.engine.refusals] != ["empty body"]:
         return f"expected the repeat alone to be refused, got {host.engine.refusals}"
     return "; ".join(host.wait_until_whole())
 
 
-def _is_struck(host: Host, method: str, point: Point, live: Callable[[Host], object]) -> bool:
+def _is_struck(host: Host, method: str, point: Point, live: Callable[[Host], object], victim: str) -> bool:
     host.engine.refusals.clear()
-    host.strike(method, point)
-    with contextlib.suppress(engine_model.Refused):
-        live(host)
-    with contextlib.suppress(AssertionError):
-        until(host.struck, within_s=SETTLES_S)
+    with contextlib.ExitStack() as stack:
+        if victim == "plugin":
+            stack.enter_context(host.killed_while_held())
+        host.strike(method, point, action="kill" if victim == "worker" else "hold")
+        with contextlib.suppress(engine_model.Refused):
+            live(host)
+        with contextlib.suppress(AssertionError):
+            until(host.struck, within_s=SETTLES_S)
     return host.struck()
 
 
