@@ -344,6 +344,22 @@ def test_a_row_changed_by_hand_is_as_docker_has_it_afterwards(
     assert full.kernel.observe(netstate.EMPTY) == links
 
 
+def test_pools_that_overlap_are_told(full: Plugin) -> None:
+    """Their addresses would be given out twice."""
+    run_sql(
+        full,
+        """
+        INSERT INTO ipam_pools (pool_id, prefix, lease, cidr, since)
+        SELECT 'flannelpy/10.2.1.0/25', prefix, lease, '10.2.1.0/25', since FROM ipam_pools
+        """,
+    )
+    assert set(told(full)) == {
+        ("pool:doubled", "10.2.1.0/24"),
+        ("pool:stale", "10.2.1.0/25"),
+        ("row:changed", "pool flannelpy/10.2.1.0/25"),
+    }
+
+
 ENDPOINT_ROW = """
     INSERT INTO endpoints (id, network_id, address, mac, host_end, joined)
     SELECT '3333333333333333333333333333333333333333333333333333333333333333', network_id, '10.2.1.9/24',
