@@ -1334,6 +1334,171 @@ COMPARED = (
     ),
 )
 
+REVIEWED = (
+    Mutation(
+        "gateway-docker-ignored",
+        "-o flannelpy.gateway=docker",
+        "all_its_containers_through_docker",
+        _one(ENDPOINT, " or net.gateway_mode is network.GatewayMode.DOCKER:", ":"),
+    ),
+    Mutation(
+        "sockets-open-to-all",
+        "sockets are 0660 root",
+        "both_sockets",
+        _one("plugin/server.py", '"umask": 0o117,', '"umask": 0o111,'),
+    ),
+    Mutation(
+        "state-in-memory",
+        "a rebooted host brings its containers back, with etcd up and down",
+        "test_interruptions and rebooted_host",
+        _one(GRAPH, "pathlib.Path(chosen.state_dir) / STATE_FILE", 'pathlib.Path("/dev/shm") / STATE_FILE'),
+    ),
+    Mutation(
+        "lease-forgotten-at-boot",
+        "a rebooted host has its lease and key again, with etcd up and down",
+        "test_interruptions and rebooted_host",
+        (
+            Edit("overlay/member.py", "saved = ports.store.load(prefix)\n", "saved = None\n"),
+            Edit("overlay/subnets.py", "    if fitting:\n", "    if fitting and saved:\n"),
+        ),
+    ),
+    Mutation(
+        "quarantine-not-set",
+        "ADDRESS_QUARANTINE says how long an address is kept",
+        "its_mac_gets_its_address",
+        _one(GRAPH, "        quarantine_s=chosen.address_quarantine_s,\n"),
+    ),
+    Mutation(
+        "name-of-the-network-unknown",
+        "a short pool's warning and error have the network's name",
+        "released_address_rests",
+        _one("plugin/engine_watch.py", "name = self._names.get(net.id)", 'name = ""'),
+    ),
+    Mutation(
+        "shortage-not-warned-of",
+        "at 80 % use a warning",
+        "released_address_rests",
+        _one(IPAM, "        if news:\n", "        if news and not used:\n"),
+    ),
+    Mutation(
+        "udp-published-as-tcp",
+        "published ports: UDP",
+        "test_publish_native and udp_is_published",
+        _one("driver/ports.py", "17: firewall.Protocol.UDP}", "17: firewall.Protocol.TCP}"),
+    ),
+    Mutation(
+        "udp-not-published-over-ipv6",
+        "published ports: UDP over IPv6",
+        "test_publish_native and udp_is_published and ip_v6",
+        _one(
+            "driver/ports.py",
+            "    if end.address_v6 is not None:\n",
+            "    if end.address_v6 is not None and binding.protocol is firewall.Protocol.TCP:\n",
+        ),
+    ),
+    Mutation(
+        "sctp-published-as-tcp",
+        "published ports: SCTP refused with an error",
+        "sctp_is_refused",
+        _one("driver/ports.py", "PROTOCOLS.get(number)", "PROTOCOLS.get(number, firewall.Protocol.TCP)"),
+    ),
+    Mutation(
+        "ranges-lead-elsewhere",
+        "published ports: ranges",
+        "each_port_of_a_range",
+        _one("overlay/firewall_ports.py", "{port.address} . {port.port}", "{port.address} . {min(port.port, 83)}"),
+    ),
+    Mutation(
+        "host-ip-ignored",
+        "published ports: host IP",
+        "port_of_one_address",
+        _one("driver/ports.py", "host_ip=_host_ip(host_ip) if host_ip else None", "host_ip=None"),
+    ),
+    Mutation(
+        "taken-port-passed-over",
+        "published ports: a conflict gives Docker's usual words",
+        "test_publish_native and (engines_words or both_directions)",
+        _one(
+            PUBLISHING,
+            "        if not found:\n            raise errors.PortTaken(ports.explain_taken(binding, wanted[0][0]))\n",
+        ),
+    ),
+    Mutation(
+        "native-ports-lost-by-an-upgrade",
+        "ports that the plugin published are there after an upgrade",
+        "an_upgrade_loses_nothing",
+        _one("driver/store.py", "published=ports.decode_published(published)", "published=()"),
+    ),
+)
+
+OPTIONS = (
+    Mutation(
+        "mtu-option-ignored",
+        "-o com.docker.network.driver.mtu",
+        "names_mtu",
+        _one("driver/network.py", "mtu=_mtu(values[OPTION_MTU]) if OPTION_MTU in values else None", "mtu=None"),
+    ),
+    Mutation(
+        "masquerade-option-ignored",
+        "-o com.docker.network.bridge.enable_ip_masquerade",
+        "names_mtu",
+        _one("driver/creation.py", "        masquerade=request.options.masquerade,\n"),
+    ),
+    Mutation(
+        "bridge-name-ignored",
+        "-o com.docker.network.bridge.name",
+        "names_mtu",
+        _one("driver/network.py", "(name := values.get(OPTION_BRIDGE))", '(name := "")'),
+    ),
+    Mutation(
+        "ip-range-ignored",
+        "--ip-range",
+        "come_from_where",
+        _one(
+            "ipam/endpoints.py", 'subpool=parse(subpool, "SubPool (--ip-range)") if subpool else None', "subpool=None"
+        ),
+    ),
+    Mutation(
+        "aux-address-dropped",
+        "--aux-address",
+        "come_from_where",
+        _one(
+            IPAM,
+            "        change.take(entry, ip, used)\n",
+            "        if used.kind is not pool.Kind.EXPLICIT:\n            change.take(entry, ip, used)\n",
+        ),
+    ),
+    Mutation(
+        "chosen-gateway-ignored",
+        "--gateway",
+        "come_from_where",
+        _one(IPAM, "ip = request.ip or entry.addresses.first", "ip = entry.addresses.first"),
+    ),
+    Mutation(
+        "chosen-ip6-ignored",
+        "--ip6",
+        "a_second_family",
+        _one(
+            IPAM,
+            "free = request.ip or entry.addresses.propose(",
+            "asked = request.ip if entry.addresses.cidr.version == 4 else None\n"
+            "            free = asked or entry.addresses.propose(",
+        ),
+    ),
+    Mutation(
+        "vni-twice",
+        "networks that collide are refused: VNI",
+        "collides_is_refused and twin",
+        _one("overlay/nodes.py", "if device and name == device:", "if not name and device:"),
+    ),
+    Mutation(
+        "cidr-twice",
+        "networks that collide are refused: CIDR",
+        "collides_is_refused and wide",
+        _one("overlay/nodes.py", "clash := _overlap(networks, taken)", "clash := _overlap((), taken)"),
+    ),
+)
+
 MUTATIONS = (
     *TALK,
     *PUBLISH,
@@ -1350,6 +1515,8 @@ MUTATIONS = (
     *CROWDS,
     *PRIVILEGES,
     *AUDIT,
+    *REVIEWED,
+    *OPTIONS,
     *mutations_no_lab.MUTATIONS,
     *APART,
     *RANDOM,

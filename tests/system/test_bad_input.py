@@ -18,6 +18,12 @@ def refused(host, *words):
     return result.err
 
 
+def test_both_sockets_of_the_plugin_are_for_root_alone(pair):
+    plugin = pair.h1.docker("plugin", "inspect", "-f", "{{.Id}}", site.PLUGIN)
+    for path in (site.SOCKET, f"run/docker/plugins/{plugin}/flannelpy.sock"):
+        assert pair.h1.exec(["stat", "-c", "%F %a %U:%G", f"/{path}"]).strip() == "socket 660 root:root"
+
+
 def test_without_ipam_driver_the_error_has_the_command(pair):
     error = refused(pair.h1, "network", "create", "-d", "flannelpy", "wrong")
     assert "docker network create -d flannelpy --ipam-driver flannelpy NAME" in error

@@ -52,6 +52,22 @@ def test_over_the_overlay_it_still_has_its_own_address(pair, web, run):
     assert seen == site.ip_of(host, name)
 
 
+def test_a_network_may_send_all_its_containers_through_docker(pair, solo, run):
+    """`flannelpy.gateway=docker`: a second interface, and the overlay all the same, without a published port too."""
+    solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.create_network(solo.host, "mynet", "-o", "flannelpy.gateway=docker")
+    one, peer = run(solo.host), run(pair.h1)
+    gateway = solo.host.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "docker_gwbridge")
+    assert site.inside(solo.host, one, "ls /sys/class/net").split() == ["eth0", "eth1", "lo"]
+    routes = site.inside(solo.host, one, "ip route").splitlines()
+    assert [line.strip() for line in routes if "default" in line] == [f"default via {gateway} dev eth1"]
+    assert solo.host.ip in site.inside(solo.host, one, f"timeout 5 wget -qO- {solo.lab.outside_url}")
+    for near, client, far, server in ((solo.host, one, pair.h1, peer), (pair.h1, peer, solo.host, one)):
+        site.serve_who(far, server)
+        seen = site.inside(near, client, f"timeout 5 wget -qO- http://{site.ip_of(far, server)}/cgi-bin/who")
+        assert seen == site.ip_of(near, client)
+
+
 def test_it_reaches_a_server_outside(pair, web):
     host, name = web
     assert host.ip in site.inside(host, name, f"timeout 5 wget -qO- {pair.lab.outside_url}")

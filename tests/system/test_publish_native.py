@@ -5,6 +5,7 @@ A flannel network of its own beside `mynet`, of both families. Docker cannot sho
 
 from __future__ import annotations
 
+import ipaddress
 import json
 
 import pytest
@@ -19,8 +20,9 @@ CONFIG = (
 OPTIONS = ("--ipam-opt", f"flannelpy.prefix={PREFIX}", "-o", "flannelpy.gateway=native", "--ipv6")
 PUBLISHED = (
     *("-p", "8080:80", "-p", "8053:53/udp", "-p", "127.0.0.1:8081:80", "-p", "80"),
-    *("-p", "9000-9002:81", "-p", "9000-9002:82", "-p", "9100:9100"),
+    *("-p", "9000-9002:81", "-p", "9000-9002:82", "-p", "9010-9011:83-84", "-p", "9100:9100"),
 )
+RANGED = (81, 82, 83, 84)
 TAKEN = "port is already allocated"
 
 
@@ -40,19 +42,25 @@ def native(pair):
 @pytest.fixture(scope="module")
 def shop(native):
     """A container on h1 that publishes all that can be, and tells every client its address."""
-    start = ("run", "-d", "--name", "shop", "--network", "native", *PUBLISHED, "flannelpy-tools", "sleep", "3600")
+    published = (*PUBLISHED, "-p", f"{native.h1.ip}:8084:80")
+    start = ("run", "-d", "--name", "shop", "--network", "native", *published, "flannelpy-tools", "sleep", "3600")
     native.h1.docker(*start, timeout_s=60)
     serve(native.h1, "shop")
+    for port in RANGED:  # the port's own number
+        site.inside(
+            native.h1, "shop", f"mkdir -p /{port}; echo {port} > /{port}/index.html; httpd -p {port} -h /{port}"
+        )
     native.h1.exec(["sysctl", "-w", "net.bridge.bridge-nf-call-iptables=1"])  # as Docker does for docker_gwbridge
     return native.h1
 
 
 def serve(host, name):
-    """The client's address over TCP 80 of both families, and over UDP 53."""
+    """The client's address over TCP 80 and UDP 53, of both families."""
     site.serve_who(host, name, "[::]:80")
     site.inside(host, name, r"printf '#!/bin/sh\necho $SOCAT_PEERADDR\n' > /tmp/who; chmod +x /tmp/who")
-    site.inside(host, name, "socat UDP4-RECVFROM:53,fork EXEC:/tmp/who > /dev/null 2>&1 & echo ok")
-    site.wait_for("a listener", lambda: ":0035 " in site.inside(host, name, "cat /proc/net/udp"))
+    for where, table in (("UDP4-RECVFROM:53", "udp"), ("UDP6-RECVFROM:53,ipv6only=1", "udp6")):
+        site.inside(host, name, f"socat {where},fork EXEC:/tmp/who > /dev/null 2>&1 & echo ok")
+        site.wait_for("a listener", lambda at=table: ":0035 " in site.inside(host, name, f"cat /proc/net/{at}"))
 
 
 def url(host, port, address=""):
@@ -111,11 +119,30 @@ def test_a_third_host_gets_the_page_and_keeps_its_address(native, shop):
     assert fetch(client, shop, 8081) == "", "it is the loopback's"
 
 
-def test_udp_is_published_too(native, shop):
-    client = native.lab.client
-    again = "for _ in 1 2 3 4 5; do echo who >&3; timeout 2 head -n 1 <&3 && break; done; true"
-    words = f"exec 3<>/dev/udp/{shop.ip}/8053; {again}"
-    assert client.exec(["bash", "-c", words]).strip() == native.lab.plan.client.ip
+@pytest.mark.parametrize("family", ["ip", "ip_v6"])
+def test_udp_is_published_too(native, shop, family):
+    again = "for _ in 1 2 3 4 5; do echo who >&3; timeout 2 head -n 1 <&3 | grep . && break; done; true"
+    words = f"exec 3<>/dev/udp/{getattr(shop, family)}/8053; {again}"
+    told = native.lab.client.exec(["bash", "-c", words]).strip().strip("[]")
+    assert ipaddress.ip_address(told) == ipaddress.ip_address(getattr(native.lab.plan.client, family))
+
+
+def test_each_port_of_a_range_answers(native, shop):
+    ports = {line.rpartition("->")[2]: port_of(line) for line in published(shop)}
+    ask = ["curl", "-sS", "-m", "3"]
+    told = [native.lab.client.exec([*ask, f"http://{shop.ip}:{ports[f'{one}/tcp']}/"]) for one in RANGED]
+    assert [int(page) for page in told] == list(RANGED)
+    assert (ports["83/tcp"], ports["84/tcp"]) == (9010, 9011)
+
+
+def test_a_port_of_one_address_of_the_host_answers_there_alone(native, shop):
+    assert [line for line in published(shop) if port_of(line) == 8084] == [f"{shop.ip}:8084->80/tcp"]
+    assert fetch(native.lab.client, shop, 8084) == native.lab.plan.client.ip
+    assert fetch(shop, shop, 8084) == shop.ip
+    assert fetch(native.lab.client, shop, 8084, f"[{shop.ip_v6}]") == ""
+    gateway = shop.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "native")
+    for other in ("127.0.0.1", gateway, f"[{shop.ip_v6}]"):
+        assert fetch(shop, shop, 8084, other) == "", other
 
 
 def test_the_host_itself_gets_the_page_through_each_of_its_addresses(shop):
@@ -242,20 +269,8 @@ def test_kill_9_of_the_plugin_breaks_no_connection_and_forgets_no_port(native, s
 def test_a_rebooted_host_publishes_the_port_of_a_container_that_comes_back(solo):
     solo.install(ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
     site.create_network(solo.host, "native", "-o", "flannelpy.gateway=native")
-    start = (
-        "run",
-        "-d",
-        "--name",
-        "keeper",
-        "--restart",
-        "always",
-        "--network",
-        "native",
-        "-p",
-        "8080:80",
-        "-p",
-        "80",
-    )
+    ports, network = ("-p", "8080:80", "-p", "80"), ("--network", "native")
+    start = ("run", "-d", "--name", "keeper", "--restart", "always", *network, *ports)
     page = "mkdir -p /www && echo hello > /www/index.html && httpd -f -h /www"
     solo.host.docker(*start, "busybox", "sh", "-c", page, timeout_s=60)
     for interrupt in (solo.host.kill_dockerd, solo.host.reboot):
