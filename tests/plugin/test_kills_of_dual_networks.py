@@ -97,7 +97,7 @@ def test_a_kill_while_ports_of_both_families_are_published_leaves_nothing(
 
 
 def test_every_fault_point_is_passed_where_the_plugin_is_killed(hosts: kills.Hosts) -> None:
-    """Those of etcd and of devices' features in test_kills_of_the_first_lease, firewalld's in tests/system."""
+    """Those of etcd and of devices' features in test_kills_of_the_first_lease; there is no firewalld here."""
     host = hosts.get()
     passed = host.record(lambda: (live_closed(host), live_published(host)))
     elsewhere = {"etcd.request", "kernel.feature", "firewall.consent"}
