@@ -236,6 +236,7 @@ def test_each_reaches_its_own_network_and_nothing_of_the_other(land):
         "nft flush ruleset",
         "iptables -P INPUT DROP; iptables -P FORWARD DROP; iptables -F; ip6tables -F; iptables -P INPUT ACCEPT",
     ],
+    ids=["ruleset", "iptables"],
 )
 def test_it_is_so_again_after_the_packet_filter_was_flushed(land, flush):
     both(land, flush)
