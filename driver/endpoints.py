@@ -24,6 +24,8 @@ OPTION_PORTMAP = "com.docker.network.portmap"
 CONSTANT: Mapping[str, Answer] = {
     # global connectivity: swarm then resolves names of this driver's networks across nodes
     "NetworkDriver.GetCapabilities": {"Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": False},
+    # an error, also to the engine's repeat without a body, makes engines before 28 fail the container's start
+    "NetworkDriver.EndpointOperInfo": {"Value": {}},
     "NetworkDriver.DiscoverNew": {},
     "NetworkDriver.DiscoverDelete": {},
 }
@@ -39,7 +41,6 @@ def methods(driver: service.Driver) -> Mapping[str, Method]:
         "NetworkDriver.CreateNetwork": lambda body: _create_network(driver, body),
         "NetworkDriver.DeleteNetwork": lambda body: _delete_network(driver, body),
         "NetworkDriver.CreateEndpoint": lambda body: _create_endpoint(driver, body),
-        "NetworkDriver.EndpointOperInfo": _oper_info,
         "NetworkDriver.DeleteEndpoint": lambda body: _delete_endpoint(driver, body),
         "NetworkDriver.Join": lambda body: _join(driver, body),
         "NetworkDriver.Leave": lambda body: _leave(driver, body),
@@ -110,12 +111,6 @@ def _leave(driver: service.Driver, body: fields.JsonObject) -> Answer:
 def _delete_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
     driver.delete_endpoint(_endpoint_id(body))
     return {}
-
-
-def _oper_info(body: fields.JsonObject) -> Answer:
-    """Always a success: an error here makes engines before 26 fail the container's start."""
-    del body
-    return {"Value": {}}
 
 
 def _gw_alloc_check(body: fields.JsonObject) -> Answer:

@@ -23,6 +23,7 @@ CONSTANTS = {
     "NetworkDriver.GetCapabilities": {"Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": False},
     "NetworkDriver.DiscoverNew": {},
     "NetworkDriver.DiscoverDelete": {},
+    "NetworkDriver.EndpointOperInfo": {"Value": {}},
     "IpamDriver.GetCapabilities": {"RequiresMACAddress": False, "RequiresRequestReplay": False},
     "IpamDriver.GetDefaultAddressSpaces": {
         "LocalDefaultAddressSpace": "flannelpy",
@@ -34,7 +35,7 @@ METHODS = [
     for driver, names in {
         "NetworkDriver": (
             "GwAllocCheck", "AllocateNetwork", "FreeNetwork", "CreateNetwork", "DeleteNetwork", "CreateEndpoint",
-            "EndpointOperInfo", "DeleteEndpoint", "Join", "Leave", "ProgramExternalConnectivity",
+            "DeleteEndpoint", "Join", "Leave", "ProgramExternalConnectivity",
             "RevokeExternalConnectivity",
         ),
         "IpamDriver": ("RequestPool", "ReleasePool", "RequestAddress", "ReleaseAddress"),
