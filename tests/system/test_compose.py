@@ -25,6 +25,7 @@ def host(solo):
     solo.host.docker("run", "--rm", "-p", "80", "--network", "warm-up", "busybox", "true", timeout_s=60)
     solo.host.docker("network", "rm", "warm-up")
     site.wait_for("no container's link", lambda: "fph" not in " ".join(site.kernel_of(solo.host)["links"]))
+    site.wait_for("no guard", lambda: "table bridge flannelpy {" not in site.kernel_of(solo.host)["rules"])
     return solo.host
 
 
