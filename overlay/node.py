@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from overlay import (
@@ -37,6 +38,13 @@ Timing = keeper.Timing
 _STOP_S = 5.0
 _LEAVE_S = 60.0
 """Longer than any request to a registry takes: what a thread still writes would be taken for a new life's."""
+
+
+def end_threads(threads: Iterable[threading.Thread], within_s: float) -> None:
+    """Wait for threads that were told to end, all together no longer than this."""
+    deadline = time.monotonic() + within_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class Node:
@@ -88,7 +96,7 @@ class Node:
     def stop(self) -> None:
         """End the threads. Lease, device and routes stay: containers are using them."""
         self.halt()
-        self._end(_STOP_S)
+        end_threads(self._threads, _STOP_S)
 
     def leave(self) -> None:
         """Take the kernel objects away, for good: nothing uses this node any more. Waits for no registry."""
@@ -98,7 +106,7 @@ class Node:
 
     def give_back(self) -> None:
         """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry."""
-        self._end(_LEAVE_S)
+        end_threads(self._threads, _LEAVE_S)
         self._ports.store.forget(self.prefix)
         if self._left_with is not None:
             self._keeper.give_back(self._left_with)
@@ -183,11 +191,6 @@ class Node:
         asked = [held for key, held in book.leases.items() if subnets & {str(key), *str(key).split(" and ")}]
         said = examine.examine(known, asked) if known is not None else []
         return {str(held.key): sentence for held, sentence in zip(asked, said, strict=False)}
-
-    def _end(self, within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take_up_saved(self) -> None:
         saved = self._ports.store.load(self.prefix)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from overlay import errors, lease, netstate, node, turns
@@ -32,7 +31,7 @@ class Nodes:
     def __init__(self, default_prefix: str, make_node: Callable[[str], node.Node]) -> None:
         self._default = default_prefix
         self._make_node = make_node
-        self._turns = turns.Turns()  # of each prefix: joined by one at a time, and never while it is left
+        self._turns = turns.Turns()  # of each prefix: one joins or leaves it at a time
         self._lock = threading.Lock()
         self._nodes: dict[str, node.Node] = {}
         self._leaving: dict[str, threading.Thread] = {}  # a node that was left ends before the next one begins
@@ -63,9 +62,7 @@ class Nodes:
             one.halt()
         for one in self.all():
             one.stop()
-        deadline = time.monotonic() + GIVE_BACK_S
-        for thread in leaving:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        node.end_threads(leaving, GIVE_BACK_S)
 
     def all(self) -> list[node.Node]:
         """The nodes, the default one first."""

@@ -575,8 +575,8 @@ INTERRUPTIONS = (
         "disable_and_enable",
         _one(
             NODE,
-            "        self._end(_STOP_S)\n",
-            "        self._end(_STOP_S)\n"
+            "        end_threads(self._threads, _STOP_S)\n",
+            "        end_threads(self._threads, _STOP_S)\n"
             "        if (held := self._standing.now()[1]) is not None:\n            self._keeper.give_back(held)\n",
         ),
     ),
