@@ -150,10 +150,15 @@ def _of_ports(seen: random_look.Seen) -> Iterator[Difference]:
 
 def _as_asked(line: str, asked: AbstractSet[str]) -> str:
     """`0.0.0.0:8081->80/tcp` as `v4 8081->80/tcp`, or without the host's number where none was asked for."""
+    version, number, port = _parse_published(line)
+    return f"v{version} " + (f"->{port}" if f"->{port}" in asked else f"{number}->{port}")
+
+
+def _parse_published(line: str) -> tuple[int, str, str]:
+    """`[::]:8081->80/tcp` as (6, `8081`, `80/tcp`)."""
     host, _, port = line.partition("->")
     ip, _, number = host.rpartition(":")
-    chosen = f"->{port}" if f"->{port}" in asked else f"{number}->{port}"
-    return f"v{ipaddress.ip_address(ip.strip('[]')).version} {chosen}"
+    return ipaddress.ip_address(ip.strip("[]")).version, number, port
 
 
 def _of_redirections(seen: random_look.Seen) -> Iterator[Difference]:
@@ -161,11 +166,10 @@ def _of_redirections(seen: random_look.Seen) -> Iterator[Difference]:
     told = set()
     for end in seen.endpoints:
         for line in seen.told_ports.get(end.id, ()):
-            host, _, port = line.partition("->")
+            version, host_port, port = _parse_published(line)
             number, protocol = port.split("/")
-            version = 6 if "[" in host else 4
             told |= {
-                f"{protocol} {host.rpartition(':')[2]} to {address} {number}"
+                f"{protocol} {host_port} to {address} {number}"
                 for address in end.addresses
                 if ipaddress.ip_address(address).version == version
             }
