@@ -5,6 +5,7 @@ Used by `driver.publishing`. Adapters: `host_ports_socket` and `host_ports_fake`
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from driver import ports
@@ -31,6 +32,12 @@ class HostPorts(Protocol):
 
     def forget_flows(self, port: firewall.PublishedPort) -> None:
         """Have clients looked at anew that speak to a port which is published, or no more, without a connection."""
+        ...
+
+    def forget_stale_flows(
+        self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]
+    ) -> None:
+        """The same for clients whom a port that is published no more still leads to an address of these pools."""
         ...
 
     def release(self, port: ports.HostPort) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Collection
 
 from driver import errors, ports
 from overlay import firewall, netstate
@@ -18,7 +19,8 @@ EPHEMERAL = range(32768, 61000)
 class HostPortsFake:
     """See `host_ports.HostPorts`. `others` are what other processes have; `addresses` the host's own.
 
-    `forgotten`: the ports whose clients were looked at anew, in order.
+    `forgotten`: the ports whose clients were looked at anew, in order; `kept_flows`: the pools whose were,
+    and the ports whose were not.
     """
 
     def __init__(self, *addresses: netstate.IPAddress) -> None:
@@ -26,6 +28,7 @@ class HostPortsFake:
         self.others: set[ports.HostPort] = set()
         self.held: set[ports.HostPort] = set()
         self.forgotten: list[firewall.PublishedPort] = []
+        self.kept_flows: tuple[tuple[netstate.IPNetwork, ...], tuple[firewall.PublishedPort, ...]] | None = None
         self._lock = threading.Lock()
 
     def reserve(self, port: ports.HostPort) -> bool:
@@ -49,6 +52,12 @@ class HostPortsFake:
     def forget_flows(self, port: firewall.PublishedPort) -> None:
         """See `host_ports.HostPorts.forget_flows`."""
         self.forgotten.append(port)
+
+    def forget_stale_flows(
+        self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]
+    ) -> None:
+        """See `host_ports.HostPorts.forget_stale_flows`."""
+        self.kept_flows = (tuple(pools), tuple(published))
 
     def release(self, port: ports.HostPort) -> None:
         """See `host_ports.HostPorts.release`."""

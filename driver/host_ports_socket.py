@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import socket
 import threading
+from collections.abc import Collection
 
 from driver import errors, ports
 from overlay import conntrack, faults, firewall, netstate
@@ -52,6 +53,18 @@ class HostPortsSocket:
             return
         if forgotten:
             log.info("clients looked at anew port=%s flows=%d", ports.format_published(port), forgotten)
+
+    def forget_stale_flows(
+        self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]
+    ) -> None:
+        """See `host_ports.HostPorts.forget_stale_flows`. What fails costs some of their clients a while."""
+        try:
+            forgotten = conntrack.forget_stale_flows(pools, published)
+        except OSError as exc:
+            log.warning("clients of ports of an earlier life not looked at anew: %s", exc.strerror or exc)
+            return
+        if forgotten:
+            log.info("clients of ports of an earlier life looked at anew flows=%d", forgotten)
 
     def release(self, port: ports.HostPort) -> None:
         """See `host_ports.HostPorts.release`."""

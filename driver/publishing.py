@@ -41,13 +41,15 @@ class Publisher:
 
     def restore(self, networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
         """Have again what was published before a restart; the packet filter is written already."""
+        published = [port for end in endpoints for port in end.published]
+        publishers = [net for net in networks if ports.is_publisher(net)]
         with self._lock:
-            self._lost.update(ports.host_port(port) for end in endpoints for port in end.published)
+            self._lost.update(map(ports.host_port, published))
         self.retry()
-        for net in networks:
-            if ports.is_publisher(net):
-                self._follow_loopback(net, on=False)
-                self._follow_loopback(net, on=True)
+        for net in publishers:
+            self._follow_loopback(net, on=False)
+            self._follow_loopback(net, on=True)
+        self._host.forget_stale_flows([pool for net in publishers for pool in net.all_pools], published)
 
     def publish(
         self, network_id: names.NetworkId, endpoint_id: names.EndpointId, wanted: Sequence[fields.JsonObject]

@@ -115,11 +115,15 @@ def plan_lab(config: cfg.LabConfig) -> Plan:
     )
 
 
+def spell_mac(ip: ipaddress.IPv4Address) -> str:
+    """A locally administered MAC that spells an address, so that a reboot keeps it."""
+    return ":".join(f"{octet:02x}" for octet in (2, 0, *ip.packed))
+
+
 def _seat(lab: str, machine: str, number: int, network: ipaddress.IPv4Network = UNDERLAY) -> Seat:
-    """Place a machine; the MAC is locally administered and spells the address, so that a reboot keeps it."""
+    """Place a machine."""
     ip, network_v6 = network[number], UNDERLAY_V6 if network == UNDERLAY else OUTSIDE_V6
     ip_v6 = ipaddress.IPv6Address(f"{network_v6.network_address}{number}")  # 11 looks like 11, not like b
-    mac = ":".join(f"{octet:02x}" for octet in (2, 0, *ip.packed))
     return Seat(
         machine=machine,
         netns=f"{lab}-{machine}",
@@ -127,5 +131,5 @@ def _seat(lab: str, machine: str, number: int, network: ipaddress.IPv4Network = 
         gateway=network[1],
         address_v6=ipaddress.IPv6Interface((ip_v6, network_v6.prefixlen)),
         gateway_v6=network_v6[1],
-        mac=mac,
+        mac=spell_mac(ip),
     )

@@ -22,10 +22,13 @@ def netns_path(name: str) -> pathlib.Path:
 
 
 def format_router(lab: plan.Plan) -> str:
-    """Compose the router: a bridge with the gateway's address, and the way outside."""
+    """Compose the router: a bridge with the gateway's address, and the way outside.
+
+    The bridge's MAC is its own: left to the kernel it is the lowest of its ports', and changes with reboots.
+    """
     lines = [
         "link set lo up",
-        f"link add {plan.BRIDGE} type bridge",
+        f"link add {plan.BRIDGE} address {plan.spell_mac(plan.UNDERLAY[1])} type bridge",
         f"link set {plan.BRIDGE} mtu {lab.mtu} up",
         f"address add {plan.UNDERLAY[1]}/{plan.UNDERLAY.prefixlen} dev {plan.BRIDGE}",
         f"address add {plan.UNDERLAY_V6[1]}/{plan.UNDERLAY_V6.prefixlen} dev {plan.BRIDGE} nodad",

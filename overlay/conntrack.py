@@ -9,11 +9,12 @@ Source: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlin
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from overlay import faults, firewall, netstate, rtnl, rtnl_socket
 
@@ -40,18 +41,47 @@ def forget_flows(port: firewall.PublishedPort) -> int:
     """
     if port.protocol is not firewall.Protocol.UDP:
         return 0
-    family = _FAMILIES[port.host_ip.version]
-    header = struct.pack(">BBH", family, 0, 0)
     is_local = functools.cache(_is_local)
+    return _forget(port.host_ip.version, port.host_port, lambda flow: _is_of(port, flow, is_local))
+
+
+def forget_stale_flows(pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]) -> int:
+    """Forget the UDP flows redirected to an address of these pools by no port that is published; how many.
+
+    What a crash left redirected between the rules that went and the flows that were to follow. Raises OSError.
+    """
+
+    def is_stale(flow: _Flow) -> bool:
+        return flow.answering != flow.target and not any(_redirects(port, flow) for port in published)
+
+    return sum(
+        _forget(version, 0, lambda flow: _is_in(flow.answering, pools) and is_stale(flow))
+        for version in {pool.version for pool in pools}
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Flow:
+    """Whom its first packet was for, and who answers."""
+
+    target: netstate.IPAddress
+    target_port: int
+    answering: netstate.IPAddress
+
+
+def _forget(version: int, number: int, is_wanted: Callable[[_Flow], bool]) -> int:
+    """Forget the flows over UDP of one family that are wanted, looking at those to one port where it is not 0."""
+    header = struct.pack(">BBH", _FAMILIES[version], 0, 0)
     with _open_socket() as sock:
         found = []
-        for data, at, end in sock.dump(_GET, header + _wanted(port.host_port)):
-            flow = rtnl.parse_attributes(data, at + len(header), end)
-            if _is_of(port, flow, is_local):
-                found.append(flow)
-        for flow in found:
-            body = header + _nested(_ORIG, flow[_ORIG])
-            body += rtnl.pack_attribute(_ZONE, flow[_ZONE]) if _ZONE in flow else b""
+        for data, at, end in sock.dump(_GET, header + _wanted(number)):
+            attributes = rtnl.parse_attributes(data, at + len(header), end)
+            flow = _parse_flow(attributes, version)
+            if flow is not None and number in (0, flow.target_port) and is_wanted(flow):
+                found.append(attributes)
+        for attributes in found:
+            body = header + _nested(_ORIG, attributes[_ORIG])
+            body += rtnl.pack_attribute(_ZONE, attributes[_ZONE]) if _ZONE in attributes else b""
             message = rtnl.pack_message(_DELETE, rtnl.NLM_F_REQUEST, sock.next_sequence(), body)
             faults.reached("kernel.flow.before")
             sock.transact([message])  # gone already is as good
@@ -70,24 +100,46 @@ def _open_socket() -> rtnl_socket.RtnlSocket:
 
 
 def _wanted(number: int) -> bytes:
-    """Flows over UDP whose first packet was for this port."""
+    """Flows over UDP whose first packet was for this port; for any where it is 0."""
     what = rtnl.pack_attribute(_NUMBER, bytes([socket.IPPROTO_UDP]))
-    what += rtnl.pack_attribute(_TARGET_PORT, _PORT.pack(number))
-    by = rtnl.pack_attribute(_FILTER_ORIG, struct.pack("=I", _BY_NUMBER | _BY_TARGET_PORT))
-    return _nested(_ORIG, _nested(_PROTO, what)) + _nested(_FILTER, by)
+    by = _BY_NUMBER
+    if number:
+        what += rtnl.pack_attribute(_TARGET_PORT, _PORT.pack(number))
+        by |= _BY_TARGET_PORT
+    picked = rtnl.pack_attribute(_FILTER_ORIG, struct.pack("=I", by))
+    return _nested(_ORIG, _nested(_PROTO, what)) + _nested(_FILTER, picked)
 
 
-def _is_of(
-    port: firewall.PublishedPort, flow: Mapping[int, bytes], is_local: Callable[[netstate.IPAddress], bool]
-) -> bool:
-    version = port.host_ip.version
-    _, target, protocol, target_port = _parse_tuple(flow.get(_ORIG, b""), version)
+def _is_of(port: firewall.PublishedPort, flow: _Flow, is_local: Callable[[netstate.IPAddress], bool]) -> bool:
+    if _redirects(port, flow):
+        return True
+    return _meets(port, flow) and flow.answering == flow.target and is_local(flow.target)
+
+
+def _redirects(port: firewall.PublishedPort, flow: _Flow) -> bool:
+    return _meets(port, flow) and flow.answering == port.address
+
+
+def _meets(port: firewall.PublishedPort, flow: _Flow) -> bool:
+    """Whether the flow's first packet was for this port of the host."""
+    if port.protocol is not firewall.Protocol.UDP or flow.target_port != port.host_port:
+        return False
+    return port.host_ip == flow.target or (
+        port.host_ip.is_unspecified and port.host_ip.version == flow.target.version
+    )
+
+
+def _is_in(ip: netstate.IPAddress, pools: Iterable[netstate.IPNetwork]) -> bool:
+    return any(ip in pool for pool in pools)
+
+
+def _parse_flow(flow: Mapping[int, bytes], version: int) -> _Flow | None:
+    """None for what is not UDP."""
+    target, protocol, target_port = _parse_tuple(flow.get(_ORIG, b""), version)[1:]
     answering = _parse_tuple(flow.get(_REPLY, b""), version)[0]
-    if protocol != socket.IPPROTO_UDP or target_port != port.host_port or target is None:
-        return False
-    if port.host_ip not in (target, ipaddress.ip_address(bytes(len(target.packed)))):
-        return False
-    return answering == port.address or (answering == target and is_local(target))
+    if protocol != socket.IPPROTO_UDP or target is None or answering is None:
+        return None
+    return _Flow(target=target, target_port=target_port, answering=answering)
 
 
 def _parse_tuple(data: bytes, version: int) -> tuple[netstate.IPAddress | None, netstate.IPAddress | None, int, int]:

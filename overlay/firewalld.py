@@ -19,7 +19,7 @@ from typing import Any
 import jeepney
 from jeepney.io import blocking
 
-from overlay import errors, faults, firewall, firewall_port, guard
+from overlay import errors, faults, firewall, firewall_port, guard, netstate
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,10 @@ class Zones:
         self._elsewhere: set[str] = set()
 
     def ensure(self, links: Collection[str], sources: Collection[str]) -> bool:
-        """Bind these and nothing else that we bound; tells whether there was anything to do.
+        """Bind these and nothing else that is ours; tells whether there was anything to do.
 
-        Where no firewalld runs there is none. Raises KernelError.
+        Ours is what we bound, and every link of our bridges' names, which an earlier life may have bound. Where no
+        firewalld runs there is nothing. Raises KernelError.
         """
         if not self._bus.is_socket():
             return False
@@ -60,9 +61,9 @@ class Zones:
     def _bind(self, bus: blocking.DBusConnection, kind: str, wanted: Collection[str]) -> bool:
         there = set(self._call(bus, f"get{kind}s", "s", (ZONE,))[0])
         missing = set(wanted) - there
-        stale = (self._bound[kind] - set(wanted)) & there
+        stale = {name for name in there if name in self._bound[kind] or name.startswith(netstate.BRIDGE_PREFIX)}
         done = [self._change(bus, f"add{kind}", name) for name in sorted(missing)]
-        done += [self._change(bus, f"remove{kind}", name) for name in sorted(stale)]
+        done += [self._change(bus, f"remove{kind}", name) for name in sorted(stale - set(wanted))]
         self._bound[kind] = frozenset(wanted)
         return any(done)
 

@@ -27,8 +27,9 @@ class Timing:
     `period_s` lies between two looks where all agree; `confirm_s` where something differs, which is more than the
     longest pause between two repeats of an engine's call (8 s), so that a start which goes on shows. `grace_s` is how
     long all looks must have seen a thing that Docker does not know before it goes, and how old an address must be.
-    `retry_s` lies between two tries to reach the engine, or to create the default network. After `lost_s` of looks,
-    what Docker knows and we could not adopt, with a lease to adopt it on, counts as lost.
+    `retry_s` lies between two tries to reach the engine, to create the default network, or to learn a new network's
+    name. After `lost_s` of looks, what Docker knows and we could not adopt, with a lease to adopt it on, counts as
+    lost.
     """
 
     period_s: float = 60.0
@@ -86,13 +87,18 @@ class EngineWatch:
         """Look until `stop` is set. An engine that does not answer is asked again, for ever."""
         look_at = time.monotonic()
         pause = 0.0
+        created = True
         while not stop.wait(pause):
             try:
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._timing.retry_s
                     self.look()
                     look_at = time.monotonic() + self._pause_s()
-                created = self._create_default()
+                    created = self._create_default()
+                elif not created:
+                    created = self._create_default()
+                else:
+                    self._learn_names()
             except errors.EngineError as exc:
                 self._note(str(exc))
                 created = True  # the next look comes first
@@ -100,9 +106,8 @@ class EngineWatch:
                 log.exception("bug: unexpected error in the look at the engine")
                 look_at = time.monotonic() + self._timing.period_s
                 created = True
-            pause = max(0.0, look_at - time.monotonic())
-            if not created:  # tried again soon, but not looked: two looks close together are no two opinions
-                pause = min(pause, self._timing.retry_s)
+            # between looks at most this: two looks close together are no two opinions
+            pause = min(max(0.0, look_at - time.monotonic()), self._timing.retry_s)
 
     def look(self) -> list[str]:
         """One look, and the mending of what looks agree on; a line for each thing mended."""
@@ -111,7 +116,7 @@ class EngineWatch:
         networks = self._driver.networks()
         seen = self._docker.list_networks({net.id for net in networks})
         self._note(None)
-        self._names = {net.id: net.name for net in seen if net.ours}
+        self._name(seen)
         if networks:
             self._driver.allow_forwarding()
         now = self._glance(seen_at, seen)
@@ -128,6 +133,15 @@ class EngineWatch:
             self._pending = any(one.repair and one not in tried for one in now.differences)
             self._differences = difference.count(recent.differences) if recent is not None else {}
         return done
+
+    def _learn_names(self) -> None:
+        """Ask Docker for the names of networks that are new since the last look: errors tell them."""
+        known = {net.id for net in self._driver.networks()}
+        if not known <= self._names.keys():
+            self._name(self._docker.list_networks(known))
+
+    def _name(self, seen: Sequence[engine.EngineNetwork]) -> None:
+        self._names = {net.id: net.name for net in seen if net.ours}
 
     def _tell_complete(self, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> None:
         if self._complete is None:
@@ -164,7 +178,7 @@ class EngineWatch:
             return self._timing.confirm_s if self._pending else self._timing.period_s
 
     def network_of(self, cidr: netstate.IPNetwork) -> str:
-        """What an operator calls the network on a pool: its id, and its name as of the last look; "" for no network.
+        """What an operator calls the network on a pool: its id, and the name Docker last told; "" for no network.
 
         Asks nobody: for error messages of handlers.
         """

@@ -974,7 +974,29 @@ FOLLOWING = (
         "firewalld-bindings-stay",
         "a network that went leaves nothing in firewalld",
         "beside_firewalld",
-        _one(FIREWALLD, "stale = (self._bound[kind] - set(wanted)) & there", "stale: set[str] = set()"),
+        _one(FIREWALLD, "sorted(stale - set(wanted))", "()"),
+    ),
+    Mutation(
+        "firewalld-forgotten-by-a-killed-plugin",
+        "a killed plugin leaves nothing in firewalld",
+        "beside_firewalld",
+        _one(
+            FIREWALLD,
+            "if name in self._bound[kind] or name.startswith(netstate.BRIDGE_PREFIX)",
+            "if name in self._bound[kind]",
+        ),
+    ),
+    Mutation(
+        "firewalld-robs-the-operator",
+        "what somebody else bound in firewalld stays",
+        "beside_firewalld",
+        _one(FIREWALLD, "name.startswith(netstate.BRIDGE_PREFIX)", "name.startswith(('fp-', 'flannel'))"),
+    ),
+    Mutation(
+        "names-with-the-next-look",
+        "a full pool's error and the warning at 80 % name Docker's network, one made just now, too",
+        "a_full_pool_says_so",
+        _one("plugin/engine_watch.py", "self._learn_names()", "pass"),
     ),
     Mutation(
         "firewalld-asked-once",

@@ -626,6 +626,34 @@ BACKGROUND = (
         one(IPAM, " | {subnet.prefix for subnet in self._holdings.held()}  # a crash may have left some\n", "\n"),
         where="tests/ipam/test_reconcile.py",
     ),
+    Mutation(
+        "flows-of-a-crash-stay-redirected",
+        "published ports are all removed at start: what a crash left redirected over UDP",
+        "restarted_plugin_forgets_the_clients",
+        one("driver/publishing.py", "self._host.forget_stale_flows(", "("),
+        where="tests/driver/test_publishing.py",
+    ),
+    Mutation(
+        "flows-of-published-ports-cut-at-start",
+        "a restart of the plugin disturbs no client of a published port",
+        "what_a_crash_left_redirected",
+        one("overlay/conntrack.py", " and not any(_redirects(port, flow) for port in published)", ""),
+        where="tests/overlay/test_firewall_ports.py",
+    ),
+    Mutation(
+        "names-come-with-looks",
+        "a full pool's error and the warning name Docker's network: one made just now, too",
+        "has_its_name_long_before",
+        one(WATCH, "self._learn_names()", "pass"),
+        where="tests/plugin/test_engine_watch.py",
+    ),
+    Mutation(
+        "each-name-a-look",
+        "two looks close together are no two opinions",
+        "has_its_name_long_before",
+        one(WATCH, "self._name(self._docker.list_networks(known))", "self.look()"),
+        where="tests/plugin/test_engine_watch.py",
+    ),
 )
 
 MUTATIONS = (

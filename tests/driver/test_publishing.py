@@ -217,6 +217,15 @@ def test_a_restarted_plugin_has_the_same_ports(native: Host) -> None:
     assert (shown(native), opened(native)) == ([], ("0", [False]))
 
 
+def test_a_restarted_plugin_forgets_the_clients_of_ports_that_are_published_no_more(native: Host) -> None:
+    publish(native, wish(80, 8080))
+    native.start()
+    assert native.ports.kept_flows is not None
+    pools, kept = native.ports.kept_flows
+    assert [str(pool) for pool in pools] == ["10.2.20.0/24"]
+    assert [ports.format_published(port) for port in kept] == ["0.0.0.0:8080->80/tcp"]
+
+
 def test_a_port_that_somebody_took_meanwhile_is_reserved_when_it_is_free_again(
     native: Host, caplog: pytest.LogCaptureFixture
 ) -> None:

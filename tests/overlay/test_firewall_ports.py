@@ -328,6 +328,27 @@ def test_a_client_that_goes_on_sending_reaches_who_has_the_port_now(host: Host, 
 
 
 @pytest.mark.parametrize("version", FAMILIES)
+def test_what_a_crash_left_redirected_is_found_by_its_pool(host: Host, version: int) -> None:
+    target = "0.0.0.0" if version == 4 else "::"
+    mine = port("udp", target, 8087, own("a", version), 80)
+    others = port("udp", target, 8088, own("a2", version), 80)
+    pools = [ipaddress.ip_network(own("a", version))]
+    elsewhere = [ipaddress.ip_network(HOST[version])]
+    with host.host.inside():
+        host.wall.ensure(BARE - {A} | {dataclasses.replace(A, published=PUBLISHED | {mine, others})})
+    for number, kind in ((8087, "udp"), (8087, "udp"), (8088, "udp")):
+        host.ask("world", HOST[version], number, kind=kind, wait_s=0.3)
+    host.ask("a2", own("a", version), 80, kind="udp")  # led nowhere: it knows the container's own address
+    with host.host.inside():
+        assert conntrack.forget_stale_flows(elsewhere, []) == 0, "no pool of ours"
+        assert conntrack.forget_stale_flows(pools, [*PUBLISHED, mine]) == 0, "published"
+        assert conntrack.forget_stale_flows(pools, [*PUBLISHED, dataclasses.replace(mine, host_port=8089)]) == 2
+        assert conntrack.forget_stale_flows(pools, PUBLISHED) == 0, "gone"
+        assert conntrack.forget_flows(others) == 1, "another pool's were left alone"
+        host.wall.ensure(PLAN)
+
+
+@pytest.mark.parametrize("version", FAMILIES)
 def test_what_passes_to_that_port_of_another_host_is_left_alone(host: Host, version: int) -> None:
     mine = port("udp", "0.0.0.0" if version == 4 else "::", 8086, own("a", version), 80)
     with host.spaces["world"].bind(own("world", version), 8086) as server:

@@ -80,6 +80,20 @@ def test_a_network_is_called_by_its_id_until_docker_told_its_name(full: Plugin) 
     assert (full.watch.network_of(pool), full.watch.network_of(other)) == ("flannel (4d5d70de7705)", "")
 
 
+def test_a_new_network_has_its_name_long_before_the_next_look(plugin: Plugin, run: Callable[[Plugin], None]) -> None:
+    timing = dataclasses.replace(memory_plugin.TIMING, period_s=3600.0, confirm_s=3600.0, retry_s=0.05)
+    watch = plugin.watch = plugin.make_watch(timing)
+    run(plugin)
+    until(lambda: watch.status()["looked_s"] is not None)
+    looked_s = watch.status()["looked_s"]
+    memory_plugin.fill(plugin)
+    time.sleep(0.2)  # Docker lists a network only after the driver made it
+    assert watch.network_of(ipaddress.IPv4Network("10.2.1.0/24")) == "4d5d70de7705"
+    plugin.engine.networks = [SEEN]
+    until(lambda: watch.network_of(ipaddress.IPv4Network("10.2.1.0/24")) == "flannel (4d5d70de7705)")
+    assert watch.status()["looked_s"] > looked_s, "names are asked for, and no look comes early"
+
+
 def test_an_endpoint_goes_only_after_two_looks(full: Plugin) -> None:
     full.engine.networks = [EMPTY]
     full.watch.look()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab import command, site
+from lab import chaos_hosts, command, site
 
 pytestmark = pytest.mark.long("20.10")
 
@@ -98,3 +98,7 @@ def test_containers_talk_beside_firewalld_and_networks_stay_apart(guarded, pair,
     host.docker("rm", "-f", "one", "two", "other")
     host.docker("network", "rm", "mynet", "green")
     site.wait_for("nothing of ours is left", lambda: not firewall_cmd(host, "--zone=trusted", "--list-interfaces"))
+    firewall_cmd(host, "--zone=trusted", "--add-interface=fp-leftover", "--add-interface=flannel.99")
+    host.exec(["kill", "-9", chaos_hosts.plugin_pids(host)[0]])
+    left = "flannel.99"  # the operator's, for all that the plugin knows
+    site.wait_for("what we left is gone", lambda: firewall_cmd(host, "--zone=trusted", "--list-interfaces") == left)
