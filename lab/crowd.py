@@ -113,9 +113,16 @@ def is_quick(calls: Buckets) -> bool:
     return _share(calls, list({method for method, _ in calls})) >= SHARE
 
 
-def list_sluggish(calls: Buckets) -> list[str]:
-    """The methods of whose calls less than half took at most the limit: so much holds beside other labs, too."""
-    return sorted(method for method in {method for method, _ in calls} if _share(calls, [method]) < MEDIAN)
+def list_sluggish(seen: Seen) -> list[str]:
+    """The methods of whose calls less than half took at most the limit, or what 99 of 100 waits for the kernel took.
+
+    So much holds beside other labs, too: what they slow down, they slow down for the kernel's lock as well.
+    """
+    waits_s = quantiles.quantile(seen.lock_s, SHARE) if seen.lock_s else 0.0
+    limit_s = min(bound for _, bound in seen.calls if bound >= max(LIMIT_S, waits_s))
+    return sorted(
+        method for method in {method for method, _ in seen.calls} if _share(seen.calls, [method], limit_s) < MEDIAN
+    )
 
 
 def format_seen(seen: Seen) -> str:
@@ -155,9 +162,9 @@ def _upto(calls: Buckets, methods: Iterable[str], bound: float) -> float:
     return sum(calls.get((method, bound), 0.0) for method in methods)
 
 
-def _share(calls: Buckets, methods: Sequence[str]) -> float:
+def _share(calls: Buckets, methods: Sequence[str], limit_s: float = LIMIT_S) -> float:
     total = _total(calls, methods)
-    return _upto(calls, methods, LIMIT_S) / total if total else 1.0
+    return _upto(calls, methods, limit_s) / total if total else 1.0
 
 
 def parse_calls(text: str) -> Buckets:

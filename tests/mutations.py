@@ -1057,7 +1057,7 @@ CROWDS = (
         "join-sluggish",
         "handlers answer within 100 ms where a hundred containers start at once",
         "a_hundred_containers",
-        _one(SERVICE, "        if end.joined:\n", '        __import__("time").sleep(0.2)\n        if end.joined:\n'),
+        _one(SERVICE, "        if end.joined:\n", '        __import__("time").sleep(0.6)\n        if end.joined:\n'),
     ),
 )
 
