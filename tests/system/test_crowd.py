@@ -21,7 +21,7 @@ def test_a_hundred_containers_started_at_once_all_run_with_addresses_of_their_ow
     print(crowd.format_seen(seen))  # how quick the plugin was: pytest -s
     assert seen.troubles == []
     assert seen.containers == COUNT
-    assert crowd.list_sluggish(seen) == []
+    assert crowd.list_sluggish(seen.calls) == []
     assert crowd.judge([pair.h1], 0) == []
 
 
