@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from driver import errors, ports
 from overlay import conntrack, faults, firewall, netstate
@@ -45,26 +45,14 @@ class HostPortsSocket:
         return self._hold(port, absent=True) is not None
 
     def forget_flows(self, port: firewall.PublishedPort) -> None:
-        """See `host_ports.HostPorts.forget_flows`. What fails costs some of its clients a while."""
-        try:
-            forgotten = conntrack.forget_flows(port)
-        except OSError as exc:
-            log.warning("clients of %s not looked at anew: %s", ports.format_published(port), exc.strerror or exc)
-            return
-        if forgotten:
-            log.info("clients looked at anew port=%s flows=%d", ports.format_published(port), forgotten)
+        """See `host_ports.HostPorts.forget_flows`."""
+        _look_anew(ports.format_published(port), lambda: conntrack.forget_flows(port))
 
     def forget_stale_flows(
         self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]
     ) -> None:
-        """See `host_ports.HostPorts.forget_stale_flows`. What fails costs some of their clients a while."""
-        try:
-            forgotten = conntrack.forget_stale_flows(pools, published)
-        except OSError as exc:
-            log.warning("clients of ports of an earlier life not looked at anew: %s", exc.strerror or exc)
-            return
-        if forgotten:
-            log.info("clients of ports of an earlier life looked at anew flows=%d", forgotten)
+        """See `host_ports.HostPorts.forget_stale_flows`."""
+        _look_anew("ports of an earlier life", lambda: conntrack.forget_stale_flows(pools, published))
 
     def release(self, port: ports.HostPort) -> None:
         """See `host_ports.HostPorts.release`."""
@@ -106,6 +94,17 @@ class HostPortsSocket:
         with self._lock:
             self._sockets[held] = sock
         return held
+
+
+def _look_anew(at: str, forget: Callable[[], int]) -> None:
+    """Forget flows, and say so. What fails costs some of their clients a while."""
+    try:
+        forgotten = forget()
+    except OSError as exc:
+        log.warning("clients of %s not looked at anew: %s", at, exc.strerror or exc)
+        return
+    if forgotten:
+        log.info("clients of %s looked at anew flows=%d", at, forgotten)
 
 
 def _bind(sock: socket.socket, port: ports.HostPort, *, absent: bool) -> None:

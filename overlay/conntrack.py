@@ -14,7 +14,7 @@ import functools
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from overlay import faults, firewall, netstate, rtnl, rtnl_socket
 
@@ -52,12 +52,10 @@ def forget_stale_flows(pools: Collection[netstate.IPNetwork], published: Collect
     """
 
     def is_stale(flow: _Flow) -> bool:
-        return flow.answering != flow.target and not any(_redirects(port, flow) for port in published)
+        is_redirected = flow.answering != flow.target and any(flow.answering in pool for pool in pools)
+        return is_redirected and not any(_redirects(port, flow) for port in published)
 
-    return sum(
-        _forget(version, 0, lambda flow: _is_in(flow.answering, pools) and is_stale(flow))
-        for version in {pool.version for pool in pools}
-    )
+    return sum(_forget(version, 0, is_stale) for version in {pool.version for pool in pools})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +109,9 @@ def _wanted(number: int) -> bytes:
 
 
 def _is_of(port: firewall.PublishedPort, flow: _Flow, is_local: Callable[[netstate.IPAddress], bool]) -> bool:
-    if _redirects(port, flow):
-        return True
-    return _meets(port, flow) and flow.answering == flow.target and is_local(flow.target)
+    if not _meets(port, flow):
+        return False
+    return flow.answering == port.address or (flow.answering == flow.target and is_local(flow.target))
 
 
 def _redirects(port: firewall.PublishedPort, flow: _Flow) -> bool:
@@ -127,10 +125,6 @@ def _meets(port: firewall.PublishedPort, flow: _Flow) -> bool:
     return port.host_ip == flow.target or (
         port.host_ip.is_unspecified and port.host_ip.version == flow.target.version
     )
-
-
-def _is_in(ip: netstate.IPAddress, pools: Iterable[netstate.IPNetwork]) -> bool:
-    return any(ip in pool for pool in pools)
 
 
 def _parse_flow(flow: Mapping[int, bytes], version: int) -> _Flow | None:

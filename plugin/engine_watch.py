@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from driver import audit, engine, errors, names, service
+from driver import audit, engine, errors, names, network, service
 from ipam import service as ipam_service
 from overlay import difference, holdings, netstate
 from plugin import known_pools, sight
@@ -90,12 +90,12 @@ class EngineWatch:
         created = True
         while not stop.wait(pause):
             try:
-                if time.monotonic() >= look_at:
+                is_due = time.monotonic() >= look_at
+                if is_due:
                     look_at = time.monotonic() + self._timing.retry_s
                     self.look()
                     look_at = time.monotonic() + self._pause_s()
-                    created = self._create_default()
-                elif not created:
+                if is_due or not created:
                     created = self._create_default()
                 else:
                     self._learn_names()
@@ -114,9 +114,7 @@ class EngineWatch:
         self._driver.publisher.retry()
         seen_at = time.monotonic()
         networks = self._driver.networks()
-        seen = self._docker.list_networks({net.id for net in networks})
-        self._note(None)
-        self._name(seen)
+        seen = self._ask(networks)
         if networks:
             self._driver.allow_forwarding()
         now = self._glance(seen_at, seen)
@@ -135,13 +133,17 @@ class EngineWatch:
         return done
 
     def _learn_names(self) -> None:
-        """Ask Docker for the names of networks that are new since the last look: errors tell them."""
-        known = {net.id for net in self._driver.networks()}
-        if not known <= self._names.keys():
-            self._name(self._docker.list_networks(known))
+        """Ask Docker for the names of networks that are new since it was asked last: errors tell them."""
+        networks = self._driver.networks()
+        if any(net.id not in self._names for net in networks):
+            self._ask(networks)
 
-    def _name(self, seen: Sequence[engine.EngineNetwork]) -> None:
+    def _ask(self, known: Sequence[network.Network]) -> list[engine.EngineNetwork]:
+        """What Docker has, given what we know; its names are kept. Raises EngineError."""
+        seen = self._docker.list_networks({net.id for net in known})
+        self._note(None)
         self._names = {net.id: net.name for net in seen if net.ours}
+        return seen
 
     def _tell_complete(self, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> None:
         if self._complete is None:

@@ -651,7 +651,7 @@ BACKGROUND = (
         "each-name-a-look",
         "two looks close together are no two opinions",
         "has_its_name_long_before",
-        one(WATCH, "self._name(self._docker.list_networks(known))", "self.look()"),
+        one(WATCH, "            self._ask(networks)", "            self.look()"),
         where="tests/plugin/test_engine_watch.py",
     ),
 )
