@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
-from overlay import errors, feud, lease, member, preflight, standing
+from overlay import errors, feud, flanneld, lease, member, preflight, standing
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,17 @@ class Lookout:
     def look(self) -> None:
         """Say what is amiss now."""
         with self._looking:
-            self._look(time.monotonic())
+            self._look(time.monotonic(), self._ports.flannelds())
 
     def look_again(self) -> None:
-        """Take back what is amiss no more. Where nothing was it costs nothing: a look reads all processes' names."""
+        """Take back what is amiss no more.
+
+        Costs nothing where nothing was; processes are read for a flanneld's sake alone, for an overlap may stay.
+        """
         with self._looking:
             now = time.monotonic()
             if self._findings != preflight.Findings() and now >= self._looked_at + self._findings_s:
-                self._look(now)
+                self._look(now, self._ports.flannelds() if self._findings.rival is not None else ())
 
     def hold_back(self, ours: lease.LeaseAttrs, told: lease.Lease) -> float:
         """How long to wait before our key, which somebody wrote, is put right. Units: seconds."""
@@ -54,8 +58,8 @@ class Lookout:
             self.look()
         return wait_s
 
-    def _look(self, now: float) -> None:
-        found = self._find(now)
+    def _look(self, now: float, running: Sequence[flanneld.Flanneld]) -> None:
+        found = self._find(now, running)
         before, self._findings, self._looked_at = self._findings, found, now
         if found.rival is not None and found.rival != before.rival:
             log.error("flanneld runs beside us prefix=%s: %s", self._prefix, found.rival)
@@ -67,14 +71,14 @@ class Lookout:
             log.warning("addresses overlap prefix=%s %s", self._prefix, one)
         self._standing.set_findings(found)
 
-    def _find(self, now: float) -> preflight.Findings:
+    def _find(self, now: float, running: Sequence[flanneld.Flanneld]) -> preflight.Findings:
         """Nothing without a lease: then the attempt to join says what is in its way."""
         known, _, _ = self._standing.now()
         held = self._standing.held()
         if known is None or held is None:
             return preflight.Findings()
         return preflight.Findings(
-            rival=preflight.find_rival(self._prefix, self._ports.flannelds()),
+            rival=preflight.find_rival(self._prefix, running),
             twin=self._feud.told(now, known.attrs),
             overlaps=self._find_overlaps(held),
         )

@@ -102,6 +102,6 @@ def test_every_privilege_has_its_reason() -> None:
 
 def test_the_systemd_unit_leaves_the_plugin_the_capabilities_that_it_uses() -> None:
     """Overlay and firewall; diagnosis and questions about offload; ports below 1024 that containers publish."""
-    unit = (pathlib.Path(__file__).parents[2] / "docs/flannelpy.service").read_text()
+    unit = (CHECKOUT / "docs/flannelpy.service").read_text()
     (bounding,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
     assert {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE"} <= set(bounding.split())
