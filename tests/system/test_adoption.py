@@ -66,9 +66,13 @@ def become_flannel(pair, host):
     value = {"PublicIP": host.ip, "PublicIPv6": None, "BackendType": "vxlan"}
     value["BackendData"] = {"VNI": 1, "VtepMAC": MAC}
     pair.lab.etcdctl("put", f"--lease={grant}", KEY, json.dumps(value, separators=(",", ":")))
-    host.spawn("flanneld", [FLANNELD, f"--etcd-endpoints={pair.lab.etcd_endpoints}", "--ip-masq"])
+    start_flanneld(pair, host)
     host.dockerd_args = (*pair.lab.config.dockerd_args, "--bip=10.2.60.1/24", "--mtu=1450")
     host.restart_dockerd()
+
+
+def start_flanneld(pair, host):
+    host.spawn("flanneld", [FLANNELD, f"--etcd-endpoints={pair.lab.etcd_endpoints}", "--ip-masq"])
 
 
 @pytest.fixture
@@ -156,6 +160,15 @@ def test_a_flannel_host_is_taken_over_and_no_other_host_notices(pair, solo, flan
     host.exec(["sh", "-c", "\n".join(documents.cleaning_after_flanneld())])
     assert rules_of_flanneld(host) == 0
     assert "2 packets received" in site.inside(host, near, f"ping -c 2 -w 9 {far_ip}")
+
+    # One that starts beside flannelpy renews the key and is told; once it has ended it is told no more.
+    start_flanneld(pair, host)
+    value, grant, _ = key(pair)
+    pair.lab.etcdctl("put", f"--lease={grant:x}", KEY, value)
+    rival = RIVAL.format(pid=host.daemon_pid("flanneld"))
+    site.wait_for("the stray one is told", lambda: rival in site.ask(host, "/readyz")[1], 10)
+    host.end("flanneld")
+    site.wait_ready(host, 10)
 
 
 DUAL = "/dual/network"
