@@ -127,7 +127,7 @@ def test_second_release_is_harmless(ipam: service.Ipam) -> None:
 def test_unknown_pool_says_what_will_happen(ipam: service.Ipam) -> None:
     with pytest.raises(errors.UnknownPool) as caught:
         take(ipam)
-    assert caught.value.status == 404
+    assert caught.value.status == 410
     assert str(caught.value) == (
         "pool flannelpy/10.2.20.0/24 is not known to this plugin; if its network is still in `docker network ls`, it "
         "is adopted within minutes once Docker's API answers; otherwise re-create the network"
