@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from driver import errors, names, network, routes
-from overlay import firewall, netstate
+from overlay import fields, firewall, netstate
 
 NEXTHOP = 0
 """RouteType of a StaticRoute through a next hop. Source: moby daemon/libnetwork/types/types.go."""
+
+OPTION_IFNAME = "com.docker.network.endpoint.ifname"
+"""Asks for an interface's name; what Join may answer has a field for it, which engines do not read (DstName)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,23 @@ class Joined:
     container_end: netstate.IfName
     way: Exit
     iface_prefix: str = network.IFACE_PREFIX
+
+
+def refuse_options(options: fields.JsonObject) -> None:
+    """Raise BadRequest for what a --driver-opt of one connection asks for and cannot have.
+
+    All else is let by: engines put words of their own among them, and newer ones others.
+    """
+    name = fields.text(options, OPTION_IFNAME, "")
+    if name:
+        raise errors.BadRequest(
+            f"{OPTION_IFNAME}={name[:80]}: engines let no network plugin name an interface; leave it away, or create "
+            f"the network with -o {network.OPTION_IFACE_PREFIX}=PREFIX"
+        )
+    for key in sorted(set(options) & set(network.OPTIONS)):
+        raise errors.BadRequest(
+            f"{key} is an option of a network and not of one container; use docker network create -o {key}=VALUE"
+        )
 
 
 def require_address(net: network.Network, end: Endpoint) -> None:

@@ -57,6 +57,8 @@ def _create_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
     if not ipv4:
         raise errors.BadRequest("a flannelpy network needs IPv4; leave --ipv4=false away")
     network.require_agreed(generic, ipv4=ipv4, ipv6=ipv6)
+    if network.OPTION_IPV4 not in options:
+        network.require_heeded(generic)
     driver.create_network(
         creation.Request(
             id=_network_id(body),
@@ -76,6 +78,7 @@ def _delete_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
 
 
 def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    endpoint.refuse_options(fields.mapping(body, "Options"))
     interface = fields.mapping(body, "Interface")
     address_v6 = fields.text(interface, "AddressIPv6", "")
     address = fields.ipv4_interface(fields.text(interface, "Address", ""), "Interface.Address")

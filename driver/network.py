@@ -40,7 +40,10 @@ IFACE_PREFIX = "eth"
 
 OPTION_IPV4 = "com.docker.network.enable_ipv4"
 OPTION_IPV6 = "com.docker.network.enable_ipv6"
-ENGINE_OPTIONS = (OPTION_IPV4, OPTION_IPV6)
+ADVERTISING_OPTIONS = ("com.docker.network.advertise_addr_nmsgs", "com.docker.network.advertise_addr_ms")
+"""How often, and how far apart, engines from 28 on tell neighbours of a new address, whatever the driver."""
+
+ENGINE_OPTIONS = (OPTION_IPV4, OPTION_IPV6, *ADVERTISING_OPTIONS)
 """What newer engines read themselves, from -o or default-network-opts, and tell us beside it; older ones do not."""
 
 MIN_MTU = 68
@@ -154,6 +157,13 @@ def require_agreed(raw: Mapping[str, object], *, ipv4: bool, ipv6: bool) -> None
     for key, asked, words in ((OPTION_IPV4, ipv4, "leave it away"), (OPTION_IPV6, ipv6, "use --ipv6")):
         if key in raw and _flag(key, _text(key, raw[key])) != asked:
             raise errors.BadRequest(f"{key}={raw[key]}: this engine does not heed it; {words}")
+
+
+def require_heeded(raw: Mapping[str, object]) -> None:
+    """Raise BadRequest where the operator asked an engine of before 28 for what engines do since."""
+    for key in ADVERTISING_OPTIONS:
+        if key in raw:
+            raise errors.BadRequest(f"{key}={_text(key, raw[key])[:80]}: this engine does not heed it; leave it away")
 
 
 def follow(net: Network, held: lease.HeldSubnet | None) -> Network:

@@ -97,6 +97,15 @@ def test_what_asks_for_what_is_so_anyway_is_let_by() -> None:
     assert network.parse_options(asked) == network.Options()
 
 
+def test_what_the_engine_does_for_every_driver_is_taken() -> None:
+    asked = {
+        "com.docker.network.advertise_addr_nmsgs": "2",
+        "com.docker.network.advertise_addr_ms": "500",
+        "com.docker.network.enable_ipv4": "true",
+    }
+    assert network.parse_options(asked) == network.Options()
+
+
 TAKEN = "is a name that Docker, flannelpy or the kernel uses; choose another"
 
 
