@@ -64,6 +64,11 @@ def parse_bindings(bindings: Iterable[fields.JsonObject]) -> tuple[Binding, ...]
     return tuple(_parse_binding(one) for one in bindings)
 
 
+def over_ipv4(bindings: Iterable[Binding]) -> tuple[Binding, ...]:
+    """Those that mean an IPv4 address of the host, or any of its addresses."""
+    return tuple(one for one in bindings if one.host_ip is None or one.host_ip.version == 4)
+
+
 def is_publisher(net: network.Network) -> bool:
     """Whether ports of this network's containers are published here, and not by Docker or not at all."""
     return net.gateway_mode is network.GatewayMode.NATIVE and not net.internal

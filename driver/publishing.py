@@ -11,9 +11,10 @@ Source: libnetwork.md §2.5 (ProgramExternalConnectivity replaces; Revoke may ne
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from driver import desired, endpoint, errors, host_ports, names, network, plumbing, ports, rows
 from overlay import errors as overlay_errors
@@ -52,12 +53,17 @@ class Publisher:
         self._host.forget_stale_flows([pool for net in publishers for pool in net.all_pools], published)
 
     def publish(
-        self, network_id: names.NetworkId, endpoint_id: names.EndpointId, wanted: Sequence[fields.JsonObject]
+        self,
+        network_id: names.NetworkId,
+        endpoint_id: names.EndpointId,
+        wanted: Sequence[fields.JsonObject],
+        *,
+        ipv4_alone: bool = False,
     ) -> None:
         """Make what the engine wants the endpoint's ports, instead of those it has. Twice is as once.
 
-        Nothing where the engine publishes itself. Raises UnknownNetwork, UnknownEndpoint, BadRequest, PortTaken,
-        KernelError, and FieldError: after an error it has what it had.
+        Nothing where the engine publishes itself; with `ipv4_alone` nothing over IPv6. Raises UnknownNetwork,
+        UnknownEndpoint, BadRequest, PortTaken, KernelError, and FieldError: after an error it has what it had.
         """
         if not wanted:
             self.withdraw(endpoint_id)
@@ -67,8 +73,11 @@ class Publisher:
             if not ports.is_publisher(net):
                 return
             bindings = ports.parse_bindings(wanted)
+            if ipv4_alone:
+                bindings = ports.over_ipv4(bindings)
             with contextlib.ExitStack() as undo:
-                chosen = self._choose(end, bindings, undo)
+                reached = dataclasses.replace(end, address_v6=None) if ipv4_alone else end
+                chosen = self._choose(reached, bindings, undo)
                 if chosen != end.published:
                     undo.callback(self._take_back, end)
                     self._program(*self._rows.save_published(end.id, chosen))
@@ -144,13 +153,24 @@ class Publisher:
         chosen: dict[int, Published] = {}
         left = set(end.published)
         for place in sorted(range(len(bindings)), key=lambda place: bindings[place].choice):
-            found = ports.kept(bindings[place], end, left)
-            if not found:
-                found = self._reserve(bindings[place], end)
-                undo.callback(self.release, found)
+            found = ports.kept(bindings[place], end, left) or self._grow(bindings[place], end, left)
+            found = found or self._reserve(bindings[place], end)
+            undo.callback(self.release, [port for port in found if port not in end.published])
             left.difference_update(found)
             chosen[place] = found
         return tuple(port for place in sorted(chosen) for port in chosen[place])
+
+    def _grow(
+        self, binding: ports.Binding, end: endpoint.Endpoint, published: Collection[firewall.PublishedPort]
+    ) -> Published:
+        """The port that serves this binding in one family already, in the other as well; () if there is none."""
+        wanted = ports.addresses(binding, end)
+        for number in sorted({port.host_port for port in published if binding.allows(port.host_port)}):
+            found = ports.publish(binding, wanted, number)
+            missing = tuple(port for port in found if port not in published)
+            if len(missing) < len(found) and self._reserve_all(missing):
+                return found
+        return ()
 
     def _reserve(self, binding: ports.Binding, end: endpoint.Endpoint) -> Published:
         wanted = ports.addresses(binding, end)

@@ -33,8 +33,9 @@ def ids(endpoint_id: str) -> dict[str, str]:
     return {"NetworkID": NETWORK_ID, "EndpointID": endpoint_id}
 
 
-def publish(host: Host, *wishes: dict[str, Any], endpoint_id: str = ENDPOINT_ID) -> None:
+def publish(host: Host, *wishes: dict[str, Any], endpoint_id: str = ENDPOINT_ID, **more: object) -> None:
     options = {"com.docker.network.portmap": list(wishes), "com.docker.network.endpoint.exposedports": []}
+    options |= {f"com.docker.network.driver.private.{name}": value for name, value in more.items()}
     assert host.call("ProgramExternalConnectivity", {**ids(endpoint_id), "Options": options}) == {}
 
 
@@ -87,6 +88,25 @@ def test_a_container_of_both_families_publishes_in_both(host: Host) -> None:
     assert shown(host) == ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "[::]:8081->81/tcp"]
     publish(host, wish(82))
     assert shown(host) == ["0.0.0.0:32768->82/tcp", "[::]:32768->82/tcp"]
+
+
+def test_where_another_network_is_the_ipv6_gateway_ipv4_alone_is_published(host: Host) -> None:
+    """Engines from 29.4.1 say so; the other network's driver publishes the same ports over IPv6."""
+    host.give_ipv6()
+    host.create_network(pool_v6="fd00:2:0:14::/64", flannelpy__gateway="native")
+    start(host, address_v6="fd00:2:0:14::5/64")
+    host.ports.others.add(ports.HostPort(protocol=TCP, ip=V6, number=8080))
+    wishes = wish(80, 8080), wish(81, 8081, ip="::"), wish(82)
+    publish(host, *wishes, no_proxy_6to4=True)
+    assert shown(host) == ["0.0.0.0:8080->80/tcp", "0.0.0.0:32768->82/tcp"]
+    host.ports.others.clear()
+    publish(host, *wishes, no_proxy_6to4=False)  # it is the gateway of both families now
+    both = ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "[::]:8081->81/tcp"]
+    assert shown(host)[:3] == both
+    publish(host, *wishes, no_proxy_6to4=True)
+    assert [line for line in shown(host) if line.startswith("[")] == []
+    publish(host, wish(81, 8081, ip="::"), no_proxy_6to4=True)
+    assert shown(host) == []
 
 
 def test_an_ephemeral_port_is_one_that_is_free_in_both_families(host: Host) -> None:
