@@ -3,7 +3,8 @@
 Pure. Used by `firewall_table`. Which port is whose stands in two maps, so that a packet is looked up once however
 many there are: `ports` for those of every address of the host, `ports-at` for those of one address. Clients keep
 their addresses, but where the answer would not pass this host again: clients on the container's own bridge, itself
-among them, and this host's loopback.
+among them, and this host's loopback. Only what is for an address of this host is looked up: one that moved to another
+host (keepalived) is answered there.
 
 127.0.0.1 needs the kernel parameter route_localnet on the bridge (`driver.desired`), which alone would let containers
 reach what listens on the host's loopback: so whatever comes from such a bridge and is for one of its addresses is
@@ -36,15 +37,16 @@ def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterat
         rules.append(f"dnat {family.table} to {family.table} daddr . {_KEY} map @ports-at")
     if everywhere:
         yield _map("ports", f"inet_proto . inet_service : {address} . inet_service", everywhere)
-        rules.append(f"fib daddr type local dnat {family.table} to {_KEY} map @ports")
+        rules.append(f"dnat {family.table} to {_KEY} map @ports")
     yield nft_text.chain("publish", rules)
     if family is firewall.IPV4:
         bridges = nft_text.names(half.bridge for half in halves)
         forged = [f"iifname {bridges} ip daddr {LOOPBACK} drop"]
         yield nft_text.chain("loopback", forged, "type filter hook prerouting priority raw")
-    from_outside = f"ip daddr != {LOOPBACK} jump publish" if family is firewall.IPV4 else "jump publish"
+    here = "fib daddr type local jump publish"
+    from_outside = f"ip daddr != {LOOPBACK} {here}" if family is firewall.IPV4 else here
     yield nft_text.chain("prerouting", [from_outside], "type nat hook prerouting priority dstnat")
-    yield nft_text.chain("output", ["jump publish"], "type nat hook output priority -100")
+    yield nft_text.chain("output", [here], "type nat hook output priority -100")
 
 
 def rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:

@@ -547,7 +547,7 @@ TRANSACTIONS = (
         "golden_files and published",
         one(
             "overlay/firewall_ports.py",
-            '        rules.append(f"fib daddr type local dnat {family.table} to {_KEY} map @ports")\n',
+            '        rules.append(f"dnat {family.table} to {_KEY} map @ports")\n',
             '        rules += [f"{key} dnat to {way}" for key, way in everywhere.items()]\n',
         ),
         where="tests/overlay/test_firewall.py",

@@ -35,6 +35,8 @@ LEAVES = {  # name: link on the host, addresses of host and leaf
 BRIDGES = ("fp-a", "fp-b", "fp-blue", "docker0")
 HOST = {4: "192.0.2.1", 6: "2001:db8::1"}
 OTHER = {4: "192.0.2.77", 6: "2001:db8::77"}
+MOVING = {4: "192.0.2.99", 6: "2001:db8::99"}
+"""An address that is now this host's, now another's (keepalived)."""
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -78,6 +80,7 @@ PUBLISHED = frozenset(
         port("tcp", "127.0.0.1", 8081, own("a"), 80),
         port("tcp", HOST[4], 8082, own("a"), 80),
         port("tcp", HOST[6], 8082, own("a", 6), 80),
+        *(port("tcp", MOVING[version], 8090, own("a", version), 80) for version in HOST),
     }
 )
 A = rules("fp-a", "10.2.20.0/25", "2001:db8:2:20::/64", 1)
@@ -214,6 +217,37 @@ def test_a_port_of_one_address_is_reached_there_and_nowhere_else(host: Host, ver
     assert host.ask("host", HOST[version], 8082) == HOST[version]
     assert host.ask("a2", gateway("a", version), 8082, wait_s=0.3) is None
     assert host.ask("host", "127.0.0.1", 8082, wait_s=0.3) is None
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+def test_a_port_of_an_address_that_moved_to_another_host_is_asked_there(host: Host, version: int) -> None:
+    """And is the container's again when the address comes back."""
+    address = MOVING[version]
+    world, length = host.spaces["world"], 32 if version == 4 else 128
+    for _ in range(2):
+        host.host.run(f"ip addr add {address}/{length} dev eth0" + " nodad" * (version == 6))
+        assert host.ask("world", address, 8090) == own("world", version)
+        assert host.ask("host", address, 8090) == address
+        assert host.ask("a2", address, 8090) == gateway("a", version)
+        host.host.run(f"ip addr del {address}/{length} dev eth0", "ip neigh flush dev eth0")
+        world.run(f"ip addr add {address}/{length} dev eth0" + " nodad" * (version == 6))
+        with world.inside(), socket.create_server((address, 8090), family=FAMILIES[version]) as server:
+            answering = threading.Thread(target=answer, args=(server, 2))
+            answering.start()
+            told = [host.ask(client, address, 8090) for client in ("host", "a2")]
+            answering.join(timeout=10)
+        assert told == ["another host"] * 2
+        world.run(f"ip addr del {address}/{length} dev eth0", "ip neigh flush dev eth0")
+
+
+def answer(server: socket.socket, clients: int) -> None:
+    """What has the address now."""
+    server.settimeout(2.0)
+    for _ in range(clients):
+        with contextlib.suppress(TimeoutError):
+            conn, _ = server.accept()
+            with conn:
+                conn.sendall(b"another host")
 
 
 @pytest.mark.parametrize("kind", KINDS)
