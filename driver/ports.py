@@ -21,6 +21,7 @@ SCTP = 132
 MAX_PORT = 65535
 ANYWHERE: Mapping[int, netstate.IPAddress] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 """All addresses of the host, by family."""
+LOOPBACK_V6 = ipaddress.IPv6Address(1)
 
 
 Ends = tuple[tuple[netstate.IPAddress, netstate.IPAddress], ...]

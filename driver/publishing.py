@@ -85,6 +85,13 @@ class Publisher:
                 undo.pop_all()
             self.release(set(end.published) - set(chosen))
         log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], _format(chosen))
+        if unreachable := [port for port in chosen if port.host_ip == ports.LOOPBACK_V6]:
+            log.warning(
+                "port is published on the IPv6 loopback, from where nothing is routed; publish it on 127.0.0.1 "
+                "endpoint=%s port=%s",
+                endpoint_id[:12],
+                _format(unreachable),
+            )
 
     def withdraw(self, endpoint_id: names.EndpointId) -> None:
         """Publish nothing of an endpoint any more; unknown is success.

@@ -8,17 +8,20 @@ host (keepalived) is answered there.
 
 127.0.0.1 needs the kernel parameter route_localnet on the bridge (`driver.desired`), which alone would let containers
 reach what listens on the host's loopback: so whatever comes from such a bridge and is for one of its addresses is
-dropped (one for a source the kernel drops by itself). IPv6 has no such parameter, and ::1 no way.
+dropped (one for a source the kernel drops by itself). IPv6 has no such parameter, and ::1 no way: what is sent
+there is left to the socket that reserves the port. It refuses TCP and would keep datagrams: these are refused here.
 Source: nft(8), kernel Documentation/networking/ip-sysctl.rst (route_localnet).
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator
 
 from overlay import firewall, nft_text
 
 LOOPBACK = "127.0.0.0/8"
+LOOPBACK_V6 = ipaddress.IPv6Address(1)
 _KEY = "meta l4proto . th dport"
 
 
@@ -43,10 +46,14 @@ def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterat
         bridges = nft_text.names(half.bridge for half in halves)
         forged = [f"iifname {bridges} ip daddr {LOOPBACK} drop"]
         yield nft_text.chain("loopback", forged, "type filter hook prerouting priority raw")
+    elif datagrams := _loopback_datagrams(ports):
+        refused = f"ip6 daddr {LOOPBACK_V6} udp dport {nft_text.set_of(datagrams)} reject"
+        yield nft_text.chain("loopback", [refused], "type filter hook input priority filter")
     here = "fib daddr type local jump publish"
-    from_outside = f"ip daddr != {LOOPBACK} {here}" if family is firewall.IPV4 else here
-    yield nft_text.chain("prerouting", [from_outside], "type nat hook prerouting priority dstnat")
-    yield nft_text.chain("output", [here], "type nat hook output priority -100")
+    beyond_loopback = f"{family.table} daddr != {LOOPBACK if family is firewall.IPV4 else LOOPBACK_V6} {here}"
+    yield nft_text.chain("prerouting", [beyond_loopback], "type nat hook prerouting priority dstnat")
+    from_here = here if family is firewall.IPV4 else beyond_loopback
+    yield nft_text.chain("output", [from_here], "type nat hook output priority -100")
 
 
 def rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -70,6 +77,18 @@ def exceptions(domains: Iterable[firewall.Domain]) -> Iterator[str]:
 
 def _publishing(domains: Iterable[firewall.Domain]) -> list[firewall.Half]:
     return [half for domain in domains for half in domain.halves if half.published]
+
+
+def _loopback_datagrams(ports: Iterable[firewall.PublishedPort]) -> list[str]:
+    """The UDP ports that are reserved on ::1, in ranges: a hundred thousand may be published."""
+    numbers = {
+        port.host_port
+        for port in ports
+        if port.protocol is firewall.Protocol.UDP and (port.host_ip.is_unspecified or port.host_ip == LOOPBACK_V6)
+    }
+    firsts = sorted(number for number in numbers if number - 1 not in numbers)
+    lasts = sorted(number for number in numbers if number + 1 not in numbers)
+    return [f"{first}-{last}" if first < last else f"{first}" for first, last in zip(firsts, lasts, strict=True)]
 
 
 def _target(port: firewall.PublishedPort) -> str:

@@ -109,6 +109,18 @@ def test_where_another_network_is_the_ipv6_gateway_ipv4_alone_is_published(host:
     assert shown(host) == []
 
 
+def test_a_port_of_the_ipv6_loopback_is_said_to_lead_nowhere(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.give_ipv6()
+    host.create_network(pool_v6="fd00:2:0:14::/64", flannelpy__gateway="native")
+    start(host, address_v6="fd00:2:0:14::5/64")
+    publish(host, wish(80, 8080, ip="127.0.0.1"), wish(80, 8082), wish(80, 8081, ip="::1", proto=17))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == (
+        "port is published on the IPv6 loopback, from where nothing is routed; publish it on 127.0.0.1 "
+        "endpoint=1a2299da1bc9 port=[::1]:8081->80/udp"
+    )
+
+
 def test_an_ephemeral_port_is_one_that_is_free_in_both_families(host: Host) -> None:
     host.give_ipv6()
     host.create_network(pool_v6="fd00:2:0:14::/64", flannelpy__gateway="native")

@@ -287,6 +287,27 @@ def test_the_host_reaches_the_port_through_all_its_addresses(host: Host, kind: s
     assert host.ask("host", HOST[6], kind=kind) == HOST[6]
 
 
+def test_what_has_no_way_from_the_ipv6_loopback_is_refused_at_once(host: Host) -> None:
+    """The socket that reserves the port would keep a datagram to itself, and its sender wait."""
+    listening = port("udp", "::1", 8091, own("a", 6), 80)
+    with host.host.inside():
+        host.wall.ensure(BARE - {A} | {dataclasses.replace(A, published=PUBLISHED | {listening})})
+    for number in (8080, 8091, 8092):
+        with host.host.bind("::", number) as reserved, host.host.bind("::1") as client:
+            client.settimeout(2.0)
+            client.connect(("::1", number))
+            client.send(b"who")
+            if number == 8092:  # nobody publishes it
+                assert reserved.recv(8) == b"who"
+                continue
+            with pytest.raises(ConnectionRefusedError):
+                client.recv(8)
+            with host.host.inside(), pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("::1", number), timeout=2.0)
+    with host.host.inside():
+        host.wall.ensure(PLAN)
+
+
 def test_a_port_of_the_loopback_is_the_hosts_alone(host: Host) -> None:
     assert host.ask("host", "127.0.0.1", 8081) == gateway("a")
     for client in ("a", "a2", "world", "docker"):
