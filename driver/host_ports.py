@@ -16,14 +16,14 @@ class HostPorts(Protocol):
     """Safe to call from any thread; no call waits for anybody."""
 
     def reserve(self, port: ports.HostPort) -> bool:
-        """Reserve a port; False if anybody has it, we included. Raises PortTaken where this host has no such address.
+        """Reserve a port; False if anybody has it, we included. From then on it is taken for everybody else.
 
-        From then on it is taken for every other process of the host.
+        Raises PortTaken where this host has no such address, and OutOfDescriptors.
         """
         ...
 
     def reserve_any(self, protocol: firewall.Protocol, ip: netstate.IPAddress) -> ports.HostPort | None:
-        """Reserve some port from the host's range for such; None if all are taken. Raises PortTaken as `reserve`."""
+        """Reserve some port from the host's range for such; None if all are taken. Raises as `reserve`."""
         ...
 
     def reserve_again(self, port: ports.HostPort) -> bool:

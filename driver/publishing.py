@@ -57,7 +57,7 @@ class Publisher:
         """Make what the engine wants the endpoint's ports, instead of those it has. Twice is as once.
 
         Nothing where the engine publishes itself. Raises UnknownNetwork, UnknownEndpoint, BadRequest, PortTaken,
-        KernelError, and FieldError: after an error it has what it had.
+        OutOfDescriptors, KernelError, and FieldError: after an error it has what it had.
         """
         if not wanted:
             self.withdraw(endpoint_id)
@@ -127,6 +127,9 @@ class Publisher:
         for port in lost:
             try:
                 held = self._host.reserve_again(port)
+            except errors.OutOfDescriptors as exc:
+                log.warning("%d published ports not reserved, trying again: %s", len(self._lost), exc)
+                return
             except errors.PortTaken as exc:
                 log.warning("published port not reserved, trying again: %s", exc)
                 continue

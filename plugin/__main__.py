@@ -135,6 +135,7 @@ def _ask(path: pathlib.Path | None, verb: str, url: str, timeout_s: float = 20) 
 
 def serve(timing: engine_watch.Timing | None = None) -> None:
     """Listen first, then build the application; returns when gunicorn ends. `timing`: of the look at Docker."""
+    server.raise_descriptor_limit()
     run_dir = _run_dir()
     sockets = server.choose_sockets(run_dir)
     for path in sockets:
