@@ -30,8 +30,8 @@ class HostPorts(Protocol):
         """Reserve what was ours before a restart: as `reserve`, but the host's address may be still to come."""
         ...
 
-    def forget_flows(self, port: firewall.PublishedPort) -> None:
-        """Have clients looked at anew that speak to a port which is published, or no more, without a connection."""
+    def forget_flows(self, published: Collection[firewall.PublishedPort]) -> None:
+        """Have clients looked at anew that speak to ports which are published, or no more, without a connection."""
         ...
 
     def forget_stale_flows(

@@ -53,9 +53,9 @@ class HostPortsFake:
             self.held.add(port)
         return True
 
-    def forget_flows(self, port: firewall.PublishedPort) -> None:
+    def forget_flows(self, published: Collection[firewall.PublishedPort]) -> None:
         """See `host_ports.HostPorts.forget_flows`."""
-        self.forgotten.append(port)
+        self.forgotten += published
 
     def forget_stale_flows(
         self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]

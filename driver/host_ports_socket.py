@@ -53,9 +53,9 @@ class HostPortsSocket:
         """See `host_ports.HostPorts.reserve_again`."""
         return self._hold(port, absent=True) is not None
 
-    def forget_flows(self, port: firewall.PublishedPort) -> None:
+    def forget_flows(self, published: Collection[firewall.PublishedPort]) -> None:
         """See `host_ports.HostPorts.forget_flows`."""
-        _look_anew(ports.format_published(port), lambda: conntrack.forget_flows(port))
+        _look_anew(ports.format_all(published), lambda: conntrack.forget_flows(published))
 
     def forget_stale_flows(
         self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]

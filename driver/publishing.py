@@ -75,7 +75,7 @@ class Publisher:
                     self._forget_flows(set(chosen) ^ set(end.published))
                 undo.pop_all()
             self.release(set(end.published) - set(chosen))
-        log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], _format(chosen))
+        log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], ports.format_all(chosen))
 
     def withdraw(self, endpoint_id: names.EndpointId) -> None:
         """Publish nothing of an endpoint any more; unknown is success.
@@ -90,7 +90,7 @@ class Publisher:
                 self._program_again(*self._rows.save_published(endpoint_id, ()))
             self._forget_flows(published)
             self.release(published)
-        log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], _format(published))
+        log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], ports.format_all(published))
 
     def forget(self, end: endpoint.Endpoint) -> None:
         """The same for an endpoint that is known no more."""
@@ -145,13 +145,15 @@ class Publisher:
     ) -> Published:
         """A port for each binding, those that leave least choice first; what is reserved for it goes with `undo`."""
         chosen: dict[int, Published] = {}
-        left = set(end.published)
+        left = ports.by_target(end.published)
         for place in sorted(range(len(bindings)), key=lambda place: bindings[place].choice):
-            found = ports.kept(bindings[place], end, left)
+            binding = bindings[place]
+            candidates = left.get((binding.protocol, binding.port), set())
+            found = ports.kept(binding, end, candidates)
             if not found:
-                found = self._reserve(bindings[place], end)
+                found = self._reserve(binding, end)
                 undo.callback(self.release, found)
-            left.difference_update(found)
+            candidates.difference_update(found)
             chosen[place] = found
         return tuple(port for place in sorted(chosen) for port in chosen[place])
 
@@ -223,15 +225,10 @@ class Publisher:
 
     def _forget_flows(self, changed: Iterable[firewall.PublishedPort]) -> None:
         """After the rules: what is looked at anew must find them."""
-        for port in changed:
-            if port.protocol is firewall.Protocol.UDP:
-                self._host.forget_flows(port)
+        if udp := [port for port in changed if port.protocol is firewall.Protocol.UDP]:
+            self._host.forget_flows(udp)
 
     def _take_back(self, end: endpoint.Endpoint) -> None:
         """Back to what it had before."""
         with contextlib.suppress(errors.UnknownEndpoint):
             self._program_again(*self._rows.save_published(end.id, end.published))
-
-
-def _format(published: Iterable[firewall.PublishedPort]) -> str:
-    return ",".join(ports.format_published(port) for port in published) or "none"
