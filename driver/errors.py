@@ -60,5 +60,11 @@ class PortTaken(DriverError):
     status = 409
 
 
+class OutOfDescriptors(DriverError):
+    """This process, or the host, has too few descriptors or too little memory for one more reserved port."""
+
+    status = 503
+
+
 class EngineError(DriverError):
     """The Engine API did not answer, or refused. Raised in the background only."""

@@ -63,7 +63,8 @@ class Publisher:
         """Make what the engine wants the endpoint's ports, instead of those it has. Twice is as once.
 
         Nothing where the engine publishes itself; with `ipv4_alone` nothing over IPv6. Raises UnknownNetwork,
-        UnknownEndpoint, BadRequest, PortTaken, KernelError, and FieldError: after an error it has what it had.
+        UnknownEndpoint, BadRequest, PortTaken, OutOfDescriptors, KernelError, and FieldError: after an error it has
+        what it had.
         """
         if not wanted:
             self.withdraw(endpoint_id)
@@ -84,13 +85,13 @@ class Publisher:
                     self._forget_flows(set(chosen) ^ set(end.published))
                 undo.pop_all()
             self.release(set(end.published) - set(chosen))
-        log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], _format(chosen))
+        log.info("ports published endpoint=%s ports=%s", endpoint_id[:12], ports.format_all(chosen))
         if unreachable := [port for port in chosen if port.host_ip == ports.LOOPBACK_V6]:
             log.warning(
                 "port is published on the IPv6 loopback, from where nothing is routed; publish it on 127.0.0.1 "
                 "endpoint=%s port=%s",
                 endpoint_id[:12],
-                _format(unreachable),
+                ports.format_all(unreachable),
             )
 
     def withdraw(self, endpoint_id: names.EndpointId) -> None:
@@ -106,7 +107,7 @@ class Publisher:
                 self._program_again(*self._rows.save_published(endpoint_id, ()))
             self._forget_flows(published)
             self.release(published)
-        log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], _format(published))
+        log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], ports.format_all(published))
 
     def forget(self, end: endpoint.Endpoint) -> None:
         """The same for an endpoint that is known no more."""
@@ -143,6 +144,9 @@ class Publisher:
         for port in lost:
             try:
                 held = self._host.reserve_again(port)
+            except errors.OutOfDescriptors as exc:
+                log.warning("%d published ports not reserved, trying again: %s", len(self._lost), exc)
+                return
             except errors.PortTaken as exc:
                 log.warning("published port not reserved, trying again: %s", exc)
                 continue
@@ -158,12 +162,15 @@ class Publisher:
     ) -> Published:
         """A port for each binding, those that leave least choice first; what is reserved for it goes with `undo`."""
         chosen: dict[int, Published] = {}
-        left = set(end.published)
+        published = frozenset(end.published)
+        left = ports.by_target(end.published)
         for place in sorted(range(len(bindings)), key=lambda place: bindings[place].choice):
-            found = ports.kept(bindings[place], end, left) or self._grow(bindings[place], end, left)
-            found = found or self._reserve(bindings[place], end)
-            undo.callback(self.release, [port for port in found if port not in end.published])
-            left.difference_update(found)
+            binding = bindings[place]
+            candidates = left.get((binding.protocol, binding.port), set())
+            found = ports.kept(binding, end, candidates) or self._grow(binding, end, candidates)
+            found = found or self._reserve(binding, end)
+            undo.callback(self.release, [port for port in found if port not in published])
+            candidates.difference_update(found)
             chosen[place] = found
         return tuple(port for place in sorted(chosen) for port in chosen[place])
 
@@ -247,15 +254,10 @@ class Publisher:
 
     def _forget_flows(self, changed: Iterable[firewall.PublishedPort]) -> None:
         """After the rules: what is looked at anew must find them."""
-        for port in changed:
-            if port.protocol is firewall.Protocol.UDP:
-                self._host.forget_flows(port)
+        if udp := [port for port in changed if port.protocol is firewall.Protocol.UDP]:
+            self._host.forget_flows(udp)
 
     def _take_back(self, end: endpoint.Endpoint) -> None:
         """Back to what it had before."""
         with contextlib.suppress(errors.UnknownEndpoint):
             self._program_again(*self._rows.save_published(end.id, end.published))
-
-
-def _format(published: Iterable[firewall.PublishedPort]) -> str:
-    return ",".join(ports.format_published(port) for port in published) or "none"

@@ -15,6 +15,7 @@
     ├── OutOfSubnets                every subnet of the network is leased
     ├── NotReady                    503: no lease within the time a handler may wait
     ├── CodecError                  a key or value that is not flannel's
+    ├── KernelTooOld                nothing of it can work on this host
     └── KernelError                 the kernel refused one or more changes
         └── NameTaken               a link that is not ours has a name that one of ours was to have
 
@@ -95,6 +96,10 @@ class NotReady(OverlayError):
 
 class CodecError(OverlayError):
     """A key or value under the registry's subnets that flannel could not have written."""
+
+
+class KernelTooOld(OverlayError):
+    """This host's kernel lacks what everything here needs."""
 
 
 class KernelError(OverlayError):

@@ -135,6 +135,7 @@ def _ask(path: pathlib.Path | None, verb: str, url: str, timeout_s: float = 20) 
 
 def serve(timing: engine_watch.Timing | None = None) -> None:
     """Listen first, then build the application; returns when gunicorn ends. `timing`: of the look at Docker."""
+    server.raise_descriptor_limit()
     run_dir = _run_dir()
     sockets = server.choose_sockets(run_dir)
     for path in sockets:
@@ -142,12 +143,13 @@ def serve(timing: engine_watch.Timing | None = None) -> None:
     stops: list[Callable[[], None]] = []
 
     def load() -> server.WSGI:
-        from overlay import faults
+        from overlay import faults, kernel_version, rtnl_socket
         from plugin import app
 
         if os.environ.get(faults.VARIABLE):  # tests only: see there
             faults.switch_on(pathlib.Path(os.environ[faults.VARIABLE]))
-        built = app.App({**os.environ, "RUN_DIR": str(run_dir)}, timing)
+        obstacle = kernel_version.find_obstacle(os.uname().release, has_strict_dumps=rtnl_socket.has_strict_dumps())
+        built = app.App({**os.environ, "RUN_DIR": str(run_dir)}, timing, obstacle=obstacle)
         stops.append(built.stop)
         return built.start()
 

@@ -32,8 +32,16 @@ BUILD_WAIT_S = 20.0
 class App:
     """The running plugin, seen from HTTP. Implements `http.Core`."""
 
-    def __init__(self, env: Mapping[str, str], timing: engine_watch.Timing | None = None) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        timing: engine_watch.Timing | None = None,
+        *,
+        obstacle: errors.OverlayError | None = None,
+    ) -> None:
+        """`obstacle`: why nothing may be built here, whatever is set."""
         self._timing = timing
+        self._obstacle = obstacle
         self._settings, self._problems = settings.parse_settings(env)
         self._constants = {
             **driver_endpoints.CONSTANT,
@@ -119,6 +127,9 @@ class App:
         return report.samples(self._graph) if self._graph is not None else ()
 
     def _build(self) -> None:
+        if self._obstacle is not None:
+            self._fail(self._obstacle)
+            return
         if self._problems:
             self._fail(errors.SettingsError("; ".join(str(problem) for problem in self._problems)))
             return

@@ -410,3 +410,30 @@ def test_whatever_happens_rows_rules_and_reserved_ports_are_one_and_no_port_is_a
         shown(host)
     host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
     assert (shown(host), host.links()) == ([], set())
+
+
+def test_out_of_descriptors_nothing_of_a_range_stays_and_what_was_there_does(native: Host) -> None:
+    publish(native, wish(80, 8080))
+    native.ports.most = 3
+    with pytest.raises(errors.OutOfDescriptors):
+        publish(native, *(wish(port, port) for port in range(9000, 9010)))
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
+    native.ports.most = None
+    publish(native, *(wish(port, port) for port in range(9000, 9010)))
+    assert len(shown(native)) == 10
+
+
+def test_ports_that_cannot_be_reserved_again_for_want_of_descriptors_are_one_line_in_the_log(
+    native: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(native, *(wish(port, port) for port in range(9000, 9010)))
+    reserved = frozenset(native.ports.held)
+    native.ports.held.clear()
+    native.ports.most = 4
+    native.driver.publisher.settle(reserved, ())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "6 published ports not reserved, trying again: 4 ports are reserved"
+    ]
+    native.ports.most = None
+    native.driver.publisher.retry()
+    assert native.ports.held == reserved

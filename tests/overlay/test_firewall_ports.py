@@ -369,16 +369,18 @@ def test_a_client_that_goes_on_sending_reaches_who_has_the_port_now(host: Host, 
         assert not answers(client), "nobody listens"
         publish(mine)
         assert not answers(client), "the kernel remembers"
-        assert conntrack.forget_flows(mine) == 1
+        assert conntrack.forget_flows([mine]) == 1
         assert answers(client)
         publish(others)
         assert answers(client), "the kernel remembers"
-        assert conntrack.forget_flows(mine) == 1
+        assert conntrack.forget_flows([mine]) == 1
         assert not answers(client), "a2 does not answer"
-        assert conntrack.forget_flows(mine) == 0
-        assert conntrack.forget_flows(dataclasses.replace(others, host_ip=ipaddress.ip_address(OTHER[version]))) == 0
-        assert conntrack.forget_flows(dataclasses.replace(others, protocol=firewall.Protocol.TCP)) == 0
-        assert conntrack.forget_flows(others) == 1
+        assert conntrack.forget_flows([mine]) == 0
+        assert (
+            conntrack.forget_flows([dataclasses.replace(others, host_ip=ipaddress.ip_address(OTHER[version]))]) == 0
+        )
+        assert conntrack.forget_flows([dataclasses.replace(others, protocol=firewall.Protocol.TCP)]) == 0
+        assert conntrack.forget_flows([others]) == 1
         publish()
 
 
@@ -399,7 +401,7 @@ def test_what_a_crash_left_redirected_is_found_by_its_pool(host: Host, version: 
         assert conntrack.forget_stale_flows(pools, [*PUBLISHED, mine]) == 0, "published"
         assert conntrack.forget_stale_flows(pools, [*PUBLISHED, dataclasses.replace(mine, host_port=8089)]) == 2
         assert conntrack.forget_stale_flows(pools, PUBLISHED) == 0, "gone"
-        assert conntrack.forget_flows(others) == 1, "another pool's were left alone"
+        assert conntrack.forget_flows([others]) == 1, "another pool's were left alone"
         host.wall.ensure(PLAN)
 
 
@@ -412,8 +414,8 @@ def test_what_passes_to_that_port_of_another_host_is_left_alone(host: Host, vers
             server.settimeout(2.0)
             seen = server.recvfrom(64)[1]
         with host.host.inside():
-            assert conntrack.forget_flows(mine) == 0
-            assert conntrack.forget_flows(dataclasses.replace(mine, host_ip=ipaddress.ip_address(seen[0]))) == 0
+            assert conntrack.forget_flows([mine]) == 0
+            assert conntrack.forget_flows([dataclasses.replace(mine, host_ip=ipaddress.ip_address(seen[0]))]) == 0
 
 
 def test_a_port_that_is_published_no_more_is_gone_and_another_one_comes_with_one_write(host: Host) -> None:

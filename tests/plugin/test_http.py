@@ -107,7 +107,10 @@ def test_what_is_no_json_object_is_refused_without_a_traceback(
 
 def test_a_huge_body_is_refused(plugin: Plugin) -> None:
     status, answer = post(plugin, "NetworkDriver.CreateNetwork", b'{"a": "' + b"x" * http.BODY_LIMIT + b'"}')
-    assert (status, answer["Err"]) == (413, "POST /NetworkDriver.CreateNetwork: the body has more than 1048576 bytes")
+    assert (status, answer["Err"]) == (
+        413,
+        "POST /NetworkDriver.CreateNetwork: the body has more than 16777216 bytes",
+    )
 
 
 def test_an_unknown_method_is_404_as_json(plugin: Plugin) -> None:
