@@ -29,7 +29,7 @@ class Timing:
     `heal_first_s` and `heal_s` are the pauses before the first and every later rewrite of our own key, of which
     between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
-    publishes our address.
+    publishes our address; what is told as amiss was looked at `findings_s` ago at most.
     """
 
     beat_s: float = 120.0
@@ -40,6 +40,7 @@ class Timing:
     slow_s: float = 1.0
     doubt_s: float = 3.0
     feud_s: float = 60.0
+    findings_s: float = 5.0
 
 
 class Keeper:
@@ -67,7 +68,7 @@ class Keeper:
         self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
         self._slow = False
-        self._lookout = lookout.Lookout(prefix, ports, here, timing.feud_s)
+        self._lookout = lookout.Lookout(prefix, ports, here, feud_s=timing.feud_s, findings_s=timing.findings_s)
         self._wake = threading.Event()
         self._beat_at = time.monotonic() + timing.beat_s
         self._heal_at = self._beat_at + timing.heal_s
@@ -76,6 +77,10 @@ class Keeper:
     def wake(self) -> None:
         """Look at what is due: the thread is to end, or there is something to claim."""
         self._wake.set()
+
+    def look_again(self) -> None:
+        """Take back what was amiss around this network and is no more."""
+        self._lookout.look_again()
 
     def beat_now(self) -> None:
         """Keep alive at once: how long the lease has left is unknown."""

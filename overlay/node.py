@@ -173,6 +173,7 @@ class Node:
 
     def status(self) -> standing.Status:
         """What this node is and lacks."""
+        self._keeper.look_again()
         return self._standing.status()
 
     def list_peers(self) -> list[examine.PeerView]:

@@ -302,7 +302,7 @@ class Standing:
         self._trouble = exc
 
     def _forget(self) -> None:
-        self._member = self._lease = self._conflict = self._expires_at = None
+        self._member = self._lease = self._conflict = self._expires_at = self._underlay_trouble = None
         self._book = peers.Book()
 
     def _held(self) -> lease.HeldSubnet | None:

@@ -12,7 +12,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlay import errors, flanneld, lease, member, netstate, node, nodestore, registry, registry_fake
+from overlay import (
+    errors,
+    flanneld,
+    kernel,
+    kernel_fake,
+    lease,
+    member,
+    netstate,
+    node,
+    nodestore,
+    registry,
+    registry_fake,
+)
 from tests.overlay import node_host
 
 OWN = node_host.key("10.2.1.0/24")
@@ -410,6 +422,83 @@ def test_a_flanneld_that_starts_beside_us_is_told_and_nothing_is_torn_down(beati
     beating.flannelds = ()
     until(lambda: one.status().findings.rival is None)
     assert one.wait(5) == HELD
+
+
+class MuteKernel(kernel_fake.KernelFake):
+    """Does not list links while a test says so."""
+
+    mute = False
+
+    def list_underlays(self) -> list[kernel.UnderlayLink]:
+        if self.mute:
+            raise errors.KernelError(["cannot list this host's links: no buffer space available"])
+        return super().list_underlays()
+
+
+def test_a_flanneld_that_has_ended_is_told_no_more_whatever_the_registry_does(host: node_host.NodeHost) -> None:
+    """The next keepalive is an hour away, and our own key cannot be claimed: the thread that would look is busy.
+
+    That it has begun is told at once, by the key which it renews.
+    """
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.registry.put_peer(OWN, OURS)
+    until(lambda: one.status().findings.rival)
+    host.registry.go_down()
+    host.registry.delete_peer(OWN)
+    host.flannelds = (RIVAL, dataclasses.replace(RIVAL, pid=99))
+    assert "pid 1234" in str(one.status().findings.rival)
+    host.flannelds = (dataclasses.replace(RIVAL, pid=99),)
+    assert "pid 99" in str(one.status().findings.rival)
+    host.flannelds = ()
+    assert one.status().findings.rival is None
+
+
+def test_a_flanneld_that_has_ended_is_told_no_more_where_the_lease_is_lost(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.in_use = True
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().findings.rival)
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    with pytest.raises(errors.NotReady):
+        one.wait(0.05)  # lets the subnet go
+    assert one.held() is None
+    host.registry.go_down()
+    host.flannelds = ()
+    assert one.status().findings.rival is None
+
+
+def test_addresses_in_the_range_that_are_gone_are_told_no_more(host: node_host.NodeHost) -> None:
+    docker0 = dataclasses.replace(
+        node_host.ETH0,
+        name=netstate.IfName("docker0"),
+        index=3,
+        addresses=(ipaddress.IPv4Interface("10.2.9.1/24"),),
+        has_default_route=False,
+    )
+    host.kernel = MuteKernel([node_host.ETH0, docker0])
+    host.reopen()
+    one = host.join()
+    assert one.status().findings.overlaps
+    host.kernel.mute = True
+    assert one.status().findings.overlaps, "a kernel that cannot be asked takes nothing back"
+    host.kernel.mute = False
+    host.kernel.set_underlays([node_host.ETH0])
+    assert one.status().findings.overlaps == ()
+
+
+def test_a_look_again_is_made_only_now_and_then(host: node_host.NodeHost) -> None:
+    """Whoever polls /readyz shall not have all processes of the host read each time."""
+    host.timing = dataclasses.replace(node_host.FAST, findings_s=3600)
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().findings.rival)
+    host.flannelds = ()
+    assert one.status().findings.rival
 
 
 def test_a_node_takes_over_when_flanneld_has_ended(host: node_host.NodeHost) -> None:

@@ -85,7 +85,7 @@ def test_the_flannel_device_and_wider_networks_are_let_be() -> None:
     preflight.refuse_overlap(HELD, [link("flannel.1", "10.2.20.0/32"), link("eth0", "10.0.0.5/8")])
 
 
-def test_looking_around_tells_what_is_amiss() -> None:
+def test_what_is_amiss_is_told_a_line_each() -> None:
     links = [
         link("eth0", "10.0.0.5/8", "192.0.2.1/24"),
         link("docker0", "10.2.20.1/24"),
@@ -93,19 +93,18 @@ def test_looking_around_tells_what_is_amiss() -> None:
         link("eth1", "10.2.30.1/24"),
     ]
     wide = "what is there becomes unreachable where a host has its subnet; give the flannel network another range"
-    assert preflight.look_around(node_host.PREFIX, HELD, [RIVAL], links) == preflight.Findings(
-        rival=TOLD,
-        overlaps=(
-            f"eth0 has 10.0.0.5/8, which overlaps the flannel network 10.2.0.0/16: {wide}",
-            f"docker0 has 10.2.20.1/24 of this host's flannel subnet 10.2.20.0/24: {CURE}",
-            f"eth1 has 10.2.30.1/24, which overlaps the flannel network 10.2.0.0/16: {wide}",
-        ),
+    assert preflight.find_rival(node_host.PREFIX, [KUBE, RIVAL]) == TOLD
+    assert preflight.find_overlaps(HELD, links) == (
+        f"eth0 has 10.0.0.5/8, which overlaps the flannel network 10.2.0.0/16: {wide}",
+        f"docker0 has 10.2.20.1/24 of this host's flannel subnet 10.2.20.0/24: {CURE}",
+        f"eth1 has 10.2.30.1/24, which overlaps the flannel network 10.2.0.0/16: {wide}",
     )
 
 
 def test_nothing_amiss_is_nothing_told() -> None:
     links = [link("eth0", "192.0.2.1/24"), link("docker0", "172.17.0.1/16")]
-    assert preflight.look_around(node_host.PREFIX, HELD, [KUBE], links) == preflight.Findings()
+    assert preflight.find_rival(node_host.PREFIX, [KUBE]) is None
+    assert preflight.find_overlaps(HELD, links) == ()
 
 
 def test_the_second_family_is_looked_at_too() -> None:
@@ -122,5 +121,5 @@ def test_the_second_family_is_looked_at_too() -> None:
     preflight.refuse_overlap(HELD, [docker0])
     with pytest.raises(errors.AddressTaken, match=r"docker0 has 2001:db8:42:7::1/64, and 2001:db8:42:7::/64 is this"):
         preflight.refuse_overlap(held, [wide, docker0])
-    (told,) = preflight.look_around(node_host.PREFIX, held, [], [device, wide]).overlaps
+    (told,) = preflight.find_overlaps(held, [device, wide])
     assert told.startswith("eth0 has 2001:db8::1/32, which overlaps the flannel network 2001:db8:42::/56")

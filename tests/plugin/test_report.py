@@ -75,6 +75,8 @@ def test_a_flanneld_beside_us_is_told(ready: Plugin) -> None:
     node_host.until(lambda: ready.nodes.all()[0].status().findings.rival)
     (line,) = missing(ready)
     assert line.startswith(f"{PREFIX}: flanneld (pid 1234) runs on this host with prefix {PREFIX}")
+    ready.flannelds = ()
+    assert missing(ready) == []
 
 
 def test_a_lost_subnet_is_told(ready: Plugin) -> None:
