@@ -125,15 +125,12 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
         text = _put_config(prefix, options, ports)
     config = netconfig.parse_network_config(text)
     saved = ports.store.load(prefix)
-    last = claim.Published(key=saved.key, attrs=saved.attrs) if saved else None
-    hint = None if saved else ports.previous()
+    last = _published(saved, ports)
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
-        in_use = last is not None and ports.in_use()
+        in_use = saved is not None and ports.in_use()
         member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
         preflight.refuse_clash(member.backend.device, running, ports.kernel.list_underlays())
-        if hint is not None:
-            last, hint = claim.Published(key=hint, attrs=member.attrs), None
         leases = ports.registry.read_leases()
         try:
             wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
@@ -155,6 +152,14 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
             _give_back(saved, held, leases, ports.registry)
             return _joined(prefix, member, held)
     raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
+
+
+def _published(saved: nodestore.SavedNode | None, ports: Ports) -> claim.Published | None:
+    """What we saved ourselves counts more than the subnet that a flanneld left in its file."""
+    if saved is not None:
+        return claim.Published(key=saved.key, attrs=saved.attrs)
+    left = ports.previous()
+    return None if left is None else claim.Published(key=left, attrs=None)
 
 
 def _joined(prefix: str, member: Membership, held: lease.Lease) -> Joined:
