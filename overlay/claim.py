@@ -14,10 +14,13 @@ from overlay import errors, lease, netconfig, registry, subnets
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What this host wrote last, from the state file or from this run."""
+    """What this host wrote last, from the state file or from this run.
+
+    `attrs` None: this host had the subnet, but did not write its key; a flanneld did.
+    """
 
     key: lease.SubnetKey
-    attrs: lease.LeaseAttrs
+    attrs: lease.LeaseAttrs | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ def claim_subnet(
         return reclaim(last, snapshot, attrs)
     before = None if last is None else snapshot.leases.get(last.key)
     if last is not None and before is not None and before.attrs == last.attrs and subnets.fits(config, last.key):
-        return Rewrite(over=before)  # word for word ours, even if this host has another address by now
+        return judge(before, attrs, last)  # word for word ours, even if this host has another address by now
     choice = subnets.choose_subnet(config, snapshot, attrs, last.key if last else None, pick)
     match choice:
         case subnets.Reuse() if choice.lease.attrs == attrs:

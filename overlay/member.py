@@ -57,6 +57,8 @@ class Ports:
     publish: Callable[[str, netstate.NetState], None]
     in_use: Callable[[], bool]
     """Whether addresses were given out of this node's subnet."""
+    unless_in_use: Callable[[Callable[[], None]], bool]
+    """Call this if they were not, and keep them from being given out meanwhile; tells whether it was called."""
     claim_room: Callable[[str, Sequence[netstate.IPNetwork], str], None]
     """Raises ConfigInvalid where (prefix, networks, device) cannot stand beside the host's other flannel networks."""
     pick: Callable[[int], int]
@@ -90,6 +92,14 @@ class Membership:
         """What this host writes, or wrote, under its key."""
         return claim.Published(key=self.own.key, attrs=self.written or self.attrs)
 
+    def over_underlay_of(self, moved: Membership) -> Membership:
+        """The same member over what `moved` found below; as it is where that looked for fewer families."""
+        lower = moved.own.underlay
+        if self.own.key.v6 is not None and lower.v6 is None:
+            return self
+        own = dataclasses.replace(self.own, underlay=lower, tx_checksum=moved.own.tx_checksum)
+        return dataclasses.replace(self, own=own, attrs=self.backend.attrs(own))
+
     @property
     def held_v6(self) -> lease.HeldSubnetV6 | None:
         """The IPv6 half of the lease, for the rooms above."""
@@ -102,9 +112,10 @@ class Membership:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """The lease is ours."""
+    """The lease is ours. `former`: the key of the subnet before it, which is to be given back."""
 
     member: Membership
+    former: lease.Lease | None = None
     lease: lease.Lease
 
 
@@ -125,15 +136,12 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
         text = _put_config(prefix, options, ports)
     config = netconfig.parse_network_config(text)
     saved = ports.store.load(prefix)
-    last = claim.Published(key=saved.key, attrs=saved.attrs) if saved else None
-    hint = None if saved else ports.previous()
+    last = _published(saved, ports)
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
-        in_use = last is not None and ports.in_use()
+        in_use = saved is not None and ports.in_use()
         member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
         preflight.refuse_clash(member.backend.device, running, ports.kernel.list_underlays())
-        if hint is not None:
-            last, hint = claim.Published(key=hint, attrs=member.attrs), None
         leases = ports.registry.read_leases()
         try:
             wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
@@ -152,16 +160,23 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
             if stop.wait(0.05 * (1 + ports.pick(10))):
                 break
         else:
-            _give_back(saved, held, leases, ports.registry)
-            return _joined(prefix, member, held)
+            return _joined(prefix, member, held, _find_former(saved, held, leases))
     raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
 
 
-def _joined(prefix: str, member: Membership, held: lease.Lease) -> Joined:
+def _published(saved: nodestore.SavedNode | None, ports: Ports) -> claim.Published | None:
+    """What we saved ourselves counts more than the subnet that a flanneld left in its file."""
+    if saved is not None:
+        return claim.Published(key=saved.key, attrs=saved.attrs)
+    left = ports.previous()
+    return None if left is None else claim.Published(key=left, attrs=None)
+
+
+def _joined(prefix: str, member: Membership, held: lease.Lease, former: lease.Lease | None) -> Joined:
     for line in member.backend.warnings:
         log.warning("%s prefix=%s", line, prefix)
     own = dataclasses.replace(member.own, key=held.key)
-    return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held)
+    return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held, former=former)
 
 
 def make_membership(
@@ -248,19 +263,13 @@ def carry_out(
             return wish.lease
 
 
-def _give_back(
-    saved: nodestore.SavedNode | None, held: lease.Lease, snapshot: registry.Snapshot, agreed: registry.Registry
-) -> None:
-    """Free the subnet this host had before and nothing uses any more: only a key that is word for word ours."""
-    if saved is None or saved.key == held.key:
-        return
-    before = snapshot.leases.get(saved.key)
-    if before is None or before.attrs != saved.attrs or not before.lease_id:
-        return
-    try:
-        agreed.delete_lease(before)
-    except errors.RegistryError as exc:
-        log.warning("old lease left to expire subnet=%s reason=%s", saved.key, exc)
+def _find_former(
+    saved: nodestore.SavedNode | None, held: lease.Lease, snapshot: registry.Snapshot
+) -> lease.Lease | None:
+    """The lease this host had before and nothing uses any more: only a key that is word for word ours."""
+    before = snapshot.leases.get(saved.key) if saved is not None and saved.key != held.key else None
+    ours = before is not None and saved is not None and before.attrs == saved.attrs and before.lease_id
+    return before if ours else None
 
 
 def _ends(leases: registry.Snapshot, agreed: registry.Registry) -> dict[lease.SubnetKey, datetime.datetime]:

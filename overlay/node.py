@@ -115,6 +115,10 @@ class Node:
         """The lease, held or known from the state file; None before the first."""
         return self._standing.held()
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """See `holdings.Holdings.holds`."""
+        return self._standing.holds(held)
+
     def wait(self, timeout_s: float) -> lease.HeldSubnet:
         """Wait for the lease; see `holdings.Holdings.wait`."""
         if self._standing.refused() and not self._ports.in_use():
@@ -206,10 +210,11 @@ class Node:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._cut.clear()
-            if self._anew.is_set():
+            anew = self._anew.is_set()
+            if anew:
                 self._anew.clear()
                 self._rewrite_saved_peers()
-            else:
+            if not anew or not self._standing.is_settled():
                 self._join()
             if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
                 self._follow()
@@ -224,8 +229,10 @@ class Node:
                     self._take_up_saved()
             try:
                 with self._keeper.deciding:
-                    self._keeper.settle(member.join(self.prefix, self._options, self._ports, self._stop))
+                    basis, _, _ = self._standing.now()
+                    self._keeper.settle(member.join(self.prefix, self._options, self._ports, self._stop), basis)
                 self._restored = True
+                self.look_at_underlay()  # which may have changed while the registry was asked
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
             except Exception as exc:
@@ -255,7 +262,7 @@ class Node:
         self._publish()
         self._ports.changed()
         if moved.attrs != known.attrs:
-            self._keeper.claim()
+            self._keeper.claim_soon()
 
     def _start_over(self) -> None:
         """Another host has our subnet and nothing here uses it any more: any other will do."""

@@ -77,6 +77,12 @@ class Nodes:
         """Implements `holdings.Holdings`."""
         return [held for one in self.all() if (held := one.held()) is not None]
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Implements `holdings.Holdings`."""
+        with self._lock:
+            known = self._nodes.get(held.prefix)
+        return known is not None and known.holds(held)
+
     def leave(self, prefix: str) -> None:
         """Implements `holdings.Holdings`."""
         if prefix == self._default:

@@ -69,6 +69,7 @@ class Standing:
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
         self._findings = preflight.Findings()
+        self._settled = False
         self._left = False
 
     def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
@@ -89,15 +90,19 @@ class Standing:
             self._book = peers.Book(leases=leases)
             self._changed.notify_all()
 
-    def set_joined(self, joined: member.Joined) -> bool:
-        """The lease is ours; False where this host has left meanwhile, and it is to be given back."""
+    def set_joined(self, joined: member.Joined, basis: member.Membership | None = None) -> bool:
+        """The lease is ours. False where we are nobody any more: this host has left, or joins anew.
+
+        `basis`: who we were when the registry was asked. What has moved since stays moved.
+        """
         with self._changed:
-            if self._left:
+            known = self._update(joined.member, basis)
+            if known is None:
                 return False
             if self._conflict is not None:
                 log.info("subnet regained prefix=%s subnet=%s", self._prefix, joined.lease.key.v4)
                 self.count(tally.Event.SUBNET_REGAINED)
-            self._member, self._lease = joined.member, joined.lease
+            self._member, self._lease, self._settled = known, joined.lease, True
             self._conflict = self._trouble = None
             self._changed.notify_all()
         ttl_s = joined.lease.ttl_s
@@ -124,18 +129,18 @@ class Standing:
         elif fresh:
             log.info("underlay back prefix=%s", self._prefix)
 
-    def set_refused(self, refused: member.Refused) -> None:
-        """Another host has our subnet."""
-        known = refused.member
-        conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
+    def set_refused(self, refused: member.Refused, basis: member.Membership | None = None) -> None:
+        """Another host has our subnet. `basis`: as for `set_joined`."""
         with self._changed:
-            if self._left:
+            known = self._update(refused.member, basis)
+            if known is None:
                 return
+            conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
             if self._conflict != conflict:
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
                 self.count(tally.Event.SUBNET_LOST)
-            self._member, self._lease, self._expires_at = known, None, None
-            self._conflict, self._trouble = conflict, None
+            self._member, self._lease, self._settled = known, None, True
+            self._expires_at, self._conflict, self._trouble = None, conflict, None
             self._changed.notify_all()
 
     def begin(self) -> None:
@@ -221,6 +226,17 @@ class Standing:
         with self._changed:
             return self._left
 
+    def is_settled(self) -> bool:
+        """Whether an attempt to join has ended with a lease or a conflict, and nothing was forgotten since."""
+        with self._changed:
+            return self._settled
+
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Whether these subnets are still this host's, as far as it knows."""
+        with self._changed:
+            now = self._held()
+            return self._conflict is None and now is not None and now.subnets == held.subnets
+
     def refused(self) -> bool:
         """Whether another host has our subnet."""
         with self._changed:
@@ -301,8 +317,16 @@ class Standing:
             log.warning("%s prefix=%s reason=%s", what, self._prefix, exc)
         self._trouble = exc
 
+    def _update(self, outcome: member.Membership, basis: member.Membership | None) -> member.Membership | None:
+        """What an attempt that began with `basis` makes of who we are now; None: nothing."""
+        now = self._member
+        if self._left or (now is None and basis is not None):
+            return None
+        return outcome if now is None or now is basis else outcome.over_underlay_of(now)
+
     def _forget(self) -> None:
         self._member = self._lease = self._conflict = self._expires_at = self._underlay_trouble = None
+        self._settled = False
         self._book = peers.Book()
 
     def _held(self) -> lease.HeldSubnet | None:

@@ -50,6 +50,9 @@ class FixedHoldings:
     def held(self) -> list[lease.HeldSubnet]:
         return list(self.leases)
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        return held in self.leases
+
     def leave(self, prefix: str) -> None:
         self.leases = [one for one in self.leases if one.prefix != prefix]
 

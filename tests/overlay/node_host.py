@@ -20,6 +20,7 @@ from overlay import (
     node,
     nodestore,
     reconciler,
+    registry,
     registry_fake,
     statefile,
 )
@@ -60,6 +61,42 @@ def until(true: Callable[[], object], what: str = "", within_s: float = 5.0) -> 
         pause.wait(0.005)
 
 
+def once(action: Callable[[], object]) -> Callable[[], None]:
+    """The action, the first time."""
+    left = [action]
+
+    def act() -> None:
+        if left:
+            left.pop()()
+
+    return act
+
+
+class MoodyRegistry(registry_fake.FakeRegistry):
+    """Does what a test says just before a call is answered."""
+
+    def __init__(self, config: str | None = None) -> None:
+        super().__init__(config)
+        self.before_put: Callable[[], None] = lambda: None
+        self.after_put: Callable[[], None] = lambda: None
+        self.before_read: Callable[[], None] = lambda: None
+        self.before_config: Callable[[], None] = lambda: None
+
+    def read_config(self) -> str:
+        self.before_config()
+        return super().read_config()
+
+    def read_leases(self) -> registry.Snapshot:
+        self.before_read()
+        return super().read_leases()
+
+    def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
+        self.before_put()
+        stored = super().put_lease(key, attrs, over)
+        self.after_put()
+        return stored
+
+
 @dataclasses.dataclass
 class NodeHost:
     """One host. What a test changes between two nodes of it is what a restart finds changed."""
@@ -96,6 +133,7 @@ class NodeHost:
             kernel=self.kernel,
             publish=self.reconciler.set,
             in_use=lambda: self.in_use,
+            unless_in_use=self.unless_in_use,
             claim_room=self.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: self.mac,
@@ -103,6 +141,11 @@ class NodeHost:
             flannelds=lambda: self.flannelds,
             previous=lambda: self.previous,
         )
+
+    def unless_in_use(self, act: Callable[[], None]) -> bool:
+        if not self.in_use:
+            act()
+        return not self.in_use
 
     def make(self, prefix: str = PREFIX) -> node.Node:
         """A node as after the start of the plugin; not started."""

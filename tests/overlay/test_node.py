@@ -22,8 +22,6 @@ from overlay import (
     netstate,
     node,
     nodestore,
-    registry,
-    registry_fake,
 )
 from tests.overlay import node_host
 
@@ -42,31 +40,8 @@ HELD = lease.HeldSubnet(
     overlay_mtu=1450,
 )
 until = node_host.until
-
-
-class MoodyRegistry(registry_fake.FakeRegistry):
-    """Does what a test says just before a call is answered."""
-
-    def __init__(self, config: str | None = None) -> None:
-        super().__init__(config)
-        self.before_put: Callable[[], None] = lambda: None
-        self.after_put: Callable[[], None] = lambda: None
-        self.before_read: Callable[[], None] = lambda: None
-        self.before_config: Callable[[], None] = lambda: None
-
-    def read_config(self) -> str:
-        self.before_config()
-        return super().read_config()
-
-    def read_leases(self) -> registry.Snapshot:
-        self.before_read()
-        return super().read_leases()
-
-    def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
-        self.before_put()
-        stored = super().put_lease(key, attrs, over)
-        self.after_put()
-        return stored
+once = node_host.once
+MoodyRegistry = node_host.MoodyRegistry
 
 
 @pytest.fixture
@@ -87,17 +62,6 @@ def own_lease(host: node_host.NodeHost) -> lease.Lease | None:
 
 def has_own_lease(host: node_host.NodeHost) -> Callable[[], bool]:
     return lambda: (found := own_lease(host)) is not None and found.attrs == OURS
-
-
-def once(action: Callable[[], object]) -> Callable[[], None]:
-    """The action, the first time."""
-    left = [action]
-
-    def act() -> None:
-        if left:
-            left.pop()()
-
-    return act
 
 
 def test_a_node_joins_publishes_and_remembers(host: node_host.NodeHost) -> None:
@@ -324,6 +288,102 @@ def test_without_containers_a_stolen_subnet_is_given_up_for_another(host: node_h
     host.registry.put_peer(OTHER, OTHERS)
     until(lambda: host.routes() == {"10.2.1.0/24", "10.2.3.0/24"})
     until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {OWN, OTHER})
+
+
+def test_a_subnet_given_out_while_another_is_claimed_is_a_conflict_and_not_forgotten(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    """Ours expired while we were down and another host got it; a network is created while we look for another one."""
+    host.join().stop()
+    moody.delete_peer(OWN)
+    moody.put_peer(OWN, THIEFS)
+    host.reopen()
+    one = host.make()
+    one.restore()
+    granted: list[lease.HeldSubnet] = []
+
+    def grant() -> None:
+        granted.append(one.wait(1))
+        host.in_use = one.holds(granted[0])
+
+    moody.before_read = once(grant)
+    one.start()
+    until(lambda: one.status().conflict)
+    assert (granted, host.in_use, one.held()) == ([HELD], True, HELD)
+    assert "10.2.1.0/24 is leased by 192.0.2.66" in str(one.status().conflict)
+    assert moody._snapshot().leases.keys() == {OWN}
+    saved = host.store.load(node_host.PREFIX)
+    assert saved is not None
+    assert saved.key == OWN
+
+
+def test_a_subnet_that_became_another_one_is_not_given_out(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    one = host.join()
+    before = one.wait(5)
+    assert one.holds(before)
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    assert not one.holds(before)
+    host.in_use = False
+    after = one.wait(5)
+    assert (one.holds(before), one.holds(after)) == (False, True)
+
+
+def test_a_former_subnet_is_given_back_only_when_nothing_got_it(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    """The config has no place for it any more, and a network is created while another one is claimed."""
+    host.join().stop()
+    moody.set_config('{"Network": "10.2.0.0/16", "SubnetMin": "10.2.50.0", "Backend": {"Type": "vxlan"}}')
+    host.reopen()
+    one = host.make()
+    one.restore()
+
+    def grant() -> None:
+        one.wait(1)
+        host.in_use = True
+
+    moody.before_read = once(grant)
+    one.start()
+    until(lambda: "has no subnet 10.2.1.0/24" in str(one.status().trouble))
+    assert (one.held(), moody._snapshot().leases.keys()) == (HELD, {OWN})
+    host.in_use = False
+    until(lambda: one.status().subnet == "10.2.50.0/24")
+    until(lambda: {str(key) for key in moody._snapshot().leases} == {"10.2.50.0/24"})
+
+
+def test_a_conflict_ends_where_the_peers_are_read_anew_at_the_same_time(host: node_host.NodeHost) -> None:
+    """`docker network create` gives the lost subnet up while an audit repairs what the state file has of peers."""
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    one._standing.forget_refusal()
+    one.follow_anew()
+    assert one.wait(5) == dataclasses.replace(HELD, subnet=PEER.v4)
+
+
+def test_a_subnet_that_was_given_up_while_its_claim_was_under_way_is_not_taken_up_again(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    given_up: list[lease.HeldSubnet] = []
+    waiting = threading.Thread(target=lambda: given_up.append(one.wait(5)))
+
+    def give_up() -> None:
+        waiting.start()
+        until(lambda: one.held() is None)
+
+    moody.before_read = once(give_up)
+    one.claim()
+    waiting.join(5)
+    assert given_up == [dataclasses.replace(HELD, subnet=PEER.v4)]
 
 
 def test_an_outage_keeps_the_peers(host: node_host.NodeHost) -> None:
@@ -723,7 +783,7 @@ def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.Node
     one.leave()
     one.give_back()
     with one._keeper.deciding:
-        one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()))
+        one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()), None)
     assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
 
 
