@@ -101,7 +101,8 @@ class Audit:
     def _mend(self, seen: sight.Sight) -> None:
         """From the top down: what Docker says, then leases, then the kernel, which follows the others."""
         sources = self._sources
-        driver_audit.mend(sources.driver, seen.findings)
+        for what, why in driver_audit.mend(sources.driver, seen.findings).refused.items():
+            log.warning("%s: %s", what, why)
         sources.driver.publisher.settle(seen.missing_ports, seen.stale_ports)
         if seen.known is not None:
             sources.ipam.settle_rows(seen.known)

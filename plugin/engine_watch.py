@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from driver import audit, engine, errors, names, network, service
 from ipam import service as ipam_service
@@ -28,20 +28,21 @@ class Timing:
     longest pause between two repeats of an engine's call (8 s), so that a start which goes on shows. `grace_s` is how
     long all looks must have seen a thing that Docker does not know before it goes, and how old an address must be.
     `retry_s` lies between two tries to reach the engine, to create the default network, or to learn a new network's
-    name. After `lost_s` of looks, what Docker knows and we could not adopt, with a lease to adopt it on, counts as
-    lost.
+    name.
     """
 
     period_s: float = 60.0
     confirm_s: float = 10.0
     retry_s: float = 2.0
-    lost_s: float = 300.0
     grace_s: float = ipam_service.GRACE_S
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`default_network` "" for none. `complete` is called once, when all that Docker knows is known here too."""
+    """`default_network` "" for none. `complete` is called once, when all that Docker knows is known here too.
+
+    Not before, however long that takes: what cannot be adopted may be a running container's. It is named in /status.
+    """
 
     default_network: str = ""
     complete: Callable[[], None] = lambda: None
@@ -72,11 +73,12 @@ class EngineWatch:
         self._timing = options.timing
         self._glance = glance
         self._complete: Callable[[], None] | None = options.complete
-        self._first_at: float | None = None
         self._window = sight.Window(options.timing.grace_s)
         self._looked_at: float | None = None
         self._pending = False
         self._differences: dict[str, int] = {}
+        self._refused: Mapping[str, str] = {}
+        self._lines: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._error: str | None = "not asked yet"
         self._default_error: str | None = None
@@ -120,9 +122,7 @@ class EngineWatch:
         now = self._glance(seen_at, seen)
         self._window.add(now)
         done = self._mend(now)
-        for line in done:
-            log.warning("mended: %s", line)
-        self._tell_complete(seen_at, seen)
+        self._tell_complete(seen)
         recent, settled = self._window.recent(), self._window.settled()
         tried = frozenset(settled.differences) if settled is not None else frozenset()
         with self._lock:
@@ -145,27 +145,43 @@ class EngineWatch:
         self._names = {net.id: net.name for net in seen if net.ours}
         return seen
 
-    def _tell_complete(self, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> None:
+    def _tell_complete(self, seen: Sequence[engine.EngineNetwork]) -> None:
         if self._complete is None:
             return
-        if self._first_at is None:
-            self._first_at = seen_at
         left = audit.find(self._driver.networks(), self._driver.endpoints(), seen)
-        lost = self._leases.held() and seen_at - self._first_at > self._timing.lost_s
-        if lost or not (left.missing_networks or left.missing_endpoints):
+        if not (left.missing_networks or left.missing_endpoints):
             self._complete()
             self._complete = None
 
     def _mend(self, now: sight.Sight) -> list[str]:
         """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""
         recent, settled = self._window.recent(), self._window.settled()
-        done = []
+        done: list[str] = []
+        refused: dict[str, str] = {}
         if recent is not None:
-            done += audit.mend(self._driver, audit.adoptions(recent.findings))
+            done += self._mend_rows(audit.adoptions(recent.findings), refused)
         if settled is not None:
-            done += audit.mend(self._driver, audit.removals(settled.findings))
+            done += self._mend_rows(audit.removals(settled.findings), refused)
             done += self._mend_addresses(settled)
-        return done + self._ipam.adopt(now.known or (), now.seen_at, self._timing.grace_s)
+        done += self._ipam.adopt(now.known or (), now.seen_at, self._timing.grace_s)
+        self._log(done, refused)
+        return done
+
+    def _mend_rows(self, findings: audit.Findings, refused: dict[str, str]) -> tuple[str, ...]:
+        mending = audit.mend(self._driver, findings)
+        refused.update(mending.refused)
+        return mending.done
+
+    def _log(self, done: Sequence[str], refused: Mapping[str, str]) -> None:
+        """What the look before said already is not said again: what cannot be adopted is tried in every look."""
+        lines = frozenset(
+            (*(f"mended: {line}" for line in done), *(f"{what}: {why}" for what, why in refused.items()))
+        )
+        for line in sorted(lines - self._lines):
+            log.warning("%s", line)
+        self._lines = lines
+        with self._lock:
+            self._refused = refused
 
     def _mend_addresses(self, settled: sight.Sight) -> list[str]:
         known, done = settled.known or (), []
@@ -200,6 +216,7 @@ class EngineWatch:
                 "mended": self._mended,
                 "looked_s": None if self._looked_at is None else time.monotonic() - self._looked_at,
                 "differences": dict(self._differences),
+                "refused": dict(self._refused),
             }
 
     @property

@@ -69,11 +69,9 @@ class Graph:
     def start(self) -> None:
         """Everything saved is declared by now: let the background begin.
 
-        Where nothing was saved the state file may have been lost, and links in the kernel be those of containers
-        that run: what stays of them is Docker's to say, and nothing is removed before.
+        The state file may have been lost, or be an old copy, and links that it does not name be those of containers
+        that run: what stays of them is Docker's to say, and nothing is removed before (`_watch`).
         """
-        if self.driver.networks():
-            self.reconciler.open_gate()
         background = (
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),

@@ -400,7 +400,7 @@ NO_LEAKS = (
         "never-looked",
         "no leak, ever, without root: what the engine never tells",
         "TestNothingLeaks",
-        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        one(WATCH, "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"),
         where=LEAKS,
     ),
 )
@@ -410,7 +410,7 @@ KILLED = (
         "killed-endpoint-stays",
         "the plugin killed within every handler: what Docker does not know goes",
         "about_a_container and CreateEndpoint",
-        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        one(WATCH, "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"),
         where=KILLS,
     ),
     Mutation(
@@ -441,7 +441,7 @@ KILLED = (
         "killed-network-stays",
         "the plugin killed within every handler: networks",
         "about_a_network and CreateNetwork",
-        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        one(WATCH, "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"),
         where="tests/plugin/test_kills_of_networks.py",
     ),
     Mutation(

@@ -114,10 +114,12 @@ class MemoryPlugin:
         firewall: firewall_fake.FirewallFake | None = None,
         registry: registry_fake.FakeRegistry | None = None,
         host: MemoryPlugin | None = None,
+        gate_open: bool = True,
     ) -> None:
         """`saved`: the state file knows the lease already, so that all works without any thread; `dual`: with IPv6.
 
-        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended.
+        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended. `gate_open`
+        False: passes remove nothing yet, as after any start.
         """
         schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
@@ -178,7 +180,8 @@ class MemoryPlugin:
             nodestore.NodeStore(self.state).save(DUAL if dual else SAVED)
         self.nodes.restore(nodestore.NodeStore(self.state).prefixes())
         self.driver.restore()
-        self.reconciler.open_gate()
+        if gate_open:
+            self.reconciler.open_gate()
 
     def make_watch(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +71,7 @@ def test_where_all_agree_nothing_is_mended(full: Plugin) -> None:
         "default_network": None,
         "mended": 0,
         "differences": {},
+        "refused": {},
     }
 
 
@@ -141,9 +143,9 @@ def test_what_we_lost_is_adopted_with_its_address(plugin: Plugin) -> None:
     assert addresses(plugin) == {"10.2.1.1", "10.2.1.2"}
 
 
-def looks_until_complete(plugin: Plugin, lost_s: float = 300.0, most: int = 4) -> int:
+def looks_until_complete(plugin: Plugin, most: int = 4) -> int:
     told: list[None] = []
-    watch = plugin.make_watch(engine_watch.Timing(grace_s=0.1, lost_s=lost_s), complete=lambda: told.append(None))
+    watch = plugin.make_watch(engine_watch.Timing(grace_s=0.1), complete=lambda: told.append(None))
     for looks in range(1, most + 1):
         watch.look()
         if told:
@@ -161,20 +163,65 @@ def test_nothing_is_removed_before_all_that_docker_knows_is_known(plugin: Plugin
     assert len(plugin.driver.endpoints()) == 1
 
 
-def test_what_cannot_be_adopted_counts_as_lost_in_the_end(plugin: Plugin) -> None:
-    elsewhere = engine.EnginePool(
-        cidr=ipaddress.IPv4Network("10.2.77.0/24"), gateway=ipaddress.IPv4Address("10.2.77.1")
-    )
-    plugin.engine.networks = [dataclasses.replace(EMPTY, pools=(elsewhere,))]
-    assert looks_until_complete(plugin) == 0
-    assert looks_until_complete(plugin, lost_s=0.0) == 2
+ELSEWHERE = dataclasses.replace(
+    EMPTY,
+    pools=(
+        engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.77.0/24"), gateway=ipaddress.IPv4Address("10.2.77.1")),
+    ),
+)
+"""On a pool of no lease."""
+
+
+def test_what_cannot_be_adopted_is_kept_for_good_and_named(plugin: Plugin, caplog: pytest.LogCaptureFixture) -> None:
+    plugin.engine.networks = [ELSEWHERE]
+    assert looks_until_complete(plugin, most=50) == 0
     assert plugin.driver.networks() == []
+    for _ in range(3):
+        plugin.watch.look()
+    what, why = (
+        "network 4d5d70de7705 (flannel) cannot be adopted",
+        "pool 10.2.77.0/24 is not part of a lease of this host (10.2.1.0/24)",
+    )
+    assert plugin.watch.status()["refused"] == {what: why}
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count(f"{what}: {why}") == 2, "once for each of the two watches"
+    plugin.engine.networks = []
+    assert looks_until_complete(plugin) == 1, "it was removed in Docker"
 
 
-def test_without_a_lease_nothing_counts_as_lost(make_plugin: Callable[..., Plugin]) -> None:
-    plugin = make_plugin()
-    plugin.engine.networks = [SEEN]
-    assert looks_until_complete(plugin, lost_s=0.0) == 0
+SILENT = dataclasses.replace(SEEN, pools=tuple(dataclasses.replace(pool, gateway=None) for pool in SEEN.pools))
+"""As engines before 29 show a network of `--subnet` without `--gateway`."""
+
+
+@pytest.mark.parametrize("seen", [SEEN, SILENT], ids=["told", "not told"])
+def test_a_lost_state_file_costs_no_running_container_its_links(
+    plugin: Plugin, tmp_path: pathlib.Path, seen: engine.EngineNetwork
+) -> None:
+    memory_plugin.fill(plugin)
+    plugin.driver.join(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, publishes=False, sandbox="s")
+    plugin.reconciler.run_pass()
+    links = {link.name for link in plugin.kernel.list_links()}
+    plugin.engine.networks = [seen]
+    (tmp_path / "lost").mkdir()
+    anew = Plugin(tmp_path / "lost", saved=True, host=plugin, gate_open=False)
+    anew.watch = anew.make_watch(memory_plugin.TIMING, complete=anew.reconciler.open_gate)
+    for _ in range(4):
+        anew.watch.look()
+        anew.reconciler.run_pass()
+    assert {link.name for link in anew.kernel.list_links()} == links
+    assert [str(net.gateway) for net in anew.driver.networks()] == ["10.2.1.1/24"]
+    assert {str(one.ip): str(one.kind) for one in anew.ipam.addresses()} == {
+        "10.2.1.1": "gateway",
+        "10.2.1.2": "endpoint",
+    }
+    assert told_by_audit(anew) == []
+    anew.close()
+
+
+def told_by_audit(plugin: Plugin) -> list[tuple[str, str]]:
+    """What the audit tells of networks and addresses."""
+    found = plugin.audit(0.0, repair=False)["differences"]
+    return [(one["kind"], one["object"]) for one in found if one["kind"].startswith(("network", "address", "pool"))]
 
 
 def test_addresses_of_both_families_are_taken_from_what_docker_shows(plugin: Plugin) -> None:
