@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from driver import audit, engine, errors, names, network, service
+from driver import audit, confirmation, errors, names, network, service
 from ipam import service as ipam_service
 from overlay import difference, holdings, netstate
 from plugin import known_pools, sight
@@ -49,7 +49,7 @@ class Options:
     timing: Timing = dataclasses.field(default_factory=Timing)
 
 
-Glance = Callable[[float, Sequence[engine.EngineNetwork]], sight.Sight]
+Glance = Callable[[float, confirmation.Look], sight.Sight]
 """What the sides say now, given what Docker told from a moment on."""
 
 
@@ -58,7 +58,7 @@ class EngineWatch:
 
     def __init__(
         self,
-        docker: engine.Engine,
+        docker: confirmation.ConfirmedEngine,
         driver: service.Driver,
         ipam: ipam_service.Ipam,
         leases: holdings.Holdings,
@@ -82,6 +82,7 @@ class EngineWatch:
         self._lock = threading.Lock()
         self._error: str | None = "not asked yet"
         self._default_error: str | None = None
+        self._confirmed = False
         self._mended = 0
         self._names: dict[names.NetworkId, str] = {}
 
@@ -116,13 +117,13 @@ class EngineWatch:
         self._driver.publisher.retry()
         seen_at = time.monotonic()
         networks = self._driver.networks()
-        seen = self._ask(networks)
+        docker = self._ask(networks)
         if networks:
             self._driver.allow_forwarding()
-        now = self._glance(seen_at, seen)
+        now = self._glance(seen_at, docker)
         self._window.add(now)
-        done = self._mend(now)
-        self._tell_complete(seen)
+        done = self._mend(now, sight.unreadable(docker.networks))
+        self._tell_complete(docker)
         recent, settled = self._window.recent(), self._window.settled()
         tried = frozenset(settled.differences) if settled is not None else frozenset()
         with self._lock:
@@ -138,29 +139,35 @@ class EngineWatch:
         if any(net.id not in self._names for net in networks):
             self._ask(networks)
 
-    def _ask(self, known: Sequence[network.Network]) -> list[engine.EngineNetwork]:
+    def _ask(self, known: Sequence[network.Network]) -> confirmation.Look:
         """What Docker has, given what we know; its names are kept. Raises EngineError."""
-        seen = self._docker.list_networks({net.id for net in known})
+        seen = self._docker.look({net.id for net in known})
         self._note(None)
-        self._names = {net.id: net.name for net in seen if net.ours}
+        self._names = {net.id: net.name for net in seen.networks if net.ours}
+        with self._lock:
+            self._confirmed = seen.is_confirmed
         return seen
 
-    def _tell_complete(self, seen: Sequence[engine.EngineNetwork]) -> None:
-        if self._complete is None:
+    def _tell_complete(self, docker: confirmation.Look) -> None:
+        """An engine that is not confirmed may be another one: what it does not list may be here all the same."""
+        if self._complete is None or not docker.is_confirmed:
             return
-        left = audit.find(self._driver.networks(), self._driver.endpoints(), seen)
-        if not (left.missing_networks or left.missing_endpoints):
+        networks = self._driver.networks()
+        left = audit.find(networks, self._driver.endpoints(), docker.networks)
+        known = {net.id for net in networks}
+        unread = any(net.trouble and net.id not in known for net in docker.networks)
+        if not (left.missing_networks or left.missing_endpoints or unread):
             self._complete()
             self._complete = None
 
-    def _mend(self, now: sight.Sight) -> list[str]:
+    def _mend(self, now: sight.Sight, unreadable: Mapping[str, str]) -> list[str]:
         """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""
         recent, settled = self._window.recent(), self._window.settled()
         done: list[str] = []
-        refused: dict[str, str] = {}
+        refused = {f"{what} cannot be read": why for what, why in unreadable.items()}
         if recent is not None:
             done += self._mend_rows(audit.adoptions(recent.findings), refused)
-        if settled is not None:
+        if settled is not None and settled.is_confirmed:
             done += self._mend_rows(audit.removals(settled.findings), refused)
             done += self._mend_addresses(settled)
         done += self._ipam.adopt(now.known or (), now.seen_at, self._timing.grace_s)
@@ -211,6 +218,7 @@ class EngineWatch:
         with self._lock:
             return {
                 "reachable": self._error is None,
+                "confirmed": self._confirmed,
                 "error": self._error,
                 "default_network": self._default_error,
                 "mended": self._mended,

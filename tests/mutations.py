@@ -1122,7 +1122,7 @@ AUDIT = (
         "audit-mends-no-rows",
         "--repair makes the rows what Docker says",
         "test_rows_that_docker_contradicts_are_told_and_mended",
-        (Edit("plugin/audit.py", "driver_audit.mend(sources.driver, seen.findings)", "driver_audit.Mending()"),),
+        (Edit("plugin/audit.py", "driver_audit.mend(sources.driver, findings)", "driver_audit.Mending()"),),
     ),
     Mutation(
         "audit-looks-once",

@@ -13,7 +13,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import creation, endpoint, engine, host_ports_fake, names
+from driver import confirmation, creation, endpoint, engine, host_ports_fake, names
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -79,10 +79,14 @@ class FakeEngine:
         self.networks: list[engine.EngineNetwork] = []
         self.failure: str | None = None
         self.refusal: str | None = None
+        self.identity = engine.Identity(id="ENGINE", has_plugin=True)
         self.created: list[str] = []
         self.asked = 0
         self.meanwhile: Callable[[int], None] = lambda _asked: None
         """What else happens just before the look of this number."""
+
+    def identify(self) -> engine.Identity:
+        return self.identity
 
     def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
         self.asked += 1
@@ -121,7 +125,7 @@ class MemoryPlugin:
         `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended. `gate_open`
         False: passes remove nothing yet, as after any start.
         """
-        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA, confirmation.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
         self.kernel = host.kernel if host else kernel_fake.KernelFake([ETH0 if dual else node_host.ETH0])
         self.firewall = firewall or (host.firewall if host else firewall_fake.FirewallFake())
@@ -143,7 +147,7 @@ class MemoryPlugin:
             guard_wait_s=10.0,
         )
         self.sources = sight.Sources(
-            docker=self.engine,
+            docker=confirmation.ConfirmedEngine(self.engine, self.state),
             state=self.state,
             driver=self.driver,
             ipam=self.ipam,
@@ -190,7 +194,7 @@ class MemoryPlugin:
         complete: Callable[[], None] = lambda: None,
     ) -> engine_watch.EngineWatch:
         return engine_watch.EngineWatch(
-            self.engine,
+            confirmation.ConfirmedEngine(self.engine, self.state),
             self.driver,
             self.ipam,
             self.nodes,

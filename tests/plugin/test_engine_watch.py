@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from driver import desired, engine
+from driver import desired, engine, errors, names
 from plugin import engine_watch
 from tests.overlay import node_host
 from tests.plugin import memory_plugin
@@ -67,6 +67,7 @@ def test_where_all_agree_nothing_is_mended(full: Plugin) -> None:
     assert told.pop("looked_s") < 5.0
     assert told == {
         "reachable": True,
+        "confirmed": True,
         "error": None,
         "default_network": None,
         "mended": 0,
@@ -222,6 +223,83 @@ def told_by_audit(plugin: Plugin) -> list[tuple[str, str]]:
     """What the audit tells of networks and addresses."""
     found = plugin.audit(0.0, repair=False)["differences"]
     return [(one["kind"], one["object"]) for one in found if one["kind"].startswith(("network", "address", "pool"))]
+
+
+FOREIGN = engine.EngineNetwork(id=names.NetworkId("0" * 64), name="", ours=False)
+OTHER_ENGINE = engine.Identity(id="OTHER", has_plugin=False)
+
+
+def test_another_engine_takes_nothing_away_and_is_said(full: Plugin) -> None:
+    """DOCKER_HOST, a second dockerd, podman's socket."""
+    full.ago_s = -3600.0
+    before = full.state_of_all()
+    full.engine.identity, full.engine.networks = OTHER_ENGINE, [FOREIGN]
+    for _ in range(4):
+        with pytest.raises(errors.EngineError, match="the engine OTHER is another one"):
+            full.watch.look()
+    answer = full.audit(0.0, repair=True)
+    assert answer["troubles"]["docker"].startswith(
+        "the engine OTHER is another one: this plugin is not among its plug"
+    )
+    assert full.state_of_all() == before
+
+
+def test_another_engine_is_told_in_status(full: Plugin, run: Callable[[Plugin], None]) -> None:
+    full.engine.identity, full.engine.networks = OTHER_ENGINE, [FOREIGN]
+    run(full)
+    until(lambda: full.watch.status()["error"] != "not asked yet")
+    told = full.watch.status()
+    assert (told["reachable"], told["error"].partition(":")[0]) == (False, "the engine OTHER is another one")
+
+
+def test_an_engine_that_never_listed_a_network_of_ours_takes_nothing_away(full: Plugin) -> None:
+    """Beside a plugin that is no managed one, and so has no id that an engine could list."""
+    before = full.state_of_all()
+    full.engine.identity, full.engine.networks = engine.Identity(id="ONE"), [FOREIGN]
+    assert looks_until_complete(full) == 0
+    full.audit(0.0, repair=True)
+    assert full.state_of_all() == before
+    full.engine.networks = [FOREIGN, SEEN]
+    assert looks_until_complete(full) == 1
+    full.engine.networks = [FOREIGN]
+    for _ in range(2):
+        full.watch.look()
+    assert full.driver.networks() == [], "it had them, and has them no more"
+
+
+def test_a_network_that_cannot_be_read_is_named_and_keeps_what_it_has(full: Plugin) -> None:
+    """And the others are looked at: an endpoint that Docker lost goes."""
+    trouble = dataclasses.replace(SEEN, ours=False, endpoints=(), trouble="ValueError: 'x' is no address")
+    other = dataclasses.replace(
+        ELSEWHERE, id=names.NetworkId("5" * 64), options={"flannelpy.new": "1"}, ipam_options={"flannelpy.new": "1"}
+    )
+    full.ago_s = 3600.0
+    memory_plugin.take(full, "10.2.1.9")
+    full.engine.networks = [trouble, other]
+    before = full.driver.networks(), full.driver.endpoints(), addresses(full)
+    assert looks_until_complete(full) == 0
+    named = {
+        "network 4d5d70de7705 (flannel)": "ValueError: 'x' is no address",
+        "network 555555555555 (flannel)": (
+            "unknown option 'flannelpy.new'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
+            "com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
+            "com.docker.network.bridge.enable_icc, com.docker.network.bridge.name, "
+            "com.docker.network.container_iface_prefix; --ipam-opt flannelpy.new: no such option; known are: "
+            "flannelpy.prefix=/etcd/prefix"
+        ),
+    }
+    full.watch.look()
+    assert {what: why for what, why in full.watch.status()["refused"].items() if what.endswith("read")} == {
+        f"{what} cannot be read": why for what, why in named.items()
+    }
+    assert full.audit(0.0, repair=True)["troubles"] == named
+    assert (full.driver.networks(), full.driver.endpoints()) == before[:2]
+    assert addresses(full) >= before[2]
+
+
+def test_one_that_cannot_be_read_is_kept_where_it_is_not_known(plugin: Plugin) -> None:
+    plugin.engine.networks = [dataclasses.replace(SEEN, ours=False, endpoints=(), trouble="odd")]
+    assert looks_until_complete(plugin) == 0
 
 
 def test_addresses_of_both_families_are_taken_from_what_docker_shows(plugin: Plugin) -> None:
