@@ -118,8 +118,9 @@ class Driver:
                 take_away()
             except overlay_errors.KernelError as exc:
                 refused += exc.failures
+        give_back = self.publisher.release_later if refused else self.publisher.release
         for end in ends:
-            self.publisher.release(end.published)
+            give_back(end.published)
         log.info("network deleted id=%s bridge=%s", network_id[:12], known.bridge)
         if refused:
             raise overlay_errors.KernelError(refused)
