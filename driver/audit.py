@@ -110,6 +110,17 @@ def removals(findings: Findings) -> Findings:
     return Findings(stale_networks=findings.stale_networks, stale_endpoints=findings.stale_endpoints)
 
 
+def settled(findings: Findings, recent: Collection[str]) -> Findings:
+    """Of these the ones about networks and endpoints that were not made or forgotten a moment ago."""
+    return dataclasses.replace(
+        findings,
+        stale_networks=findings.stale_networks.difference(recent),
+        stale_endpoints=findings.stale_endpoints.difference(recent),
+        missing_networks=tuple(net for net in findings.missing_networks if net.id not in recent),
+        missing_endpoints=tuple(end for end in findings.missing_endpoints if end.id not in recent),
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Mending:
     """What became of findings: a line for each thing mended, and why the others could not be, by what they are."""

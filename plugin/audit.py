@@ -102,6 +102,7 @@ class Audit:
         """From the top down: what Docker says, then leases, then the kernel, which follows the others."""
         sources = self._sources
         findings = seen.findings if seen.is_confirmed else driver_audit.adoptions(seen.findings)
+        findings = driver_audit.settled(findings, sources.driver.recent())
         for what, why in driver_audit.mend(sources.driver, findings).refused.items():
             log.warning("%s: %s", what, why)
         sources.driver.publisher.settle(seen.missing_ports, seen.stale_ports)

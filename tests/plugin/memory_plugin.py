@@ -135,8 +135,12 @@ class MemoryPlugin:
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
         self.ago_s = 0.0
-        """How long ago addresses are granted now."""
-        clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
+        """How long ago addresses are granted now, and networks and endpoints made."""
+
+        def monotonic() -> float:
+            return time.monotonic() - self.ago_s
+
+        clock = ipam_service.Clock(monotonic=monotonic)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
         self.host_ports = host_ports_fake.HostPortsFake(*ADDRESSES)
         self.driver = driver_service.Driver(
@@ -145,6 +149,7 @@ class MemoryPlugin:
             self.reconciler,
             self.host_ports,
             guard_wait_s=10.0,
+            monotonic=monotonic,
         )
         self.sources = sight.Sources(
             docker=confirmation.ConfirmedEngine(self.engine, self.state),
