@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from driver import desired, endpoint, errors, host_ports, names, network, plumbing, ports, rows
 from overlay import errors as overlay_errors
@@ -39,6 +39,8 @@ class Publisher:
         self._loopbacks = turns.Turns()
         self._lock = threading.Lock()
         self._lost: set[ports.HostPort] = set()  # ours by the rows, but somebody else listens there
+        self._leaving: set[firewall.PublishedPort] = set()  # in no row, but the packet filter may redirect it still
+        self._choosing = 0  # calls that reserve ports which are in no row yet
 
     def restore(self, networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
         """Have again what was published before a restart; the packet filter is written already."""
@@ -69,7 +71,8 @@ class Publisher:
         if not wanted:
             self.withdraw(endpoint_id)
             return
-        with self._turns.of(endpoint_id):
+        self._release_leaving()
+        with self._turns.of(endpoint_id), self._choice():
             net, end = self._rows.require_endpoint(network_id, endpoint_id)
             if not ports.is_publisher(net):
                 return
@@ -80,7 +83,7 @@ class Publisher:
                 reached = dataclasses.replace(end, address_v6=None) if ipv4_alone else end
                 chosen = self._choose(reached, bindings, undo)
                 if chosen != end.published:
-                    undo.callback(self._take_back, end)
+                    undo.callback(self._take_back, end, chosen)
                     self._program(*self._rows.save_published(end.id, chosen))
                     self._forget_flows(set(chosen) ^ set(end.published))
                 undo.pop_all()
@@ -103,10 +106,10 @@ class Publisher:
             return
         with self._turns.of(endpoint_id):
             published = self._rows.published(endpoint_id)
+            written = True
             with contextlib.suppress(errors.UnknownEndpoint):
-                self._program_again(*self._rows.save_published(endpoint_id, ()))
-            self._forget_flows(published)
-            self.release(published)
+                written = self._program_again(*self._rows.save_published(endpoint_id, ()))
+            self._give_back(published, written=written)
         log.info("ports withdrawn endpoint=%s ports=%s", endpoint_id[:12], ports.format_all(published))
 
     def forget(self, end: endpoint.Endpoint) -> None:
@@ -114,14 +117,25 @@ class Publisher:
         for net in self._rows.networks():
             if net.id == end.network_id:
                 self._follow_loopback(net, on=False)
-        self._plumbing.write_firewall_again()
-        self._forget_flows(end.published)
-        self.release(end.published)
+        try:
+            self._plumbing.write_firewall()
+        except overlay_errors.KernelError as exc:
+            _log_not_withdrawn(end, exc)
+            self._give_back(end.published, written=False)
+        else:
+            self._give_back(end.published, written=True)
+
+    def release_later(self, published: Iterable[firewall.PublishedPort]) -> None:
+        """Give the host's ports back once the packet filter, which has refused, redirects them no more."""
+        with self._lock:
+            self._leaving.update(published)
 
     def release(self, published: Iterable[firewall.PublishedPort]) -> None:
-        """Give the host's ports back."""
+        """Give the host's ports back, but for those that are to be later."""
         for port in published:
             with self._lock:
+                if port in self._leaving:
+                    continue
                 self._lost.discard(ports.host_port(port))
             self._host.release(ports.host_port(port))
 
@@ -130,15 +144,24 @@ class Publisher:
         return self._host.list_held()
 
     def settle(self, missing: Iterable[ports.HostPort], stale: Iterable[ports.HostPort]) -> None:
-        """Reserve what a row has and nobody reserved; give back what is reserved for no row."""
+        """Reserve what a row has and nobody reserved; give back what is reserved for no row.
+
+        Not what is being published now, and is in a row soon, nor what the packet filter may redirect still.
+        """
         with self._lock:
             self._lost.update(missing)
         self.retry()
-        for port in stale:
+        with self._lock:
+            choosing, needed = self._choosing, {ports.host_port(port) for port in self._leaving}
+        if choosing:
+            return
+        needed |= {ports.host_port(port) for end in self._rows.endpoints() for port in end.published}
+        for port in set(stale) - needed:
             self._host.release(port)
 
     def retry(self) -> None:
-        """Reserve what could not be reserved before."""
+        """Reserve what could not be reserved before, and give back what could not be given back."""
+        self._release_leaving()
         with self._lock:
             lost = sorted(self._lost, key=lambda port: (port.protocol, port.number, port.ip.packed))
         for port in lost:
@@ -156,6 +179,37 @@ class Publisher:
                 continue
             with self._lock:
                 self._lost.discard(port)
+
+    @contextlib.contextmanager
+    def _choice(self) -> Iterator[None]:
+        with self._lock:
+            self._choosing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._choosing -= 1
+
+    def _give_back(self, published: Published, *, written: bool) -> None:
+        """`written`: the packet filter redirects them no more; else their next owner would lose packets to ours."""
+        self._forget_flows(published)
+        if written:
+            self.release(published)
+        else:
+            self.release_later(published)
+
+    def _release_leaving(self) -> None:
+        with self._lock:
+            leaving = tuple(self._leaving)
+        if not leaving:
+            return
+        try:
+            self._plumbing.write_firewall()
+        except overlay_errors.KernelError:
+            return  # said already, and in /readyz while it lasts
+        with self._lock:
+            self._leaving.difference_update(leaving)
+        self._give_back(leaving, written=True)
 
     def _choose(
         self, end: endpoint.Endpoint, bindings: Sequence[ports.Binding], undo: contextlib.ExitStack
@@ -236,11 +290,14 @@ class Publisher:
             self._plumbing.plumb_endpoint(net, end)
         self._follow_loopback(net, on=True)
 
-    def _program_again(self, net: network.Network, end: endpoint.Endpoint) -> None:
+    def _program_again(self, net: network.Network, end: endpoint.Endpoint) -> bool:
+        """Whether the kernel took it; else it is retried in the background."""
         try:
             self._program(net, end)
         except overlay_errors.KernelError as exc:
-            log.warning("ports not withdrawn yet, retrying in the background endpoint=%s: %s", end.id[:12], exc)
+            _log_not_withdrawn(end, exc)
+            return False
+        return True
 
     def _follow_loopback(self, net: network.Network, *, on: bool) -> None:
         """Open, or close, a bridge's way to the host's loopback if that is what its endpoints want now."""
@@ -257,7 +314,12 @@ class Publisher:
         if udp := [port for port in changed if port.protocol is firewall.Protocol.UDP]:
             self._host.forget_flows(udp)
 
-    def _take_back(self, end: endpoint.Endpoint) -> None:
+    def _take_back(self, end: endpoint.Endpoint, chosen: Published) -> None:
         """Back to what it had before."""
         with contextlib.suppress(errors.UnknownEndpoint):
-            self._program_again(*self._rows.save_published(end.id, end.published))
+            if not self._program_again(*self._rows.save_published(end.id, end.published)):
+                self.release_later(set(chosen) - set(end.published))
+
+
+def _log_not_withdrawn(end: endpoint.Endpoint, exc: overlay_errors.KernelError) -> None:
+    log.warning("ports not withdrawn yet, retrying in the background endpoint=%s: %s", end.id[:12], exc)

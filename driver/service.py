@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
+from collections.abc import Callable
 
 from driver import (
     creation,
@@ -34,8 +36,8 @@ log = logging.getLogger(__name__)
 class Driver:
     """The network driver. Every method may be called again with the same arguments.
 
-    Some are those of what it is made of: `networks` and `endpoints` of `rows.Rows`, `refresh`, `learn_chosen_mtu`,
-    `adopt_endpoint` and `correct_endpoint` of `following.Follower`.
+    Some are those of what it is made of: `networks`, `endpoints` and `recent` of `rows.Rows`, `refresh`,
+    `learn_chosen_mtu`, `adopt_endpoint` and `correct_endpoint` of `following.Follower`.
     """
 
     def __init__(
@@ -46,14 +48,16 @@ class Driver:
         host: host_ports.HostPorts,
         *,
         guard_wait_s: float = plumbing.GUARD_WAIT_S,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rows = rows.Rows(file)
+        self._rows = rows.Rows(file, monotonic)
         self._plumbing = plumbing.Plumber(inner, self._rows, guard_wait_s)
         self._follower = following.Follower(self._rows, self._plumbing, leases)
         self.publisher = publishing.Publisher(self._rows, self._plumbing, host)
         self._creations = turns.Turns()  # one network is made by one caller at a time; others are not held up
         self.networks = self._rows.networks
         self.endpoints = self._rows.endpoints
+        self.recent = self._rows.recent
         self.refresh = self._follower.refresh
         self.learn_chosen_mtu = self._follower.learn_chosen_mtu
         self.adopt_endpoint = self._follower.adopt_endpoint
@@ -118,8 +122,9 @@ class Driver:
                 take_away()
             except overlay_errors.KernelError as exc:
                 refused += exc.failures
+        give_back = self.publisher.release_later if refused else self.publisher.release
         for end in ends:
-            self.publisher.release(end.published)
+            give_back(end.published)
         log.info("network deleted id=%s bridge=%s", network_id[:12], known.bridge)
         if refused:
             raise overlay_errors.KernelError(refused)

@@ -12,8 +12,8 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 
+from driver import confirmation, host_ports_socket
 from driver import endpoints as driver_endpoints
-from driver import engine, host_ports_socket
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import endpoints as ipam_endpoints
@@ -39,7 +39,7 @@ from overlay import (
     registry_standalone,
     statefile,
 )
-from plugin import audit, engine_watch, http, settings, sight
+from plugin import audit, engine_watch, http, plugin_id, settings, sight
 
 STATE_FILE = "flannelpy.db"
 HOST_PROC = pathlib.Path("/host/procfs")
@@ -69,11 +69,9 @@ class Graph:
     def start(self) -> None:
         """Everything saved is declared by now: let the background begin.
 
-        Where nothing was saved the state file may have been lost, and links in the kernel be those of containers
-        that run: what stays of them is Docker's to say, and nothing is removed before.
+        The state file may have been lost, or be an old copy, and links that it does not name be those of containers
+        that run: what stays of them is Docker's to say, and nothing is removed before (`_watch`).
         """
-        if self.driver.networks():
-            self.reconciler.open_gate()
         background = (
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),
@@ -97,7 +95,13 @@ class Graph:
 
 def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) -> Graph:
     """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
-    schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+    schemas = (
+        nodestore.SCHEMA,
+        registry_standalone.SCHEMA,
+        ipam_store.SCHEMA,
+        driver_store.SCHEMA,
+        confirmation.SCHEMA,
+    )
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
     kernel = kernel_netlink.KernelNetlink(_proc_sys())
     run_dir = pathlib.Path(chosen.run_dir)
@@ -147,7 +151,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
     host = host_ports_socket.HostPortsSocket()
     driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host)
     sources = sight.Sources(
-        docker=_docker(chosen),
+        docker=_docker(chosen, state),
         state=state,
         driver=driver,
         ipam=ipam,
@@ -207,18 +211,19 @@ def _firewall(chosen: settings.Settings) -> firewall_exec.FirewallExec:
     return firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
 
 
-def _docker(chosen: settings.Settings) -> engine.Engine:
+def _docker(chosen: settings.Settings, state: statefile.StateFile) -> confirmation.ConfirmedEngine:
     """One for each thread that asks: the SDK's client is not made for two."""
     from driver import engine_docker  # late: the SDK is not needed to answer, and costs 100 ms
 
-    return engine_docker.DockerEngine(chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock")
+    address = chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock"
+    return confirmation.ConfirmedEngine(engine_docker.DockerEngine(address, plugin_id.read()), state)
 
 
 def _watch(
     chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing
 ) -> engine_watch.EngineWatch:
     return engine_watch.EngineWatch(
-        _docker(chosen),
+        _docker(chosen, sources.state),
         sources.driver,
         sources.ipam,
         sources.nodes,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from driver import endpoint, engine, network
 from ipam import endpoints as ipam_endpoints
+from ipam import errors as ipam_errors
 from ipam import requests
 from overlay import netstate
 
@@ -58,13 +59,21 @@ def union(before: Iterable[requests.KnownPool], now: Iterable[requests.KnownPool
 
 def _known_pool(net: engine.EngineNetwork, pool: engine.EnginePool, default_prefix: str) -> requests.KnownPool:
     return requests.KnownPool(
-        prefix=ipam_endpoints.parse_prefix(net.ipam_options) or default_prefix,
+        prefix=_prefix(net) or default_prefix,
         cidr=pool.cidr,
         subpool=pool.ip_range,
         gateway=pool.gateway,
         aux=pool.aux,
         endpoints=_endpoint_addresses(net, pool.cidr.version) if net.ours else None,
     )
+
+
+def _prefix(net: engine.EngineNetwork) -> str | None:
+    """What cannot be read is in use all the same: its addresses are not given to others."""
+    try:
+        return ipam_endpoints.parse_prefix(net.ipam_options)
+    except ipam_errors.BadRequest:
+        return None
 
 
 def _endpoint_addresses(net: engine.EngineNetwork, version: int) -> frozenset[netstate.IPAddress]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from driver import audit as driver_audit
-from driver import compare, desired, endpoint, engine, ports
+from driver import compare, confirmation, desired, endpoint, engine, network, ports
 from driver import errors as driver_errors
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import compare as ipam_compare
+from ipam import endpoints as ipam_endpoints
+from ipam import errors as ipam_errors
 from ipam import requests
 from ipam import rows as ipam_rows
 from ipam import service as ipam_service
@@ -45,7 +47,7 @@ Difference = difference.Difference
 class Sources:
     """What is looked at. `docker`, `filters` are the audit's own: no other thread's answers, nothing remembered."""
 
-    docker: engine.Engine
+    docker: confirmation.ConfirmedEngine
     state: statefile.StateFile
     driver: driver_service.Driver
     ipam: ipam_service.Ipam
@@ -61,9 +63,10 @@ class Sources:
 class Sight:
     """What one look, or what several of them, saw alike.
 
-    `troubles`: the sides that could not be looked at, and why. `findings`, `known` are for who mends: what differs
-    from Docker, and all that any of the looks saw Docker use; `known` None where Docker was not reached. Units:
-    `seen_at` seconds of the monotonic clock, the begin of the last look.
+    `troubles`: the sides, and networks, that could not be looked at, and why. `findings`, `known` are for who mends:
+    what differs from Docker, and all that any of the looks saw Docker use; `known` None where Docker was not reached.
+    What Docker does not list is gone only where `is_confirmed`, see `driver.confirmation`. Units: `seen_at` seconds
+    of the monotonic clock, the begin of the last look.
     """
 
     seen_at: float
@@ -71,6 +74,7 @@ class Sight:
     troubles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     findings: driver_audit.Findings = dataclasses.field(default_factory=driver_audit.Findings)
     known: tuple[requests.KnownPool, ...] | None = None
+    is_confirmed: bool = False
     missing_ports: frozenset[ports.HostPort] = frozenset()
     stale_ports: frozenset[ports.HostPort] = frozenset()
 
@@ -86,6 +90,7 @@ def agreed(before: Sight, now: Sight) -> Sight:
         troubles={**before.troubles, **now.troubles},
         findings=driver_audit.confirm(before.findings, now.findings),
         known=known,
+        is_confirmed=before.is_confirmed and now.is_confirmed,
         missing_ports=before.missing_ports & now.missing_ports,
         stale_ports=before.stale_ports & now.stale_ports,
     )
@@ -125,12 +130,32 @@ def look(sources: Sources) -> Sight:
     return looking.look(seen_at, looking.read_docker())
 
 
-def glance(sources: Sources, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> Sight:
+def glance(sources: Sources, seen_at: float, docker: confirmation.Look) -> Sight:
     """One look at what costs nobody much: not at etcd, where thousands of hosts would ask, nor at peers' entries.
 
-    Those, and the packet filter, have watches of their own. `seen` is what Docker told from `seen_at` on.
+    Those, and the packet filter, have watches of their own. `docker` is what that told from `seen_at` on.
     """
-    return _Looking(sources, whole=False).look(seen_at, seen)
+    return _Looking(sources, whole=False).look(seen_at, docker)
+
+
+def unreadable(seen: Iterable[engine.EngineNetwork]) -> dict[str, str]:
+    """The networks of ours in Docker that cannot be read, or their options, and why."""
+    return {f"network {net.id[:12]} ({net.name})": reason for net in seen if (reason := net.trouble or _misread(net))}
+
+
+def _misread(net: engine.EngineNetwork) -> str:
+    reasons = []
+    if net.ours:
+        try:
+            network.parse_options(net.options)
+        except driver_errors.BadRequest as exc:
+            reasons.append(str(exc))
+    if net.ipam_ours:
+        try:
+            ipam_endpoints.parse_prefix(net.ipam_options)
+        except ipam_errors.BadRequest as exc:
+            reasons.append(str(exc))
+    return "; ".join(reasons)
 
 
 class _Looking:
@@ -141,8 +166,10 @@ class _Looking:
         self._whole = whole
         self._troubles: dict[str, str] = {}
 
-    def look(self, seen_at: float, seen: Sequence[engine.EngineNetwork] | None) -> Sight:
+    def look(self, seen_at: float, docker: confirmation.Look | None) -> Sight:
         sources = self._sources
+        seen = None if docker is None else docker.networks
+        self._troubles |= unreadable(seen or ())
         memory = compare.Known(networks=tuple(sources.driver.networks()), endpoints=tuple(sources.driver.endpoints()))
         networks, endpoints = driver_store.DriverStore(sources.state).load()
         rows = compare.Known(networks=tuple(networks), endpoints=tuple(endpoints))
@@ -165,14 +192,15 @@ class _Looking:
             troubles=self._troubles,
             findings=driver_audit.find_between(rows, memory, seen) if seen is not None else driver_audit.Findings(),
             known=tuple(known) if known is not None else None,
+            is_confirmed=docker is not None and docker.is_confirmed,
             missing_ports=compare.missing_ports(rows, reserved),
             stale_ports=compare.stale_ports(rows, reserved),
         )
 
-    def read_docker(self) -> list[engine.EngineNetwork] | None:
+    def read_docker(self) -> confirmation.Look | None:
         """None where it does not answer, which is noted."""
         try:
-            return self._sources.docker.list_networks({net.id for net in self._sources.driver.networks()})
+            return self._sources.docker.look({net.id for net in self._sources.driver.networks()})
         except driver_errors.EngineError as exc:
             self._troubles["docker"] = str(exc)
             return None

@@ -545,7 +545,7 @@ INTERRUPTIONS = (
         "lost-state-is-no-state",
         "a lost state file costs no container its network",
         "lost_state_file",
-        (Edit("plugin/graph.py", "if self.driver.networks():\n            self", "if True:\n            self"),),
+        _one(GRAPH, "        background = (\n", "        self.reconciler.open_gate()\n        background = (\n"),
     ),
     Mutation(
         "bridge-goes-at-stop",
@@ -1122,7 +1122,7 @@ AUDIT = (
         "audit-mends-no-rows",
         "--repair makes the rows what Docker says",
         "test_rows_that_docker_contradicts_are_told_and_mended",
-        (Edit("plugin/audit.py", "        driver_audit.mend(sources.driver, seen.findings)\n", ""),),
+        (Edit("plugin/audit.py", "driver_audit.mend(sources.driver, findings)", "driver_audit.Mending()"),),
     ),
     Mutation(
         "audit-looks-once",
@@ -1145,7 +1145,7 @@ RESTARTS = (
         "kills_within_the_engines_calls",
         _one(
             "plugin/engine_watch.py",
-            "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"
+            "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"
             "            done += self._mend_addresses(settled)\n",
             "            pass\n",
         ),

@@ -105,7 +105,7 @@ ADDRESSES = (
         "networks-without-names",
         "the network as Docker calls it",
         "called_by_its_id_until",
-        one(WATCH, "        self._names = {net.id: net.name for net in seen if net.ours}\n"),
+        one(WATCH, "        self._names = {net.id: net.name for net in seen.networks if net.ours}\n"),
         where="tests/plugin/test_engine_watch.py",
     ),
     Mutation(
@@ -403,7 +403,7 @@ NO_LEAKS = (
         "never-looked",
         "no leak, ever, without root: what the engine never tells",
         "TestNothingLeaks",
-        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        one(WATCH, "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"),
         where=LEAKS,
     ),
 )
@@ -413,7 +413,7 @@ KILLED = (
         "killed-endpoint-stays",
         "the plugin killed within every handler: what Docker does not know goes",
         "about_a_container and CreateEndpoint",
-        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        one(WATCH, "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"),
         where=KILLS,
     ),
     Mutation(
@@ -436,7 +436,7 @@ KILLED = (
         "any_point_of_the_start",
         (
             Edit(GRAPH, "    driver.restore()\n", ""),
-            Edit(GRAPH, "        if self.driver.networks():\n", "        if True:\n"),
+            Edit(GRAPH, "        background = (\n", "        self.reconciler.open_gate()\n        background = (\n"),
         ),
         where="tests/plugin/test_kills_of_networks.py",
     ),
@@ -444,7 +444,7 @@ KILLED = (
         "killed-network-stays",
         "the plugin killed within every handler: networks",
         "about_a_network and CreateNetwork",
-        one(WATCH, "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"),
+        one(WATCH, "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"),
         where="tests/plugin/test_kills_of_networks.py",
     ),
     Mutation(

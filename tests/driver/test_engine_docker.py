@@ -85,12 +85,17 @@ OTHER_SEEN = engine.EngineNetwork(id=names.NetworkId(OTHER), name="", ours=False
 
 
 class Dockerd:
-    """Answers /version, /networks, /networks/{id} and /networks/create; `failure` is every answer while it is set."""
+    """Answers /version, /info, /plugins, /networks, /networks/{id} and /networks/create.
+
+    `failure` is every answer while it is set; `plugins` None: it has no such thing, as podman.
+    """
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.networks: list[Mapping[str, Any]] = []
         self.hidden: set[str] = set()
+        self.info: Mapping[str, Any] = {"ID": "ENGINE"}
+        self.plugins: list[Mapping[str, Any]] | None = []
         self.failure: tuple[int, str] | None = None
         self.created: list[Mapping[str, Any]] = []
         self.inspected: list[str] = []
@@ -103,16 +108,17 @@ class Dockerd:
             return 200, {"ApiVersion": "1.41", "Version": "20.10.24"}
         if self.failure is not None:
             return self.failure[0], {"message": self.failure[1]}
+        told = {"info": self.info, "plugins": self.plugins}
+        if told.get(parts[0]) is not None:
+            return 200, told[parts[0]]
         if parts == ["networks", "create"]:
             self.created.append(json.loads(body))
             return 201, {"Id": OURS, "Warning": ""}
         if parts == ["networks"]:
             return 200, [{**one, "Containers": {}} for one in self.networks]
-        self.inspected.append(parts[1])
-        for one in self.networks:
-            if one["Id"] == parts[1] and one["Id"] not in self.hidden:
-                return 200, one
-        return 404, {"message": f"network {parts[1]} not found"}
+        self.inspected += parts[1:]
+        found = [one for one in self.networks if one["Id"] == parts[-1] and one["Id"] not in self.hidden]
+        return (200, found[0]) if found else (404, {"message": f"{path} not found"})
 
     def start(self) -> None:
         dockerd = self
@@ -166,6 +172,17 @@ def dockerd() -> Iterator[Dockerd]:
 @pytest.fixture
 def client(dockerd: Dockerd) -> Iterator[engine_docker.DockerEngine]:
     one = engine_docker.DockerEngine(f"unix://{dockerd.path}")
+    yield one
+    one.close()
+
+
+PLUGIN_ID = "f" * 64
+
+
+@pytest.fixture
+def managed(dockerd: Dockerd) -> Iterator[engine_docker.DockerEngine]:
+    """As a managed plugin, which knows its id."""
+    one = engine_docker.DockerEngine(f"unix://{dockerd.path}", PLUGIN_ID)
     yield one
     one.close()
 
@@ -227,6 +244,54 @@ def test_the_operators_alias_is_learned_from_the_networks_we_know(
     assert [net.ipam_ours for net in client.list_networks({names.NetworkId(OURS)})] == [True, True, False]
 
 
+def of_driver(name: str, network_id: str = OURS) -> Mapping[str, Any]:
+    return {**DETAIL, "Id": network_id, "Driver": name, "IPAM": {**DETAIL["IPAM"], "Driver": name}}
+
+
+def test_a_managed_plugin_knows_its_networks_by_its_own_alias(
+    dockerd: Dockerd, managed: engine_docker.DockerEngine
+) -> None:
+    """With no network known, as after the loss of the state file."""
+    dockerd.plugins = [{"Id": PLUGIN_ID, "Name": "overlaynet:2"}, {"Id": "e" * 64, "Name": "other:1"}]
+    drivers = ("overlaynet:2", "overlaynet:1", "other:1", "flannelpy")
+    dockerd.networks = [of_driver(name, f"{number}" * 64) for number, name in enumerate(drivers)]
+    assert [net.ours for net in managed.list_networks(())] == [True, False, False, True]
+
+
+def test_a_plugin_of_a_like_name_is_another_one(dockerd: Dockerd, managed: engine_docker.DockerEngine) -> None:
+    """A name of ours whose plugin is there no more is still ours: it was installed anew under another tag."""
+    dockerd.plugins = [{"Id": PLUGIN_ID, "Name": "flannelpy:2"}, {"Id": "e" * 64, "Name": "team/flannelpy:1"}]
+    drivers = ("team/flannelpy:1", "flannelpy:2", "flannelpy:0")
+    dockerd.networks = [of_driver(name, f"{number}" * 64) for number, name in enumerate(drivers)]
+    assert [net.ours for net in managed.list_networks(())] == [False, True, True]
+
+
+def test_an_engine_is_told_by_its_id_and_by_our_plugin(
+    dockerd: Dockerd, client: engine_docker.DockerEngine, managed: engine_docker.DockerEngine
+) -> None:
+    dockerd.plugins = [{"Id": PLUGIN_ID, "Name": "flannelpy:1"}]
+    assert client.identify() == engine.Identity(id="ENGINE")
+    assert managed.identify() == engine.Identity(id="ENGINE", has_plugin=True)
+    for without in ([{"Id": "e" * 64, "Name": "flannelpy:1"}], [], None):
+        dockerd.plugins = without
+        assert managed.identify() == engine.Identity(id="ENGINE", has_plugin=False)
+    dockerd.info = {}
+    assert client.identify() == engine.Identity(id="")
+
+
+def test_an_engine_that_does_not_say_who_it_is_is_quoted(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    dockerd.failure = (403, "forbidden by the proxy")
+    with pytest.raises(errors.EngineError, match="forbidden by the proxy"):
+        client.identify()
+
+
+def test_a_list_without_any_network_is_no_answer(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
+    with pytest.raises(errors.EngineError, match="lists no network at all"):
+        client.list_networks(())
+
+
 def test_a_form_for_networks_is_no_pool(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
     """`--config-only --ipam-driver flannelpy --subnet …`: nobody asked us for a pool."""
     dockerd.networks = [{**DETAIL, "Driver": "null", "ConfigOnly": True, "Containers": {}}]
@@ -271,11 +336,22 @@ def test_an_engine_that_refuses_is_quoted(dockerd: Dockerd, client: engine_docke
     assert str(caught.value) == f"Engine API at unix://{dockerd.path}: containerd is gone"
 
 
-def test_nonsense_from_the_engine_is_an_error_of_ours(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
-    config = [{"Subnet": "10.2.20.0/24", "Gateway": "nowhere"}]
-    dockerd.networks = [{"Id": OURS, "Driver": "flannelpy", "IPAM": {"Driver": "flannelpy", "Config": config}}]
-    with pytest.raises(errors.EngineError, match="nowhere"):
-        client.list_networks(())
+def test_a_network_that_cannot_be_read_does_not_keep_the_others_from_it(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    config = [{"Subnet": "10.2.21.0/24", "Gateway": "nowhere"}, {"Subnet": "nothing"}]
+    odd = {**DETAIL, "Id": "c" * 64, "Name": "odd", "IPAM": {"Driver": "flannelpy", "Config": config}}
+    dockerd.networks = [odd, DETAIL]
+    first, second = client.list_networks(())
+    assert second == OURS_SEEN
+    assert first == engine.EngineNetwork(
+        id=names.NetworkId("c" * 64),
+        name="odd",
+        ours=False,
+        ipam_ours=True,
+        pools=(engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.21.0/24")),),
+        trouble="ValueError: 'nowhere' does not appear to be an IPv4 or IPv6 interface",
+    )
 
 
 def test_an_engine_that_is_down_is_reached_when_it_is_back(
@@ -312,6 +388,21 @@ def test_a_network_of_that_name_is_left_alone(dockerd: Dockerd, client: engine_d
     dockerd.networks = [{**DETAIL, "Name": "net.1"}]
     client.create_network("net.1")
     assert dockerd.created == []
+
+
+def test_a_network_of_another_driver_is_not_the_one_that_is_wanted(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    dockerd.networks = [{**BRIDGE, "Name": "net-1"}]
+    with pytest.raises(errors.EngineError) as caught:
+        client.create_network("net-1")
+    assert str(caught.value) == (
+        "a network net-1 of driver bridge is there; choose another name, or take it away with: docker network rm "
+        "net-1"
+    )
+    assert dockerd.created == []
+    dockerd.networks = [{**BRIDGE, "Name": "net-1"}, {**DETAIL, "Name": "net-1"}]
+    client.create_network("net-1")
 
 
 def test_a_name_that_only_looks_alike_is_another_network(

@@ -224,16 +224,74 @@ def test_what_the_packet_filter_refuses_is_not_published(native: Host) -> None:
         publish(native, wish(80, 8080), wish(81, 8081))
     native.firewall.refusal = None
     native.reconciler.run_pass()
+    native.driver.publisher.retry()  # the new port is given back when its rule is known to be gone
     assert shown(native) == ["0.0.0.0:8080->80/tcp"]
 
 
-def test_what_cannot_be_taken_out_of_the_packet_filter_goes_in_the_background(native: Host) -> None:
+@pytest.mark.parametrize("ending", ["revoke", "leave", "delete_endpoint", "network"])
+def test_a_port_that_the_packet_filter_still_redirects_is_not_given_back(native: Host, ending: str) -> None:
+    """Its next owner, of whichever program, would lose packets to ours."""
+    publish(native, wish(80, 8080), wish(81, 8081, proto=17))
+    held = set(native.ports.held)
+    native.firewall.refusal = "nft: permission denied"
+    end_of(native, ending)
+    native.driver.publisher.settle([], native.driver.publisher.reserved())  # the audit finds them in no row
+    assert native.ports.held == held
+    native.firewall.refusal = None
+    native.ports.forgotten.clear()
+    native.driver.publisher.retry()
+    assert shown(native) == []
+    assert [port.protocol for port in native.ports.forgotten] == [UDP], (
+        "clients that the rule led to the old container"
+    )
+
+
+def test_a_port_of_a_publication_that_could_not_be_undone_is_not_given_back(native: Host) -> None:
+    native.firewall.refusal = "nft: permission denied"
+    with pytest.raises(overlay_errors.KernelError):
+        publish(native, wish(80, 8080))
+    assert {port.number for port in native.ports.held} == {8080}, "whether the rule stands nobody could tell"
+    native.firewall.refusal = None
+    native.driver.publisher.retry()
+    assert shown(native) == []
+
+
+def end_of(host: Host, ending: str) -> None:
+    match ending:
+        case "revoke":
+            revoke(host)
+        case "network":
+            with pytest.raises(overlay_errors.KernelError):
+                host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+        case _:
+            getattr(host, ending)()
+
+
+def test_a_port_whose_rule_is_gone_is_published_again_at_once(native: Host) -> None:
     publish(native, wish(80, 8080))
     native.firewall.refusal = "nft: permission denied"
     revoke(native)
     native.firewall.refusal = None
-    native.reconciler.run_pass()
-    assert shown(native) == []
+    publish(native, wish(80, 8080))
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
+
+
+def test_a_port_that_is_being_published_is_not_given_back_by_an_audit(native: Host) -> None:
+    """It is reserved before it is in a row."""
+    settled: list[None] = []
+    reserve = native.ports.reserve
+
+    def reserve_and_settle(port: ports.HostPort) -> bool:
+        taken = reserve(port)
+        native.driver.publisher.settle([], native.driver.publisher.reserved())
+        settled.append(None)
+        return bool(taken)
+
+    native.ports.reserve = reserve_and_settle
+    publish(native, wish(80, 8080))
+    assert settled
+    native.driver.publisher.settle([], native.driver.publisher.reserved())  # of a look before the row was there
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
 
 
 def test_a_restarted_plugin_has_the_same_ports(native: Host) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import creation, endpoint, engine, host_ports_fake, names
+from driver import confirmation, creation, endpoint, engine, host_ports_fake, names
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -79,10 +79,14 @@ class FakeEngine:
         self.networks: list[engine.EngineNetwork] = []
         self.failure: str | None = None
         self.refusal: str | None = None
+        self.identity = engine.Identity(id="ENGINE", has_plugin=True)
         self.created: list[str] = []
         self.asked = 0
         self.meanwhile: Callable[[int], None] = lambda _asked: None
         """What else happens just before the look of this number."""
+
+    def identify(self) -> engine.Identity:
+        return self.identity
 
     def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
         self.asked += 1
@@ -114,12 +118,14 @@ class MemoryPlugin:
         firewall: firewall_fake.FirewallFake | None = None,
         registry: registry_fake.FakeRegistry | None = None,
         host: MemoryPlugin | None = None,
+        gate_open: bool = True,
     ) -> None:
         """`saved`: the state file knows the lease already, so that all works without any thread; `dual`: with IPv6.
 
-        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended.
+        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended. `gate_open`
+        False: passes remove nothing yet, as after any start.
         """
-        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA, confirmation.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
         self.kernel = host.kernel if host else kernel_fake.KernelFake([ETH0 if dual else node_host.ETH0])
         self.firewall = firewall or (host.firewall if host else firewall_fake.FirewallFake())
@@ -129,8 +135,12 @@ class MemoryPlugin:
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
         self.ago_s = 0.0
-        """How long ago addresses are granted now."""
-        clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
+        """How long ago addresses are granted now, and networks and endpoints made."""
+
+        def monotonic() -> float:
+            return time.monotonic() - self.ago_s
+
+        clock = ipam_service.Clock(monotonic=monotonic)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
         self.host_ports = host_ports_fake.HostPortsFake(*ADDRESSES)
         self.driver = driver_service.Driver(
@@ -139,9 +149,10 @@ class MemoryPlugin:
             self.reconciler,
             self.host_ports,
             guard_wait_s=10.0,
+            monotonic=monotonic,
         )
         self.sources = sight.Sources(
-            docker=self.engine,
+            docker=confirmation.ConfirmedEngine(self.engine, self.state),
             state=self.state,
             driver=self.driver,
             ipam=self.ipam,
@@ -178,7 +189,8 @@ class MemoryPlugin:
             nodestore.NodeStore(self.state).save(DUAL if dual else SAVED)
         self.nodes.restore(nodestore.NodeStore(self.state).prefixes())
         self.driver.restore()
-        self.reconciler.open_gate()
+        if gate_open:
+            self.reconciler.open_gate()
 
     def make_watch(
         self,
@@ -187,7 +199,7 @@ class MemoryPlugin:
         complete: Callable[[], None] = lambda: None,
     ) -> engine_watch.EngineWatch:
         return engine_watch.EngineWatch(
-            self.engine,
+            confirmation.ConfirmedEngine(self.engine, self.state),
             self.driver,
             self.ipam,
             self.nodes,

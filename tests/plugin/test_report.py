@@ -138,11 +138,13 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
     assert told["flannel_networks"][0]["confirmed"] is True
     assert told["engine"] == {
         "reachable": False,
+        "confirmed": False,
         "error": "not asked yet",
         "default_network": None,
         "mended": 0,
         "looked_s": None,
         "differences": {},
+        "refused": {},
     }
     assert told["kernel"]["failures"] == []
 
