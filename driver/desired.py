@@ -105,6 +105,7 @@ def firewall_plan(
             internal=net.internal,
             masquerade=net.masquerade,
             icc=net.icc,
+            outside=net.outside,
             prefix=net.prefix,
             published=frozenset(published.get(net.id, ())),
             v6=_firewall_rules_v6(net.v6, direct=net.direct) if net.v6 is not None else None,

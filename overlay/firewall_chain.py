@@ -49,7 +49,8 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
     Links of one flannel network exchange everything, a bridge with itself too (bridge-nf-call-iptables=1, and so do
     the neighbours that look for each other). Other traffic may leave through a bridge that is not internal and be
     answered; towards the engine's own bridges (`docker`) the engine's rules decide, or we'd open what it isolates.
-    What was sent to a published port may enter, wherever it comes from: that it was redirected says so.
+    What was sent to a published port may enter, wherever it comes from: that it was redirected says so. So may all
+    that enters a bridge, or its way to other hosts, where its operator opened them to the outside.
     """
     chain = firewall.CHAIN
     domains = firewall.domains(plan, family)
@@ -57,6 +58,8 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
     open_bridges = [half.bridge for domain in domains for half in domain.halves if not half.internal]
     if not open_bridges:
         return inside
+    opened = [link for domain in domains if domain.outside for link in (*domain.outside, *domain.devices)]
+    answering = [device for domain in domains if domain.outside for device in domain.devices]
     publishing = [half.bridge for domain in domains for half in domain.halves if half.published]
     ours = {link for domain in domains for link in domain.links}
     named = sorted(name for name in set(docker) - ours if not name.startswith(("docker", "br-")))
@@ -64,8 +67,10 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
         *inside,
         *(f"-A {chain} -o {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" for name in open_bridges),
         *(f"-A {chain} -o {name} -m conntrack --ctstate DNAT -j ACCEPT" for name in publishing),
+        *(f"-A {chain} -o {name} -j ACCEPT" for name in opened),
         *(f"-A {chain} -o {name} -j RETURN" for name in (*_DOCKER_PATTERNS, *named)),
         *(f"-A {chain} -i {name} -j ACCEPT" for name in open_bridges),
+        *(f"-A {chain} -i {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" for name in answering),
     ]
 
 

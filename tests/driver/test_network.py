@@ -34,6 +34,7 @@ def test_every_option_is_read() -> None:
             "com.docker.network.container_iface_prefix": "blue",
             "com.docker.network.bridge.enable_icc": "false",
             "flannelpy.spoofing": "allow",
+            "flannelpy.outside": "allow",
         }
     )
     assert read == network.Options(
@@ -44,6 +45,7 @@ def test_every_option_is_read() -> None:
         iface_prefix="blue",
         icc=False,
         spoofing=True,
+        outside=True,
     )
 
 
@@ -57,7 +59,7 @@ def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
         network.parse_options({"flannelpy.gatway": "auto"})
     assert str(caught.value) == (
         "unknown option 'flannelpy.gatway'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
-        "com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
+        "flannelpy.outside, com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
         "com.docker.network.bridge.enable_icc, com.docker.network.bridge.name, "
         "com.docker.network.container_iface_prefix"
     )
@@ -137,6 +139,7 @@ def test_an_interface_prefix_leaves_room_for_dockers_number(prefix: str) -> None
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
+        ("flannelpy.outside", "yes", "expected one of drop, allow, got 'yes'"),
         ("flannelpy.gateway", "bridge", "expected one of auto, native, docker, got 'bridge'"),
         ("flannelpy.gateway", 1, "expected a string, got a number"),
         ("com.docker.network.driver.mtu", "", "expected a number of bytes from 68 up, got ''"),

@@ -180,15 +180,20 @@ class Host:
             space.close()
 
 
-@pytest.fixture(scope="module", params=["iptables-nft", "iptables-legacy"])
+@pytest.fixture(
+    scope="module",
+    params=[("iptables-nft", "DROP"), ("iptables-legacy", "DROP"), ("iptables-nft", "ACCEPT")],
+    ids="-".join,
+)
 def host(request: pytest.FixtureRequest, make_netns: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with an engine's rules and ours; `a` publishes."""
+    """A host with an engine's rules and ours, and whichever policy of FORWARD the engine came to; `a` publishes."""
     made = Host(make_netns)
-    text = (LISTINGS / "docker-28.rules").read_text()
-    made.host.run(f"{request.param}-restore", text=text)
-    ip6tables = request.param.replace("ip", "ip6", 1)
+    flavour, policy = request.param
+    text = (LISTINGS / "docker-28.rules").read_text().replace(":FORWARD DROP", f":FORWARD {policy}")
+    made.host.run(f"{flavour}-restore", text=text)
+    ip6tables = flavour.replace("ip", "ip6", 1)
     made.host.run(
-        f"{ip6tables} -P FORWARD DROP",
+        f"{ip6tables} -P FORWARD {policy}",
         f"{ip6tables} -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         f"{ip6tables} -A FORWARD -i docker0 -j ACCEPT",
     )
