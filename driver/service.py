@@ -26,7 +26,7 @@ from driver import (
     store,
 )
 from overlay import errors as overlay_errors
-from overlay import holdings, netstate, turns
+from overlay import holdings, netstate, supervisor, turns
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,10 @@ class Driver:
         host: host_ports.HostPorts,
         *,
         guard_wait_s: float = plumbing.GUARD_WAIT_S,
+        supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
         self._rows = rows.Rows(file)
-        self._plumbing = plumbing.Plumber(inner, self._rows, guard_wait_s)
+        self._plumbing = plumbing.Plumber(inner, self._rows, supervisor_ or supervisor.Supervisor(), guard_wait_s)
         self._follower = following.Follower(self._rows, self._plumbing, leases)
         self.publisher = publishing.Publisher(self._rows, self._plumbing, host)
         self._creations = turns.Turns()  # one network is made by one caller at a time; others are not held up

@@ -119,7 +119,7 @@ class EtcdRegistry:
                 yield from self._follow(snapshot.revision, stop, backoff)
             except etcd_errors.Compacted:
                 compacted = True
-            except errors.RegistryError as exc:
+            except errors.OverlayError as exc:  # a SettingsError too: a TLS file may be away while it is replaced
                 if not told:
                     told = True
                     yield registry.Outage(reason=str(exc))
