@@ -8,6 +8,7 @@ engine). Calls no Engine API and waits for no etcd but where a lease is truly ne
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import time
@@ -28,9 +29,17 @@ from driver import (
     store,
 )
 from overlay import errors as overlay_errors
-from overlay import holdings, netstate, turns
+from overlay import holdings, netstate, supervisor, turns
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """`guard_wait_s`: how long an endpoint waits for its guard, in seconds; `monotonic`: the clock."""
+
+    guard_wait_s: float = plumbing.GUARD_WAIT_S
+    monotonic: Callable[[], float] = time.monotonic
 
 
 class Driver:
@@ -47,11 +56,13 @@ class Driver:
         inner: plumbing.Plumbing,
         host: host_ports.HostPorts,
         *,
-        guard_wait_s: float = plumbing.GUARD_WAIT_S,
-        monotonic: Callable[[], float] = time.monotonic,
+        timing: Timing | None = None,
+        supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
-        self._rows = rows.Rows(file, monotonic)
-        self._plumbing = plumbing.Plumber(inner, self._rows, guard_wait_s)
+        timing = timing or Timing()
+        watched = supervisor_ or supervisor.Supervisor()
+        self._rows = rows.Rows(file, timing.monotonic)
+        self._plumbing = plumbing.Plumber(inner, self._rows, watched, timing.guard_wait_s)
         self._follower = following.Follower(self._rows, self._plumbing, leases)
         self.publisher = publishing.Publisher(self._rows, self._plumbing, host)
         self._creations = turns.Turns()  # one network is made by one caller at a time; others are not held up

@@ -118,8 +118,5 @@ class FirewallKeeper:
         """
         for _ in pace.heard(log, stop, "firewall", self._filters.events):
             started = monotonic()
-            try:
-                look()
-            except Exception:  # the filter must not stay unrepaired because of one bug
-                log.exception("bug: unexpected error while looking at the firewall")
+            look()
             stop.wait(timing.rest_s(monotonic() - started))

@@ -97,7 +97,7 @@ class Keeper:
         """Delete our key; where that fails, it ends by itself."""
         try:
             self._ports.registry.delete_lease(held)
-        except errors.RegistryError as exc:
+        except errors.OverlayError as exc:
             log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
 
     def yields(self, seen: registry.Snapshot) -> bool:
@@ -221,19 +221,23 @@ class Keeper:
         """Keep the lease until `stop`, whose setter calls `wake`."""
         pause = self._timing.retry_first_s
         while not stop.is_set():
-            try:
-                self._wake.wait(self._left_s())
-                self._wake.clear()
-                self._look_at_clock()
-                if self._unclaimed and not stop.wait(pause):
-                    self._unclaimed = False
-                    self.claim()
-                    pause = min(pause * 2, self._timing.retry_cap_s)
-                elif not stop.is_set():
-                    pause = self._timing.retry_first_s
-                    self._do_due(time.monotonic())
-            except Exception:
-                log.exception("bug: unexpected error while keeping the lease prefix=%s", self._prefix)
+            self._wake.wait(self._left_s())
+            self._wake.clear()
+            self._look_at_clock()
+            if self._unclaimed and not stop.wait(pause):
+                self._claim_again()
+                pause = min(pause * 2, self._timing.retry_cap_s)
+            elif not stop.is_set():
+                pause = self._timing.retry_first_s
+                self._do_due(time.monotonic())
+
+    def _claim_again(self) -> None:
+        self._unclaimed = False
+        try:
+            self.claim()
+        except Exception:
+            self._unclaimed = True
+            raise
 
     def _left_s(self) -> float:
         return (
@@ -251,8 +255,12 @@ class Keeper:
             self._heal()
         if now >= self._beat_at:
             self._beat_at = now + self._timing.beat_s
+            try:
+                self._keep_alive()
+            except Exception:
+                self._beat_at = now  # due until it has come to an answer
+                raise
             self._lookout.look()
-            self._keep_alive()
 
     def _later(self, pause_s: float) -> float:
         """When part of the pause is over: hosts that start together shall not go on together."""
@@ -286,7 +294,7 @@ class Keeper:
                 self.settle(self._claim_now(known, rewrite=True), known, tally.Event.KEY_HEALED)
             except (errors.SubnetTaken, errors.LeaseLost) as exc:
                 self._fail(exc)
-            except errors.RegistryError as exc:
+            except errors.OverlayError as exc:
                 log.warning("own key not rewritten, later prefix=%s reason=%s", self._prefix, exc)
                 self._standing.count(tally.Event.HEAL_FAILED)
             self._heal_at = self._later(self._timing.heal_s)
@@ -302,7 +310,7 @@ class Keeper:
             log.warning("lease expired, claiming it again prefix=%s reason=%s", self._prefix, exc)
             self._standing.count(tally.Event.LEASE_EXPIRED)
             self.claim(rewrite=True)
-        except errors.RegistryError as exc:
+        except errors.OverlayError as exc:  # also: a TLS file that is away, a state file that cannot be read
             wait_s = self._timing.beat_s
             log.warning("keepalive failed, next in %d s prefix=%s reason=%s", wait_s, self._prefix, exc)
             self._standing.count(tally.Event.KEEPALIVE_FAILED)
@@ -311,7 +319,7 @@ class Keeper:
             self._standing.set_ttl(held, ttl_s)
             self._note_pace(time.monotonic() - began)
 
-    def _run_out(self, exc: errors.RegistryError) -> None:
+    def _run_out(self, exc: errors.OverlayError) -> None:
         """Where the lease must have ended meanwhile, nobody agrees to it any more: claim it until somebody does."""
         if self._standing.has_run_out():
             log.warning("lease has run out unrenewed, subnet kept, claiming it again prefix=%s", self._prefix)

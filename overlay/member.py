@@ -27,6 +27,7 @@ from overlay import (
     preflight,
     registry,
     subnets,
+    supervisor,
     underlay,
 )
 
@@ -70,6 +71,8 @@ class Ports:
     """The flannelds that run on this host."""
     previous: Callable[[], lease.SubnetKey | None] = lambda: None
     """The subnet that a flanneld had on this host."""
+    supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
+    """Who starts the threads."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from overlay import (
     preflight,
     registry,
     standing,
+    statefile,
     tally,
     together,
 )
@@ -64,6 +65,7 @@ class Node:
         self._published = netstate.EMPTY
         self._left_with: lease.Lease | None = None
         self._restored = False
+        self._unsaved = False  # the state file's peers are behind; the watch's thread alone writes
         self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
@@ -81,9 +83,8 @@ class Node:
 
     def start(self) -> None:
         """Begin to talk to the registry."""
-        for target, name in ((self._run, "node"), (lambda: self._keeper.run(self._stop), "beat")):
-            thread = threading.Thread(target=target, name=f"{name}:{self.prefix}", daemon=True)
-            thread.start()
+        for run, name in ((self._run, "node"), (lambda: self._keeper.run(self._stop), "beat")):
+            thread = self._ports.supervisor.start(f"{name}:{self.prefix}", run, self._stop)
             self._threads.append(thread)  # `stop` may come from another thread, and waits for what runs
 
     def halt(self) -> None:
@@ -162,6 +163,11 @@ class Node:
         self._anew.set()
         self._cut.set()
 
+    def save_again(self) -> None:
+        """The state file can be written again: bring it up to date where it is behind."""
+        if self._unsaved:
+            self.follow_anew()
+
     def programmed(self) -> netstate.NetState:
         """The kernel state that was handed to the reconciler last."""
         return self._published
@@ -213,7 +219,7 @@ class Node:
             anew = self._anew.is_set()
             if anew:
                 self._anew.clear()
-                self._rewrite_saved_peers()
+                self._save_all_peers()
             if not anew or not self._standing.is_settled():
                 self._join()
             if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
@@ -235,19 +241,36 @@ class Node:
                 self.look_at_underlay()  # which may have changed while the registry was asked
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
-            except Exception as exc:
-                log.exception("bug: unexpected error while joining prefix=%s", self.prefix)
+            except Exception as exc:  # noqa: BLE001 - told by the supervisor
+                self._ports.supervisor.note(f"node:{self.prefix}", exc)
                 self._standing.set_trouble(errors.OverlayError(f"unexpected {type(exc).__name__}: {exc}"))
             else:
+                self._ports.supervisor.well(f"node:{self.prefix}")
                 return
             self._kick.wait(pause)
             pause = min(pause * 2, self._timing.retry_cap_s)
 
-    def _rewrite_saved_peers(self) -> None:
+    def _save_peers(self, put: peers.Leases, gone: AbstractSet[lease.SubnetKey]) -> None:
+        """Write what changed into the state file, which costs nobody a peer where it cannot be written."""
+        if self._unsaved:
+            return  # until `save_again`: each attempt would be about all peers
+        self._unsaved = True
+        try:
+            self._ports.store.save_peers(self.prefix, put, gone)
+            self._unsaved = False
+        except statefile.StateFileError as exc:
+            log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
+
+    def _save_all_peers(self) -> None:
         """The state file's peers as memory has them: the snapshot that comes next changes both alike."""
-        _, _, book = self._standing.now()
-        saved = self._ports.store.load_peers(self.prefix)
-        self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
+        self._unsaved = True
+        try:
+            _, _, book = self._standing.now()
+            saved = self._ports.store.load_peers(self.prefix)
+            self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
+            self._unsaved = False
+        except statefile.StateFileError as exc:
+            log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
 
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):
@@ -271,13 +294,16 @@ class Node:
             self._cut.set()
 
     def _follow(self) -> None:
-        for event in together.gather(self._ports.registry.watch(self._cut), self._cut):
-            try:
+        """Carry out what the watch tells; what one event left undone is read again, with the lease as it is."""
+        events = together.gather(self._ports.registry.watch(self._cut), self._cut)
+        try:
+            for event in events:
                 self._hear(event)
-            except errors.OverlayError as exc:
-                log.warning("event not carried out whole prefix=%s reason=%s", self.prefix, exc)
-            except Exception:
-                log.exception("bug: unexpected error in a watch event prefix=%s", self.prefix)
+        except Exception:
+            self._cut.set()
+            events.close()
+            self._anew.set()
+            raise
 
     def _hear(self, event: registry.Snapshot | registry.Delta | registry.Outage) -> None:
         known, _, book = self._standing.now()
@@ -307,7 +333,7 @@ class Node:
             self._keeper.check_own(news.own)
         elif news.gone and self._standing.refused():
             self._keeper.claim()  # the lease in our way need not have our key
-        self._ports.store.save_peers(self.prefix, news.put, news.gone)
+        self._save_peers(news.put, news.gone)
 
     def _publish(self) -> None:
         """Hand the kernel state of the moment to the reconciler, which repeats what the kernel refuses."""

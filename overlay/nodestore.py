@@ -75,7 +75,7 @@ class NodeStore:
         )
 
     def save(self, node: SavedNode) -> None:
-        """Insert or replace what is known of this host."""
+        """Insert or replace what is known of this host; what is there already is not written, as on a full disk."""
         values = (
             node.config,
             lease.format_subnet_key(node.key),
@@ -84,6 +84,10 @@ class NodeStore:
             node.mac_v6,
             node.prefix,
         )
+        columns = "config, subnet, attrs, mac, mac_v6, prefix"
+        with self._state.read() as tx:
+            if tx.rows(f"SELECT {columns} FROM nodes WHERE prefix = ?", (node.prefix,)) == [values]:  # noqa: S608
+                return
         with self._state.write() as tx:
             changed = tx.run(
                 "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ?, mac_v6 = ? WHERE prefix = ?",

@@ -11,6 +11,7 @@ filter run.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -29,6 +30,7 @@ from overlay import (
     pace,
     passes,
     slices,
+    supervisor,
     turns,
 )
 
@@ -48,7 +50,9 @@ class Reconciler:
         *,
         timing: Timing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor_ or supervisor.Supervisor()
         self._kernel = host
         self._timing = timing or Timing()
         self._monotonic = monotonic
@@ -157,11 +161,9 @@ class Reconciler:
     def run(self, stop: threading.Event) -> None:
         """Make full passes until `stop`, which is noticed within a second."""
         listeners = [
-            threading.Thread(target=self._listen, args=(stop,), name="kernel-events", daemon=True),
-            threading.Thread(target=self._listen_to_firewall, args=(stop,), name="firewall-events", daemon=True),
+            self._supervisor.start("kernel-events", functools.partial(self._listen, stop), stop),
+            self._supervisor.start("firewall-events", functools.partial(self._listen_to_firewall, stop), stop),
         ]
-        for listener in listeners:
-            listener.start()
         looked_at = -math.inf
         while not stop.is_set():
             self._bulk.wait()
@@ -174,8 +176,11 @@ class Reconciler:
                     looked_at = started
                 else:
                     self.glance()
-            except Exception:  # the host must not stay unrepaired because of one bug
-                log.exception("bug: unexpected error in a full pass")
+            except Exception as exc:  # noqa: BLE001 - the host must not stay unrepaired because of one bug
+                self._supervisor.note("reconciler", exc)
+                looked_at = -math.inf  # the next look is a whole one
+            else:
+                self._supervisor.well("reconciler")
             pace.rest(self._timing, stop, self._wake, self._monotonic, self._monotonic() - started)
         for listener in listeners:
             listener.join(timeout=2)

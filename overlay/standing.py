@@ -9,11 +9,14 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from overlay import claim, errors, lease, member, peers, preflight, registry, tally
 
 log = logging.getLogger(__name__)
+
+_LINES = 20
+"""Of what is skipped at once, so many are named in the log."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,15 +187,16 @@ class Standing:
         """News of the peers, and so of the registry; tells whether that ended an outage."""
         with self._changed:
             lost = self._outage is not None
-            fresh = sorted(book.unreadable.keys() - self._book.unreadable.keys())
+            before = self._book.unreadable
+            fresh = [] if book.unreadable is before else sorted(book.unreadable.keys() - before.keys())
             self._book, self._outage, self._followed = book, None, True
             self._heard_at = time.monotonic()
         if lost:
             log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
             self.count(tally.Event.REGISTRY_BACK)
-        for key in fresh:
-            log.warning("key skipped prefix=%s key=%s reason=%s", self._prefix, key, book.unreadable[key])
-            self.count(tally.Event.KEY_UNREADABLE)
+        if fresh:
+            self._tally.add(tally.Event.KEY_UNREADABLE, len(fresh))
+            self._warn("key", [f"key={key} reason={book.unreadable[key]}" for key in fresh[:_LINES]], len(fresh))
         return lost
 
     def set_skipped(self, skipped: tuple[str, ...]) -> None:
@@ -200,8 +204,7 @@ class Standing:
         with self._changed:
             fresh = sorted(set(skipped) - set(self._skipped))
             self._skipped = skipped
-        for one in fresh:
-            log.warning("peer skipped prefix=%s %s", self._prefix, one)
+        self._warn("peer", fresh[:_LINES], len(fresh))
 
     def set_findings(self, found: preflight.Findings) -> None:
         """What is amiss around this network."""
@@ -311,6 +314,12 @@ class Standing:
                 events=self._tally.read(),
                 findings=self._findings,
             )
+
+    def _warn(self, what: str, lines: Sequence[str], total: int) -> None:
+        for line in lines:
+            log.warning("%s skipped prefix=%s %s", what, self._prefix, line)
+        if total > len(lines):
+            log.warning("%s skipped prefix=%s and %d more, see /status", what, self._prefix, total - len(lines))
 
     def _note(self, exc: errors.OverlayError, what: str) -> None:
         if str(exc) != str(self._trouble):

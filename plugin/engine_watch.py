@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from driver import audit, confirmation, errors, names, network, service
 from ipam import service as ipam_service
-from overlay import difference, holdings, netstate
+from overlay import difference, holdings, netstate, supervisor
 from plugin import known_pools, sight
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,13 @@ class Options:
     """`default_network` "" for none. `complete` is called once, when all that Docker knows is known here too.
 
     Not before, however long that takes: what cannot be adopted may be a running container's. It is named in /status.
+    `supervisor` is told of looks that failed.
     """
 
     default_network: str = ""
     complete: Callable[[], None] = lambda: None
     timing: Timing = dataclasses.field(default_factory=Timing)
+    supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
 
 
 Glance = Callable[[float, confirmation.Look], sight.Sight]
@@ -102,11 +104,13 @@ class EngineWatch:
                     created = self._create_default()
                 else:
                     self._learn_names()
+                if is_due:
+                    self._options.supervisor.well("engine")
             except errors.EngineError as exc:
                 self._note(str(exc))
                 created = True  # the next look comes first
-            except Exception:
-                log.exception("bug: unexpected error in the look at the engine")
+            except Exception as exc:  # noqa: BLE001 - told, and the next look is due all the same
+                self._options.supervisor.note("engine", exc)
                 look_at = time.monotonic() + self._timing.period_s
                 created = True
             # between looks at most this: two looks close together are no two opinions

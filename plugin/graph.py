@@ -38,6 +38,7 @@ from overlay import (
     registry_etcd,
     registry_standalone,
     statefile,
+    supervisor,
 )
 from plugin import audit, engine_watch, http, plugin_id, settings, sight
 
@@ -65,6 +66,7 @@ class Graph:
     methods: Mapping[str, http.Method]
     halt: threading.Event
     threads: list[threading.Thread]
+    supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
 
     def start(self) -> None:
         """Everything saved is declared by now: let the background begin.
@@ -79,8 +81,7 @@ class Graph:
             *([(self.offload.run, "offload")] if self.settings.tx_checksum == "auto" else []),
         )
         for run, name in background:
-            thread = threading.Thread(target=run, args=(self.halt,), name=name, daemon=True)
-            thread.start()
+            thread = self.supervisor.start(name, functools.partial(run, self.halt), self.halt)
             self.threads.append(thread)  # what stops this waits for threads that run
         self.nodes.start()
 
@@ -93,7 +94,11 @@ class Graph:
         self.state.close()
 
 
-def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) -> Graph:
+def build(
+    chosen: settings.Settings,
+    timing: engine_watch.Timing | None = None,
+    supervisor_: supervisor.Supervisor | None = None,
+) -> Graph:
     """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
     schemas = (
         nodestore.SCHEMA,
@@ -103,13 +108,26 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         confirmation.SCHEMA,
     )
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
+    try:
+        return _connect(chosen, timing or engine_watch.Timing(), state, supervisor_ or supervisor.Supervisor())
+    except BaseException:
+        state.close()
+        raise
+
+
+def _connect(
+    chosen: settings.Settings,
+    timing: engine_watch.Timing,
+    state: statefile.StateFile,
+    watched: supervisor.Supervisor,
+) -> Graph:
     kernel = kernel_netlink.KernelNetlink(_proc_sys())
     run_dir = pathlib.Path(chosen.run_dir)
     firewall = firewalld.Consenting(
         _firewall(chosen),
         firewalld.Zones(run_dir / "dbus/system_bus_socket"),
     )
-    plumbing = reconciler.Reconciler(kernel, firewall)
+    plumbing = reconciler.Reconciler(kernel, firewall, supervisor_=watched)
     store = nodestore.NodeStore(state)
     client = None if chosen.standalone else _etcd(chosen)
     make_registry = _registries(chosen, state, client)
@@ -129,6 +147,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
             changed=lambda: driver.refresh(),  # noqa: PLW0108 - the driver is built after the nodes
             flannelds=lambda: processes.find_flannelds(proc),
             previous=lambda: processes.read_subnet_env(run_dir / "flannel/subnet.env"),
+            supervisor=watched,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(
@@ -140,7 +159,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         )
         return node.Node(prefix, options, ports)
 
-    holdings = nodes.Nodes(chosen.etcd_prefix, make_node)
+    holdings = nodes.Nodes(chosen.etcd_prefix, make_node, watched)
     plumbing.on_events(holdings.notice)
     ipam = ipam_service.Ipam(
         holdings,
@@ -149,7 +168,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         network_of=lambda cidr: watch.network_of(cidr),  # noqa: PLW0108 - the watch is built last
     )
     host = host_ports_socket.HostPortsSocket()
-    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host)
+    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host, supervisor_=watched)
     sources = sight.Sources(
         docker=_docker(chosen, state),
         state=state,
@@ -162,7 +181,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         make_registry=make_registry,
         default_prefix=chosen.etcd_prefix,
     )
-    watch = _watch(chosen, sources, timing or engine_watch.Timing())
+    watch = _watch(chosen, sources, timing, watched)
     holdings.restore(store.prefixes())
     driver.restore()
     return Graph(
@@ -175,10 +194,11 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         watch=watch,
         audit=audit.Audit(sources),
         etcd_requests=client.requests.read if client else dict,
-        offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange),
+        offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange, supervisor_=watched),
         methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
         halt=threading.Event(),
         threads=[],
+        supervisor=watched,
     )
 
 
@@ -220,7 +240,7 @@ def _docker(chosen: settings.Settings, state: statefile.StateFile) -> confirmati
 
 
 def _watch(
-    chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing
+    chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing, watched: supervisor.Supervisor
 ) -> engine_watch.EngineWatch:
     return engine_watch.EngineWatch(
         _docker(chosen, sources.state),
@@ -232,6 +252,7 @@ def _watch(
             default_network=chosen.default_network,
             complete=sources.reconciler.open_gate,
             timing=timing,
+            supervisor=watched,
         ),
     )
 

@@ -20,6 +20,7 @@ def missing(built: graph.Graph) -> Iterator[str]:
     """A line for each thing without which containers are not fully connected."""
     for one in built.nodes.all():
         yield from _missing_of(one.status())
+    yield from built.supervisor.troubles()
     if built.reconciler.last_errors:
         yield f"kernel: {built.reconciler.last_errors[0]}"
     elif built.reconciler.last_pass is None:
@@ -95,6 +96,7 @@ def status(built: graph.Graph) -> dict[str, Any]:
             "examined": [dataclasses.asdict(one) for one in built.offload.status()],
         },
         "engine": built.watch.status(),
+        "threads": {"failing": list(built.supervisor.troubles()), "failures": dict(built.supervisor.failures())},
     }
 
 
@@ -153,5 +155,8 @@ def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
         yield "flannelpy_repairs", "Kernel objects put right since the start.", {"kind": kind}, float(count)
     for kind, count in sorted(built.watch.differences.items()):
         yield "flannelpy_differences", "What the last looks found to differ.", {"kind": kind}, float(count)
+    for thread, count in sorted(built.supervisor.failures().items()):
+        help_text = "How often a background thread failed and began again."
+        yield "flannelpy_thread_failures_total", help_text, {"thread": thread}, float(count)
     failures = len(built.reconciler.last_errors)
     yield "flannelpy_kernel_failures", "Changes the kernel refuses at the moment.", {}, float(failures)

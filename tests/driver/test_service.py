@@ -844,7 +844,7 @@ def test_a_guard_that_takes_long_is_written_beside_and_holds_no_endpoint_up(host
     host.create_network()
     slow = SlowGuard(host.reconciler)
     slow.go_on.set()
-    driver = service.Driver(host.store(), host.holdings, slow, host.ports, guard_wait_s=0.01)
+    driver = service.Driver(host.store(), host.holdings, slow, host.ports, timing=service.Timing(guard_wait_s=0.01))
     driver.restore()
     slow.go_on.clear()
     slow.done.clear()

@@ -258,6 +258,24 @@ def test_macs_are_read_in_every_notation_go_reads(text: str) -> None:
     assert data == vxlan_data.VxlanData(vni=1, mac=netstate.Mac("c6:d2:32:6f:8f:44"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "c6:d2-32:6f-8f:44",
+        "c6-d2-32-6f-8f:44",
+        "c6d2:326f:8f44",
+        "c6d2.326f-8f44",
+        "c6:d2:32:6f:8f:44:00:01",  # Go reads it, and no VXLAN device has such an address
+        "c6:d2:32:6f:8f:4",
+        "c6d2326f8f44",
+        "\\u0063\\u0036:d2:32:6f:8f:44",  # flannel hands the text to Go as it stands
+    ],
+)
+def test_macs_that_go_or_the_kernel_refuses_are_refused(text: str) -> None:
+    with pytest.raises(errors.CodecError, match=r"^BackendData: VtepMAC: expected"):
+        vxlan_data.parse_vxlan_data(f'{{"VNI":1,"VtepMAC":"{text}"}}')
+
+
 @given(st.text(max_size=60))
 def test_garbage_data_is_a_codec_error(text: str) -> None:
     with pytest.raises(errors.CodecError):

@@ -99,6 +99,39 @@ def test_a_rewrite_that_gets_no_answer_leaves_the_lease_as_it_was(
     )
 
 
+def test_a_rewrite_succeeds_with_a_file_that_cannot_be_written(
+    host: node_host.NodeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is rewritten is in the file already."""
+    timing(host, heal_first_s=0.2, heal_s=0.02)
+    one = host.join()
+    assert host.file is not None
+    host.file._connection.execute("PRAGMA query_only = ON")
+    healed = events(host).get("key_healed", 0)
+    until(lambda: events(host).get("key_healed", 0) >= healed + 2)
+    assert (one.status().confirmed, one.status().trouble) == (True, None)
+    assert "bug" not in caplog.text
+
+
+def test_a_file_that_cannot_be_written_is_trouble_and_no_bug(
+    host: node_host.NodeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here the file has another address than the key that is rewritten."""
+    timing(host, heal_first_s=3600, heal_s=3600)
+    one = host.join()
+    saved = host.store.load(node_host.PREFIX)
+    assert saved is not None
+    assert host.file is not None
+    host.store.save(dataclasses.replace(saved, config=node_host.CONFIG + " " * 100_000))
+    host.file._connection.execute("PRAGMA query_only = ON")
+    one._keeper._heal()
+    assert events(host).get("heal_failed") == 1
+    assert "cannot write the state file" in messages(caplog, "own key not rewritten")[0]
+    assert "bug" not in caplog.text
+    host.file._connection.execute("PRAGMA query_only = OFF")
+    until(lambda: one.status().confirmed)
+
+
 def test_a_rewrite_finds_a_thief_and_leaves_its_key_alone(host: node_host.NodeHost, ticking: TickingRegistry) -> None:
     """The watch may not have told it yet."""
     host.in_use = True

@@ -830,6 +830,35 @@ def test_a_full_disk_is_trouble_and_not_the_end(host: node_host.NodeHost) -> Non
         one.wait(0.05)
 
 
+def fill_disk(host: node_host.NodeHost) -> None:
+    assert host.file is not None
+    host.file._connection.execute("PRAGMA max_page_count = 1")  # SQLite's own "database or disk is full"
+
+
+def make_room(host: node_host.NodeHost) -> None:
+    assert host.file is not None
+    host.file._connection.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_peers_come_and_go_while_the_disk_is_full_and_are_saved_when_it_has_room(host: node_host.NodeHost) -> None:
+    """An audit may have the file's peers written anew meanwhile: the thread that follows must not end of it."""
+    one = host.join()
+    fill_disk(host)
+    for number in range(2, 120):
+        host.registry.put_peer(
+            node_host.key(f"10.2.{number}.0/24"),
+            node_host.attrs(f"192.0.2.{number}", f"0e:00:00:00:00:{number:02x}"),
+        )
+    until(lambda: len(host.routes()) == 118)
+    one.follow_anew()
+    host.registry.put_peer(node_host.key("10.2.200.0/24"), node_host.attrs("192.0.2.200", "0e:00:00:00:00:c8"))
+    until(lambda: "10.2.200.0/24" in host.routes())
+    assert len(host.store.load_peers(node_host.PREFIX)) < 119
+    make_room(host)
+    one.save_again()
+    until(lambda: len(host.store.load_peers(node_host.PREFIX)) == 119)
+
+
 def test_a_host_that_moved_rewrites_its_key_with_the_new_address(host: node_host.NodeHost) -> None:
     host.in_use = True
     host.join().stop()

@@ -33,11 +33,12 @@ from overlay import (
     node,
     nodes,
     nodestore,
+    offload,
     offload_watch,
-    probe,
     reconciler,
     registry_fake,
     statefile,
+    supervisor,
 )
 from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight
 from tests.overlay import node_host
@@ -69,6 +70,7 @@ ETH0 = dataclasses.replace(
 ADDRESSES = (ipaddress.IPv4Address("192.0.2.1"), ipaddress.IPv6Address("2001:db8::1"))
 """The host's own."""
 
+SUPERVISION = supervisor.Timing(first_s=0.01, cap_s=0.05, well_s=0.3)
 TIMING = engine_watch.Timing(period_s=0.01, confirm_s=0.01, retry_s=0.01, grace_s=0.0)
 
 
@@ -105,6 +107,13 @@ class FakeEngine:
             raise driver_errors.EngineError(failure)
 
 
+class SilentPeers:
+    """Peers that answer no question about checksum offload."""
+
+    def ask(self, _tunnel: offload.Tunnel) -> offload.Answers:
+        return offload.Answers(kernel=False, crafted=False)
+
+
 class MemoryPlugin:
     """One host's plugin, as `plugin.app` builds it. Implements `http.Core`."""
 
@@ -132,8 +141,10 @@ class MemoryPlugin:
         fresh = registry or registry_fake.FakeRegistry((DUAL if dual else SAVED).config)
         self.registry = host.registry if host else fresh
         self.engine = host.engine if host else FakeEngine()
-        self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
-        self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
+        self.supervisor = supervisor.Supervisor(SUPERVISION)
+        self.store = nodestore.NodeStore(self.state)
+        self.reconciler = reconciler.Reconciler(self.kernel, self.firewall, supervisor_=self.supervisor)
+        self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node, self.supervisor)
         self.ago_s = 0.0
         """How long ago addresses are granted now, and networks and endpoints made."""
 
@@ -148,8 +159,8 @@ class MemoryPlugin:
             self.nodes,
             self.reconciler,
             self.host_ports,
-            guard_wait_s=10.0,
-            monotonic=monotonic,
+            timing=driver_service.Timing(guard_wait_s=10.0, monotonic=monotonic),
+            supervisor_=self.supervisor,
         )
         self.sources = sight.Sources(
             docker=confirmation.ConfirmedEngine(self.engine, self.state),
@@ -176,10 +187,13 @@ class MemoryPlugin:
             watch=self.watch,
             audit=self.auditor,
             etcd_requests=lambda: {"list": 2},
-            offload=offload_watch.OffloadWatch(self.nodes.all, probe.Probe(), lambda _count: 0),
+            offload=offload_watch.OffloadWatch(
+                self.nodes.all, SilentPeers(), lambda _count: 0, supervisor_=self.supervisor
+            ),
             methods=self.table,
             halt=threading.Event(),
             threads=[],
+            supervisor=self.supervisor,
         )
         self.not_ready: errors.OverlayError | None = None
         self.flannelds: tuple[flanneld.Flanneld, ...] = ()
@@ -204,7 +218,9 @@ class MemoryPlugin:
             self.ipam,
             self.nodes,
             functools.partial(sight.glance, self.sources),
-            engine_watch.Options(default_network=default_network, complete=complete, timing=timing),
+            engine_watch.Options(
+                default_network=default_network, complete=complete, timing=timing, supervisor=self.supervisor
+            ),
         )
 
     def join(self) -> MemoryPlugin:
@@ -274,7 +290,7 @@ class MemoryPlugin:
     def _make_node(self, prefix: str) -> node.Node:
         ports = member.Ports(
             registry=self.registry,
-            store=nodestore.NodeStore(self.state),
+            store=self.store,
             kernel=self.kernel,
             publish=self.reconciler.set,
             in_use=lambda: self.ipam.is_in_use(prefix),
@@ -284,6 +300,7 @@ class MemoryPlugin:
             make_mac=lambda: node_host.MAC,
             changed=lambda: self.driver.refresh(),  # noqa: PLW0108 - made after the nodes
             flannelds=lambda: self.flannelds,
+            supervisor=self.supervisor,
         )
         return node.Node(prefix, member.Options(), ports, timing=node_host.FAST)
 
@@ -291,6 +308,13 @@ class MemoryPlugin:
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
 POOL = requests.PoolRequest()
+
+
+def moved(plugin: MemoryPlugin, address: str) -> str:
+    """The underlay gets another address, and the kernel tells; the address alone."""
+    interface = ipaddress.IPv4Interface(address)
+    plugin.kernel.set_underlays([dataclasses.replace(node_host.ETH0, addresses=(interface,))])
+    return str(interface.ip)
 
 
 def fill_network(plugin: MemoryPlugin) -> str:
