@@ -213,7 +213,7 @@ def _gateway(pool: engine.EnginePool, row: network.Network | None) -> netstate.I
     if pool.gateway is not None:
         return pool.gateway
     gateways = () if row is None else (row.gateway.ip, *((row.v6.gateway.ip,) if row.v6 is not None else ()))
-    return next((ip for ip in gateways if ip in pool.cidr), next(iter(pool.cidr.hosts())))
+    return next((ip for ip in gateways if ip in pool.cidr), pool.cidr[1])
 
 
 def _pool_data(cidr: creation.Pool, gateway: creation.Gateway) -> creation.PoolData[creation.Pool, creation.Gateway]:

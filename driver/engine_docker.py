@@ -88,8 +88,10 @@ class DockerEngine:
 
     def _plugins(self, api: docker.APIClient) -> dict[str, str]:
         """The names of the engine's managed plugins, by id. Nobody is asked where this process is none of them."""
+        if not self._plugin_id:
+            return {}
         try:
-            return {one["Id"]: one["Name"] for one in api.plugins()} if self._plugin_id else {}
+            return {one["Id"]: one["Name"] for one in api.plugins()}  # type: ignore[no-untyped-call]
         except docker_errors.NotFound:  # podman
             return {}
 
