@@ -122,7 +122,7 @@ class EngineWatch:
             self._driver.allow_forwarding()
         now = self._glance(seen_at, docker)
         self._window.add(now)
-        done = self._mend(now, sight.unreadable(docker.networks))
+        done = self._mend(now, known_pools.unreadable(docker.networks))
         self._tell_complete(docker)
         recent, settled = self._window.recent(), self._window.settled()
         tried = frozenset(settled.differences) if settled is not None else frozenset()
