@@ -164,7 +164,7 @@ class EngineWatch:
         """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""
         recent, settled = self._window.recent(), self._window.settled()
         done: list[str] = []
-        refused = {f"{what} cannot be read": why for what, why in unreadable.items()}
+        refused = {f"{what} is left as it is": why for what, why in unreadable.items()}
         if recent is not None:
             done += self._mend_rows(audit.adoptions(recent.findings), refused)
         if settled is not None and settled.is_confirmed:
