@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from driver import compare, creation, endpoint, engine, errors, names, network, service
 from overlay import errors as overlay_errors
 from overlay import netstate
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +137,9 @@ def mend(driver: service.Driver, findings: Findings) -> Mending:
     done: list[str] = []
     refused: dict[str, str] = {}
     for endpoint_id in sorted(findings.stale_endpoints):
-        driver.delete_endpoint(endpoint_id)
-        done.append(f"endpoint {endpoint_id[:12]} forgotten: Docker does not know it")
+        with _noted(refused, f"endpoint {endpoint_id[:12]} cannot be forgotten"):
+            driver.delete_endpoint(endpoint_id)
+            done.append(f"endpoint {endpoint_id[:12]} forgotten: Docker does not know it")
     for network_id in sorted(findings.stale_networks):
         with _noted(refused, f"network {network_id[:12]} not taken away whole, retrying in the background"):
             driver.delete_network(network_id)
@@ -162,7 +166,8 @@ def mend(driver: service.Driver, findings: Findings) -> Mending:
                 driver.adopt_endpoint(end)
                 done.append(f"endpoint {end.id[:12]} adopted from Docker: {end.address.ip}")
     for network_id, chosen_mtu in findings.chosen_mtus:
-        driver.learn_chosen_mtu(network_id, chosen_mtu)
+        with _noted(refused, f"network {network_id[:12]} cannot be corrected"):
+            driver.learn_chosen_mtu(network_id, chosen_mtu)
     return Mending(done=tuple(done), refused=refused)
 
 
@@ -172,6 +177,9 @@ def _noted(refused: dict[str, str], what: str) -> Iterator[None]:
         yield
     except (errors.DriverError, overlay_errors.OverlayError) as exc:
         refused[what] = str(exc)
+    except Exception as exc:  # a bug met with one network must not cost the others their look
+        refused[what] = f"bug: {type(exc).__name__}: {exc}"
+        log.debug("%s", what, exc_info=True)  # every look meets it again; the line is said once
 
 
 def _chosen_mtus(ours: Iterable[engine.EngineNetwork]) -> frozenset[tuple[names.NetworkId, int | None]]:
@@ -205,7 +213,7 @@ def _gateway(pool: engine.EnginePool, row: network.Network | None) -> netstate.I
     if pool.gateway is not None:
         return pool.gateway
     gateways = () if row is None else (row.gateway.ip, *((row.v6.gateway.ip,) if row.v6 is not None else ()))
-    return next((ip for ip in gateways if ip in pool.cidr), next(iter(pool.cidr.hosts())))
+    return next((ip for ip in gateways if ip in pool.cidr), pool.cidr[1])
 
 
 def _pool_data(cidr: creation.Pool, gateway: creation.Gateway) -> creation.PoolData[creation.Pool, creation.Gateway]:

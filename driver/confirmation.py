@@ -43,8 +43,7 @@ class ConfirmedEngine:
         confirmed = self._load()
         if is_own(identity, confirmed, (net.id for net in networks if net.id in known)):
             if identity.id != confirmed:
-                self._save(identity.id)
-                log.info("engine confirmed id=%s was=%s", identity.id, confirmed or "none")
+                self._save(identity.id, confirmed)
             return Look(networks=networks, is_confirmed=True)
         _require_unknown(identity, confirmed)
         return Look(networks=networks, is_confirmed=False)
@@ -61,10 +60,16 @@ class ConfirmedEngine:
             rows = tx.rows("SELECT id FROM engine")
         return str(rows[0][0]) if rows else ""
 
-    def _save(self, engine_id: str) -> None:
-        with self._state.write() as tx:
-            tx.run("DELETE FROM engine")
-            tx.run("INSERT INTO engine VALUES (?)", (engine_id,))
+    def _save(self, engine_id: str, before: str) -> None:
+        """A full disk is no reason not to look: the next look saves it."""
+        try:
+            with self._state.write() as tx:
+                tx.run("DELETE FROM engine")
+                tx.run("INSERT INTO engine VALUES (?)", (engine_id,))
+        except statefile.StateFileError as exc:
+            log.warning("engine confirmed, and not saved yet id=%s: %s", engine_id, exc)
+        else:
+            log.info("engine confirmed id=%s was=%s", engine_id, before or "none")
 
 
 def is_own(identity: engine.Identity, confirmed: str, listed: Iterable[names.NetworkId]) -> bool:

@@ -43,13 +43,14 @@ class DockerEngine:
         try:
             api = self._connect().api
             summaries = api.networks()
-            aliases = self._aliases(api, summaries, known)
+            plugins = self._plugins(api)
+            aliases = self._aliases(plugins, summaries, known)
             found = []
             for summary in summaries:
                 if aliases & {_driver(summary), _ipam_driver(summary)}:
                     found.append(_network(api.inspect_network(summary["Id"]), aliases))
                 else:
-                    found.append(engine.EngineNetwork(id=names.NetworkId(summary["Id"]), name="", ours=False))
+                    found.append(_other_network(summary))
         except docker_errors.NotFound as exc:
             raise errors.EngineError("a network was removed during the look") from exc
         except (docker_errors.DockerException, OSError, ValueError, KeyError) as exc:
@@ -71,7 +72,7 @@ class DockerEngine:
                 # engines before 25 take a second network of one name unless told to check
                 api.create_network(name, driver=engine.CLASSIC_NAME, ipam=ipam, check_duplicate=True)
                 return
-            is_there = bool(drivers & self._aliases(api, summaries, ()))
+            is_there = bool(drivers & self._aliases(self._plugins(api), summaries, ()))
         except (docker_errors.DockerException, OSError, KeyError) as exc:
             raise self._lost(exc) from exc
         if not is_there:
@@ -86,21 +87,26 @@ class DockerEngine:
             self._client.close()
             self._client = None
 
-    def _plugins(self, api: docker.APIClient) -> dict[str, str]:
-        """The names of the engine's managed plugins, by id. Nobody is asked where this process is none of them."""
+    def _plugins(self, api: docker.APIClient) -> Mapping[str, str]:
+        """The names of this plugin and of all others that are enabled, by id.
+
+        Nobody is asked where this process is no managed plugin.
+        """
+        if not self._plugin_id:
+            return {}
         try:
-            return {one["Id"]: one["Name"] for one in api.plugins()} if self._plugin_id else {}
+            listed = api.plugins()  # type: ignore[no-untyped-call]
         except docker_errors.NotFound:  # podman
             return {}
+        return {one["Id"]: one["Name"] for one in listed if one["Enabled"] or one["Id"] == self._plugin_id}
 
     def _aliases(
-        self, api: docker.APIClient, summaries: Iterable[Mapping[str, Any]], known: Collection[names.NetworkId]
+        self, plugins: Mapping[str, str], summaries: Iterable[Mapping[str, Any]], known: Collection[names.NetworkId]
     ) -> set[str]:
         """The names under which this engine has this plugin.
 
-        Its own, and the usual ones in sight that no other managed plugin has; and what `known` networks say.
+        Its own, and the usual ones in sight that no other plugin has; and what `known` networks say.
         """
-        plugins = self._plugins(api)
         own = {name for plugin_id, name in plugins.items() if plugin_id == self._plugin_id}
         usual = {name for one in summaries for name in (_driver(one), _ipam_driver(one)) if engine.is_ours(name)}
         said = {name for one in summaries if one["Id"] in known for name in (_driver(one), _ipam_driver(one))}
@@ -123,6 +129,18 @@ def _driver(detail: Mapping[str, Any]) -> str:
 
 def _ipam_driver(detail: Mapping[str, Any]) -> str:
     return str((detail.get("IPAM") or {}).get("Driver"))
+
+
+def _other_network(summary: Mapping[str, Any]) -> engine.EngineNetwork:
+    """One of another driver. Of one with a name like ours the links may be like ours, too, and are not to be lost."""
+    driver = _driver(summary)
+    trouble = f"its driver {driver} is another plugin that is enabled; a host has one flannelpy: disable one of them"
+    return engine.EngineNetwork(
+        id=names.NetworkId(summary["Id"]),
+        name=str(summary.get("Name", "")) if engine.is_ours(driver) else "",
+        ours=False,
+        trouble=trouble if engine.is_ours(driver) else "",
+    )
 
 
 def _network(detail: Mapping[str, Any], aliases: Collection[str]) -> engine.EngineNetwork:

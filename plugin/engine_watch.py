@@ -126,7 +126,7 @@ class EngineWatch:
             self._driver.allow_forwarding()
         now = self._glance(seen_at, docker)
         self._window.add(now)
-        done = self._mend(now, sight.unreadable(docker.networks))
+        done = self._mend(now, known_pools.unreadable(docker.networks))
         self._tell_complete(docker)
         recent, settled = self._window.recent(), self._window.settled()
         tried = frozenset(settled.differences) if settled is not None else frozenset()
@@ -168,7 +168,7 @@ class EngineWatch:
         """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""
         recent, settled = self._window.recent(), self._window.settled()
         done: list[str] = []
-        refused = {f"{what} cannot be read": why for what, why in unreadable.items()}
+        refused = {f"{what} is left as it is": why for what, why in unreadable.items()}
         if recent is not None:
             done += self._mend_rows(audit.adoptions(recent.findings), refused)
         if settled is not None and settled.is_confirmed:

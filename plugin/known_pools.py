@@ -1,4 +1,4 @@
-"""Docker's networks as the pools that `ipam` compares its own with.
+"""Docker's networks as the pools that `ipam` compares its own with, and which of them cannot be read.
 
 Pure. Callers: `plugin.engine_watch` and `plugin.audit`; here, since `driver` and `ipam` do not know each other.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from driver import endpoint, engine, network
+from driver import endpoint, engine, errors, network
 from ipam import endpoints as ipam_endpoints
 from ipam import errors as ipam_errors
 from ipam import requests
@@ -39,6 +39,26 @@ def of_rows(networks: Iterable[network.Network], endpoints: Iterable[endpoint.En
                 )
             )
     return found
+
+
+def unreadable(seen: Iterable[engine.EngineNetwork]) -> dict[str, str]:
+    """The networks of ours in Docker that cannot be read, or their options, and why."""
+    return {f"network {net.id[:12]} ({net.name})": reason for net in seen if (reason := net.trouble or _misread(net))}
+
+
+def _misread(net: engine.EngineNetwork) -> str:
+    reasons = []
+    if net.ours:
+        try:
+            network.parse_options(net.options)
+        except errors.BadRequest as exc:
+            reasons.append(str(exc))
+    if net.ipam_ours:
+        try:
+            ipam_endpoints.parse_prefix(net.ipam_options)
+        except ipam_errors.BadRequest as exc:
+            reasons.append(str(exc))
+    return "; ".join(reasons)
 
 
 def union(before: Iterable[requests.KnownPool], now: Iterable[requests.KnownPool]) -> list[requests.KnownPool]:

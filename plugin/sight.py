@@ -9,16 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from driver import audit as driver_audit
-from driver import compare, confirmation, desired, endpoint, engine, network, ports
+from driver import compare, confirmation, desired, endpoint, engine, ports
 from driver import errors as driver_errors
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import compare as ipam_compare
-from ipam import endpoints as ipam_endpoints
-from ipam import errors as ipam_errors
 from ipam import requests
 from ipam import rows as ipam_rows
 from ipam import service as ipam_service
@@ -138,26 +136,6 @@ def glance(sources: Sources, seen_at: float, docker: confirmation.Look) -> Sight
     return _Looking(sources, whole=False).look(seen_at, docker)
 
 
-def unreadable(seen: Iterable[engine.EngineNetwork]) -> dict[str, str]:
-    """The networks of ours in Docker that cannot be read, or their options, and why."""
-    return {f"network {net.id[:12]} ({net.name})": reason for net in seen if (reason := net.trouble or _misread(net))}
-
-
-def _misread(net: engine.EngineNetwork) -> str:
-    reasons = []
-    if net.ours:
-        try:
-            network.parse_options(net.options)
-        except driver_errors.BadRequest as exc:
-            reasons.append(str(exc))
-    if net.ipam_ours:
-        try:
-            ipam_endpoints.parse_prefix(net.ipam_options)
-        except ipam_errors.BadRequest as exc:
-            reasons.append(str(exc))
-    return "; ".join(reasons)
-
-
 class _Looking:
     """One look under way."""
 
@@ -169,7 +147,7 @@ class _Looking:
     def look(self, seen_at: float, docker: confirmation.Look | None) -> Sight:
         sources = self._sources
         seen = None if docker is None else docker.networks
-        self._troubles |= unreadable(seen or ())
+        self._troubles |= known_pools.unreadable(seen or ())
         memory = compare.Known(networks=tuple(sources.driver.networks()), endpoints=tuple(sources.driver.endpoints()))
         networks, endpoints = driver_store.DriverStore(sources.state).load()
         rows = compare.Known(networks=tuple(networks), endpoints=tuple(endpoints))

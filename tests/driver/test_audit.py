@@ -178,6 +178,17 @@ def test_one_that_cannot_be_adopted_does_not_keep_the_others_out(host: Host) -> 
     )
 
 
+def test_a_bug_met_with_one_network_does_not_keep_the_others_out(host: Host) -> None:
+    odd = dataclasses.replace(SEEN, id=FOREIGN_ID, name="odd", options=None, endpoints=())  # type: ignore[arg-type]
+    mending = audit.mend(host.driver, audit.Findings(missing_networks=(odd, SEEN)))
+    assert mending.done == ("network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",)
+    assert mending.refused == {
+        "network 7f84cb89bbd1 (odd) cannot be adopted": (
+            "bug: AttributeError: 'NoneType' object has no attribute 'items'"
+        )
+    }
+
+
 def test_a_network_the_kernel_holds_on_to_is_forgotten_all_the_same(host: Host) -> None:
     host.create_network()
     host.kernel.refuse(netstate.BridgeLink(name=netstate.IfName("fp-4d5d70de7705"), mac=netstate.Mac(""), mtu=0))

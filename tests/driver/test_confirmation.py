@@ -109,6 +109,15 @@ def test_a_managed_plugin_is_the_engines_that_has_it_whatever_its_id(state: stat
     )
 
 
+def test_a_file_that_cannot_be_written_keeps_nobody_from_looking(
+    state: statefile.StateFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    with state.read() as tx:
+        tx.rows("PRAGMA query_only = ON")
+    assert look(state, ONE, LOCAL)
+    assert "engine confirmed, and not saved yet id=ONE: cannot write the state file" in caplog.text
+
+
 def test_nothing_is_created_on_another_engine(state: statefile.StateFile) -> None:
     docker = Docker(ONE)
     confirmation.ConfirmedEngine(docker, state).create_network("flannel")

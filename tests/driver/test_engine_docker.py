@@ -248,31 +248,51 @@ def of_driver(name: str, network_id: str = OURS) -> Mapping[str, Any]:
     return {**DETAIL, "Id": network_id, "Driver": name, "IPAM": {**DETAIL["IPAM"], "Driver": name}}
 
 
+def plugin(name: str, plugin_id: str = "e" * 64, *, enabled: bool = True) -> Mapping[str, Any]:
+    return {"Id": plugin_id, "Name": name, "Enabled": enabled}
+
+
 def test_a_managed_plugin_knows_its_networks_by_its_own_alias(
     dockerd: Dockerd, managed: engine_docker.DockerEngine
 ) -> None:
     """With no network known, as after the loss of the state file."""
-    dockerd.plugins = [{"Id": PLUGIN_ID, "Name": "overlaynet:2"}, {"Id": "e" * 64, "Name": "other:1"}]
+    dockerd.plugins = [plugin("overlaynet:2", PLUGIN_ID), plugin("other:1")]
     drivers = ("overlaynet:2", "overlaynet:1", "other:1", "flannelpy")
     dockerd.networks = [of_driver(name, f"{number}" * 64) for number, name in enumerate(drivers)]
-    assert [net.ours for net in managed.list_networks(())] == [True, False, False, True]
+    seen = managed.list_networks(())
+    assert [net.ours for net in seen] == [True, False, False, True]
+    assert [net.trouble for net in seen] == [""] * 4
 
 
-def test_a_plugin_of_a_like_name_is_another_one(dockerd: Dockerd, managed: engine_docker.DockerEngine) -> None:
-    """A name of ours whose plugin is there no more is still ours: it was installed anew under another tag."""
-    dockerd.plugins = [{"Id": PLUGIN_ID, "Name": "flannelpy:2"}, {"Id": "e" * 64, "Name": "team/flannelpy:1"}]
-    drivers = ("team/flannelpy:1", "flannelpy:2", "flannelpy:0")
+def test_a_plugin_of_a_like_name_that_is_enabled_is_another_one(
+    dockerd: Dockerd, managed: engine_docker.DockerEngine
+) -> None:
+    """Its networks are not taken over, and said, since their links are not to be lost.
+
+    A name of ours whose plugin is off or gone is still ours: it was installed anew under another tag.
+    """
+    dockerd.plugins = [plugin("flannelpy:2", PLUGIN_ID), plugin("team/flannelpy:1")]
+    dockerd.plugins += [plugin("flannelpy:0", "d" * 64, enabled=False)]
+    drivers = ("team/flannelpy:1", "flannelpy:2", "flannelpy:0", "flannelpy:00")
     dockerd.networks = [of_driver(name, f"{number}" * 64) for number, name in enumerate(drivers)]
-    assert [net.ours for net in managed.list_networks(())] == [False, True, True]
+    seen = managed.list_networks(())
+    assert [net.ours for net in seen] == [False, True, True, True]
+    assert seen[0] == engine.EngineNetwork(
+        id=names.NetworkId("0" * 64),
+        name="flannel",
+        ours=False,
+        trouble="its driver team/flannelpy:1 is another plugin that is enabled; a host has one flannelpy: disable "
+        "one of them",
+    )
 
 
 def test_an_engine_is_told_by_its_id_and_by_our_plugin(
     dockerd: Dockerd, client: engine_docker.DockerEngine, managed: engine_docker.DockerEngine
 ) -> None:
-    dockerd.plugins = [{"Id": PLUGIN_ID, "Name": "flannelpy:1"}]
+    dockerd.plugins = [plugin("flannelpy:1", PLUGIN_ID, enabled=False)]  # it is being enabled
     assert client.identify() == engine.Identity(id="ENGINE")
     assert managed.identify() == engine.Identity(id="ENGINE", has_plugin=True)
-    for without in ([{"Id": "e" * 64, "Name": "flannelpy:1"}], [], None):
+    for without in ([plugin("flannelpy:1")], [], None):
         dockerd.plugins = without
         assert managed.identify() == engine.Identity(id="ENGINE", has_plugin=False)
     dockerd.info = {}

@@ -289,8 +289,8 @@ def test_a_network_that_cannot_be_read_is_named_and_keeps_what_it_has(full: Plug
         ),
     }
     full.watch.look()
-    assert {what: why for what, why in full.watch.status()["refused"].items() if what.endswith("read")} == {
-        f"{what} cannot be read": why for what, why in named.items()
+    assert {what: why for what, why in full.watch.status()["refused"].items() if what.endswith("as it is")} == {
+        f"{what} is left as it is": why for what, why in named.items()
     }
     assert full.audit(0.0, repair=True)["troubles"] == named
     assert (full.driver.networks(), full.driver.endpoints()) == before[:2]
