@@ -58,14 +58,12 @@ def subnet_of(on: host.Host, network: str) -> str:
 
 def ip_of(on: host.Host, container: str, network: str = "mynet") -> str:
     """A container's address in a network."""
-    form = "{{(index .NetworkSettings.Networks " + json.dumps(network) + ").IPAddress}}"
-    return on.docker("inspect", "-f", form, container)
+    return _address_of(on, container, network, "IPAddress")
 
 
 def ip6_of(on: host.Host, container: str, network: str = "mynet") -> str:
-    """A container's IPv6 address in a network."""
-    form = "{{(index .NetworkSettings.Networks " + json.dumps(network) + ").GlobalIPv6Address}}"
-    return on.docker("inspect", "-f", form, container)
+    """A container's IPv6 address in a network; "" where it has none."""
+    return _address_of(on, container, network, "GlobalIPv6Address")
 
 
 def inside(on: host.Host, container: str, words: str, timeout_s: float = 60) -> str:
@@ -173,6 +171,12 @@ def request(on: host.Host, verb: str, path: str, body: bytes | None = None) -> t
         return response.status, response.read().decode()
     finally:
         connection.close()
+
+
+def _address_of(on: host.Host, container: str, network: str, field: str) -> str:
+    """As JSON: for an address that is not there a template of newer engines' prints "invalid IP"."""
+    networks = json.loads(on.docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", container))
+    return str(networks[network][field])
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -48,14 +48,14 @@ def refuse_overlap(held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink])
         if address.ip in half.subnet:
             raise errors.AddressTaken(
                 f"{link} has {address}, and {half.subnet} is this host's flannel subnet: its containers could not "
-                f"be reached through two links; {_describe_cure(link)}"
+                f"be reached through two links; {_describe_cure(link, address)}"
             )
 
 
 def find_overlaps(held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink]) -> tuple[str, ...]:
     """Addresses in the range of the flannel network, a line each. `links` are those that are not ours."""
     return tuple(
-        f"{link} has {address} of this host's flannel subnet {half.subnet}: {_describe_cure(link)}"
+        f"{link} has {address} of this host's flannel subnet {half.subnet}: {_describe_cure(link, address)}"
         if address.ip in half.subnet
         else f"{link} has {address}, which overlaps the flannel network {half.network}: what is there becomes "
         "unreachable where a host has its subnet; give the flannel network another range"
@@ -96,10 +96,16 @@ def _describe_home(one: flanneld.Flanneld) -> str:
     return "leases in Kubernetes" if one.prefix is None else f"prefix {one.prefix}"
 
 
-def _describe_cure(link: str) -> str:
-    if link == "docker0":
+def _describe_cure(link: str, address: netstate.IPInterface) -> str:
+    options = "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh)"
+    if link != "docker0":
+        return f"take the address away (ip addr del {address} dev {link}) or the link"
+    if address.version == 6:
         return (
-            "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh) take away mtu, give bip "
-            "another range such as 172.17.0.1/16 (without any, Docker keeps the old one) and restart docker"
+            f"{options} take away ipv6 and fixed-cidr-v6, or give the latter another range, restart docker, and take "
+            f"the address away, which Docker leaves (ip addr del {address} dev {link})"
         )
-    return f"take the address away (ip addr del … dev {link}) or the link"
+    return (
+        f"{options} take away mtu, give bip another range such as 172.17.0.1/16 (without any, Docker keeps the old "
+        "one) and restart docker"
+    )

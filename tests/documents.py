@@ -8,6 +8,6 @@ OPERATIONS = pathlib.Path(__file__).parents[1] / "docs/operations.md"
 
 
 def cleaning_after_flanneld() -> list[str]:
-    """The lines of the step that removes what flanneld left: its chains, its tables, and last its files."""
+    """The step that removes what flanneld left: chains and tables, and in the last line its files."""
     _, _, step = OPERATIONS.read_text().partition("\n5. Clean up what flanneld left")
     return [line for line in step.partition("\n## ")[0].splitlines() if line.startswith(" " * 8)]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from overlay import etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
-from tests import documents
+from tests import documents, flanneld_rules
 from tests.overlay import etcd_server, node_host
 
 pytestmark = pytest.mark.contract
@@ -204,43 +204,9 @@ def test_the_key_in_etcd_stays_as_flanneld_wrote_it(
 
 
 FAMILIES = {
-    "iptables": ("10.2.0.0/16", "10.2.20.0/24", "224.0.0.0/4"),
-    "ip6tables": ("2001:db8:42::/56", "2001:db8:42:14::/64", "ff00::/8"),
+    "iptables": ("10.2.0.0/16", "10.2.20.0/24"),
+    "ip6tables": ("2001:db8:42::/56", "2001:db8:42:14::/64"),
 }
-
-
-def flanneld_rules(version: str, tool: str) -> list[str]:
-    """What that flanneld leaves in the packet filter of one family, with --ip-masq.
-
-    Source: flannel pkg/trafficmngr/iptables/iptables.go; v0.20.2 network/iptables.go.
-    """
-    network, subnet, multicast = FAMILIES[tool]
-    masked = {
-        "0.20.2": (
-            f"-s {network} -d {network} -j RETURN",
-            f"-s {network} ! -d {multicast} -j MASQUERADE --random-fully",
-            f"! -s {network} -d {subnet} -j RETURN",
-            f"! -s {network} -d {network} -j MASQUERADE --random-fully",
-        ),
-        "0.28.9": (
-            f"-s {subnet} -d {network} -j RETURN",
-            f"-s {network} -d {subnet} -j RETURN",
-            f"! -s {network} -d {subnet} -j RETURN",
-            f"-s {network} ! -d {multicast} -j MASQUERADE --random-fully",
-            f"! -s {network} -d {network} -j MASQUERADE --random-fully",
-        ),
-    }[version]
-    first = {"0.20.2": "-I", "0.28.9": "-A"}[version]
-    masq, forward = ('-m comment --comment "flanneld masq"', '-m comment --comment "flanneld forward"')
-    return [
-        f"{tool} -t nat -N FLANNEL-POSTRTG",
-        f"{tool} -t nat {first} POSTROUTING {masq} -j FLANNEL-POSTRTG",
-        f"{tool} -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 {masq} -j RETURN",
-        *(f"{tool} -t nat -A FLANNEL-POSTRTG {rule} {masq}" for rule in masked),
-        f"{tool} -N FLANNEL-FWD",
-        f"{tool} {first} FORWARD {forward} -j FLANNEL-FWD",
-        *(f"{tool} -A FLANNEL-FWD -{way} {network} {forward} -j ACCEPT" for way in "sd"),
-    ]
 
 
 def documented_cleaning() -> str:
@@ -251,12 +217,12 @@ def documented_cleaning() -> str:
 
 
 @pytest.mark.parametrize("families", [("iptables", "ip6tables"), ("iptables",)], ids=["dual", "IPv4 alone"])
-@pytest.mark.parametrize("version", ["0.20.2", "0.28.9"])
+@pytest.mark.parametrize("version", flanneld_rules.VERSIONS)
 def test_the_document_s_cleaning_leaves_nothing_of_flanneld_and_all_of_others(netns, version: str, families) -> None:
     others = [f"{tool} {at} -j ACCEPT" for tool in FAMILIES for at in ("-A FORWARD", "-t nat -A POSTROUTING")]
     run_shell(netns, "\n".join(["set -e", *others]))
     before = saved_rules(netns)
-    made = [line for tool in families for line in flanneld_rules(version, tool)]
+    made = [line for tool in families for line in flanneld_rules.make(version, tool, *FAMILIES[tool])]
     run_shell(netns, "\n".join(["set -e", *made]))
     assert saved_rules(netns) != before
     run_shell(netns, documented_cleaning())
