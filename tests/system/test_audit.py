@@ -96,10 +96,14 @@ def audited(pair, run):
 
 def mended(host):
     """What --repair mended; asks again while something is too young, for the time that a grace lasts."""
-    found = audit(host, repair=True)
-    done = found["mended"]
-    if found["differences"]:
-        site.wait_for("nothing differs any more", lambda: not audit(host, repair=True)["differences"], 40)
+    done = []
+
+    def nothing_differs():
+        found = audit(host, repair=True)
+        done.extend(found["mended"])
+        return not found["differences"]
+
+    site.wait_for("nothing differs any more", nothing_differs, 40)
     assert audit(host)["differences"] == []
     return things(done)
 
