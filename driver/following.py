@@ -35,8 +35,12 @@ class Follower:
         return net
 
     def leased(self, net: network.Network) -> list[netstate.IPNetwork]:
-        """This host's subnets in the network's flannel network, as far as they are known."""
-        return [subnet for held in self._leases.held() if held.prefix == net.prefix for subnet in held.subnets]
+        """What this host has of the network's flannel network: its subnets, as far as known, and its networks' pools.
+
+        Pools lie outside the subnet after it was lost, or before it is known.
+        """
+        subnets = [subnet for held in self._leases.held() if held.prefix == net.prefix for subnet in held.subnets]
+        return subnets + [pool for one in self._rows.networks() if one.prefix == net.prefix for pool in one.all_pools]
 
     def refresh(self) -> None:
         """Let networks follow what became of their leases: the overlay's MTU, its devices, its ranges.
