@@ -162,7 +162,7 @@ class Publisher:
         for place in sorted(range(len(bindings)), key=lambda place: bindings[place].choice):
             found = ports.kept(bindings[place], end, left) or self._grow(bindings[place], end, left)
             found = found or self._reserve(bindings[place], end)
-            undo.callback(self.release, [port for port in found if port not in end.published])
+            undo.callback(self.release, set(found) - left)
             left.difference_update(found)
             chosen[place] = found
         return tuple(port for place in sorted(chosen) for port in chosen[place])
