@@ -63,13 +63,16 @@ class Follower:
         self._plumbing.write_firewall_again()
         self._plumbing.write_guard_again()
 
-    def adopt_endpoint(self, end: endpoint.Endpoint) -> None:
-        """Record an endpoint that Docker knows and we do not; its veth pair is there or is Docker's loss."""
+    def adopt_endpoint(self, end: endpoint.Endpoint) -> tuple[network.Network, endpoint.Endpoint] | None:
+        """Record an endpoint that Docker knows and we do not; its veth pair is there or is Docker's loss.
+
+        What was recorded; None where nothing was, since it is known, or its network is not.
+        """
         adopted = self._rows.adopt_endpoint(end)
-        if adopted is None:
-            return
-        self._plumbing.write_guard_again()
-        self._plumbing.plumb_endpoint_again(*adopted)
+        if adopted is not None:
+            self._plumbing.write_guard_again()
+            self._plumbing.plumb_endpoint_again(*adopted)
+        return adopted
 
     def correct_endpoint(self, end: endpoint.Endpoint) -> None:
         """Record what Docker says of an endpoint, over whatever the state file and memory have."""

@@ -39,9 +39,15 @@ class Publisher:
         self._loopbacks = turns.Turns()
         self._lock = threading.Lock()
         self._lost: set[ports.HostPort] = set()  # ours by the rows, but somebody else listens there
+        self._former: frozenset[firewall.PublishedPort] = frozenset()  # what a lost state file may have had
 
-    def restore(self, networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
-        """Have again what was published before a restart; the packet filter is written already."""
+    def restore(self, networks: Collection[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
+        """Have again what was published before a restart; the packet filter is written already.
+
+        Without any network it is not, and may be that of containers that run and whose state file was lost.
+        """
+        if not networks:
+            self._former = self._list_former()
         published = [port for end in endpoints for port in end.published]
         publishers = [net for net in networks if ports.is_publisher(net)]
         with self._lock:
@@ -92,6 +98,31 @@ class Publisher:
                 endpoint_id[:12],
                 _format(unreachable),
             )
+
+    def adopt(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """Publish what the packet filter had for an endpoint whose row was lost; Docker knows none of it."""
+        if not ports.is_publisher(net):
+            return
+        with self._turns.of(end.id):
+            found = ports.of_endpoint(self._former, end)
+            if not found:
+                log.warning(
+                    "what a container published is not known: its row was lost; if it did, start it anew endpoint=%s",
+                    end.id[:12],
+                )
+                return
+            with self._lock:
+                self._former = self._former.difference(found)
+                self._lost.update(map(ports.host_port, found))
+            self.retry()
+            with contextlib.suppress(errors.UnknownEndpoint):
+                self._program_again(*self._rows.save_published(end.id, found))
+            self._forget_flows(found)
+        log.warning(
+            "ports published again as the packet filter had them: their row was lost endpoint=%s ports=%s",
+            end.id[:12],
+            _format(found),
+        )
 
     def withdraw(self, endpoint_id: names.EndpointId) -> None:
         """Publish nothing of an endpoint any more; unknown is success.
@@ -152,6 +183,13 @@ class Publisher:
                 continue
             with self._lock:
                 self._lost.discard(port)
+
+    def _list_former(self) -> frozenset[firewall.PublishedPort]:
+        try:
+            return self._plumbing.list_published()
+        except overlay_errors.KernelError as exc:
+            log.warning("what was published before is not known: %s", exc)
+            return frozenset()
 
     def _choose(
         self, end: endpoint.Endpoint, bindings: Sequence[ports.Binding], undo: contextlib.ExitStack

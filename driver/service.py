@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class Driver:
     """The network driver. Every method may be called again with the same arguments.
 
-    Some are those of what it is made of: `networks` and `endpoints` of `rows.Rows`, `refresh`, `learn_chosen_mtu`,
-    `adopt_endpoint` and `correct_endpoint` of `following.Follower`.
+    Some are those of what it is made of: `networks` and `endpoints` of `rows.Rows`, `refresh`, `learn_chosen_mtu`
+    and `correct_endpoint` of `following.Follower`.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class Driver:
         self.endpoints = self._rows.endpoints
         self.refresh = self._follower.refresh
         self.learn_chosen_mtu = self._follower.learn_chosen_mtu
-        self.adopt_endpoint = self._follower.adopt_endpoint
         self.correct_endpoint = self._follower.correct_endpoint
 
     def restore(self) -> None:
@@ -196,6 +195,12 @@ class Driver:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
         if known is not None and known.published:
             self.publisher.forget(known)
+
+    def adopt_endpoint(self, end: endpoint.Endpoint) -> None:
+        """Record an endpoint that Docker knows and we do not, with the ports that it publishes."""
+        adopted = self._follower.adopt_endpoint(end)
+        if adopted is not None:
+            self.publisher.adopt(*adopted)
 
     def correct_network(self, request: creation.Request) -> None:
         """Record what Docker says of a network, over whatever the state file and memory have. As `create_network`."""
