@@ -570,7 +570,7 @@ TRANSACTIONS = (
     Mutation(
         "routes-of-the-gateway-alone",
         "a container reaches its flannel network whatever its default gateway is",
-        "peers_of_both or flannel_address",
+        "peers_of_both",
         one("driver/endpoint.py", "return NativeExit(routes=static,", "return NativeExit(routes=(),"),
         where="tests/driver/test_ways_of_containers.py",
     ),
