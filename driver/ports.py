@@ -134,6 +134,15 @@ def host_port(port: firewall.PublishedPort) -> HostPort:
     return HostPort(protocol=port.protocol, ip=port.host_ip, number=port.host_port)
 
 
+def of_endpoint(
+    published: Iterable[firewall.PublishedPort], end: endpoint.Endpoint
+) -> tuple[firewall.PublishedPort, ...]:
+    """Those that lead to an endpoint, in the order of the host's ports."""
+    own = {address.ip for address in (end.address, end.address_v6) if address is not None}
+    found = (port for port in published if port.address in own)
+    return tuple(sorted(found, key=lambda port: (port.host_port, port.protocol, port.host_ip.packed)))
+
+
 def needs_loopback(published: Iterable[firewall.PublishedPort]) -> bool:
     """Whether any of these is to be reached through 127.0.0.1."""
     return any(

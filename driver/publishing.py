@@ -41,9 +41,15 @@ class Publisher:
         self._lost: set[ports.HostPort] = set()  # ours by the rows, but somebody else listens there
         self._leaving: set[firewall.PublishedPort] = set()  # in no row, but the packet filter may redirect it still
         self._choosing = 0  # calls that reserve ports which are in no row yet
+        self._former: frozenset[firewall.PublishedPort] = frozenset()  # what a lost state file may have had
 
-    def restore(self, networks: Iterable[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
-        """Have again what was published before a restart; the packet filter is written already."""
+    def restore(self, networks: Collection[network.Network], endpoints: Iterable[endpoint.Endpoint]) -> None:
+        """Have again what was published before a restart; the packet filter is written already.
+
+        Without any network it is not, and may be that of containers that run and whose state file was lost.
+        """
+        if not networks:
+            self._former = self._list_former()
         published = [port for end in endpoints for port in end.published]
         publishers = [net for net in networks if ports.is_publisher(net)]
         with self._lock:
@@ -96,6 +102,31 @@ class Publisher:
                 endpoint_id[:12],
                 ports.format_all(unreachable),
             )
+
+    def adopt(self, net: network.Network, end: endpoint.Endpoint) -> None:
+        """Publish what the packet filter had for an endpoint whose row was lost; Docker knows none of it."""
+        if not ports.is_publisher(net):
+            return
+        with self._turns.of(end.id):
+            found = ports.of_endpoint(self._former, end)
+            if not found:
+                log.warning(
+                    "what a container published is not known: its row was lost; if it did, start it anew endpoint=%s",
+                    end.id[:12],
+                )
+                return
+            with self._lock:
+                self._former = self._former.difference(found)
+                self._lost.update(map(ports.host_port, found))
+            self.retry()
+            with contextlib.suppress(errors.UnknownEndpoint):
+                self._program_again(*self._rows.save_published(end.id, found))
+            self._forget_flows(found)
+        log.warning(
+            "ports published again as the packet filter had them: their row was lost endpoint=%s ports=%s",
+            end.id[:12],
+            ports.format_all(found),
+        )
 
     def withdraw(self, endpoint_id: names.EndpointId) -> None:
         """Publish nothing of an endpoint any more; unknown is success.
@@ -211,19 +242,25 @@ class Publisher:
             self._leaving.difference_update(leaving)
         self._give_back(leaving, written=True)
 
+    def _list_former(self) -> frozenset[firewall.PublishedPort]:
+        try:
+            return self._plumbing.list_published()
+        except overlay_errors.KernelError as exc:
+            log.warning("what was published before is not known: %s", exc)
+            return frozenset()
+
     def _choose(
         self, end: endpoint.Endpoint, bindings: Sequence[ports.Binding], undo: contextlib.ExitStack
     ) -> Published:
         """A port for each binding, those that leave least choice first; what is reserved for it goes with `undo`."""
         chosen: dict[int, Published] = {}
-        published = frozenset(end.published)
         left = ports.by_target(end.published)
         for place in sorted(range(len(bindings)), key=lambda place: bindings[place].choice):
             binding = bindings[place]
             candidates = left.get((binding.protocol, binding.port), set())
             found = ports.kept(binding, end, candidates) or self._grow(binding, end, candidates)
             found = found or self._reserve(binding, end)
-            undo.callback(self.release, [port for port in found if port not in published])
+            undo.callback(self.release, set(found) - candidates)
             candidates.difference_update(found)
             chosen[place] = found
         return tuple(port for place in sorted(chosen) for port in chosen[place])

@@ -46,7 +46,7 @@ class Driver:
     """The network driver. Every method may be called again with the same arguments.
 
     Some are those of what it is made of: `networks`, `endpoints` and `recent` of `rows.Rows`, `refresh`,
-    `learn_chosen_mtu`, `adopt_endpoint` and `correct_endpoint` of `following.Follower`.
+    `learn_chosen_mtu` and `correct_endpoint` of `following.Follower`.
     """
 
     def __init__(
@@ -71,7 +71,6 @@ class Driver:
         self.recent = self._rows.recent
         self.refresh = self._follower.refresh
         self.learn_chosen_mtu = self._follower.learn_chosen_mtu
-        self.adopt_endpoint = self._follower.adopt_endpoint
         self.correct_endpoint = self._follower.correct_endpoint
 
     def restore(self) -> None:
@@ -166,11 +165,11 @@ class Driver:
         """
         net, end = self._rows.require_endpoint(network_id, endpoint_id)
         again = self._rows.has_left(endpoint_id)
-        answer = endpoint.Joined(
-            container_end=end.container_end,
-            way=endpoint.choose_exit(net, self._follower.leased(net), publishes=publishes),
-            iface_prefix=net.iface_prefix,
-        )
+        others = [one for one in self.endpoints() if one.sandbox == sandbox != "" and one.id != end.id]
+        way = endpoint.choose_exit(net, self._follower.leased(net), publishes=publishes)
+        if self._has_routes(net, others):
+            way = dataclasses.replace(way, routes=())
+        answer = endpoint.Joined(container_end=end.container_end, way=way, iface_prefix=net.iface_prefix)
         if end.joined:
             return answer
         if again:
@@ -178,10 +177,21 @@ class Driver:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
             self._plumbing.plumb_endpoint(net, end)
         end = self._rows.mark_joined(end, sandbox)
-        if any(other.sandbox == sandbox != "" for other in self.endpoints() if other.id != end.id):
+        if others:
             self._plumbing.write_guard()  # each of them may now speak for all
         self._plumbing.plumb_endpoint(net, end)
         return answer
+
+    def _has_routes(self, net: network.Network, others: list[endpoint.Endpoint]) -> bool:
+        """Whether a container has the network's very routes through another one, which Docker would not add again.
+
+        Only where a lease has more slices than there are levels, or slices of before levels were recorded.
+        """
+        joined = {one.network_id for one in others}
+        return any(
+            one.id in joined and (one.prefix, one.route_level) == (net.prefix, net.route_level)
+            for one in (self.networks() if others else ())
+        )
 
     def leave(self, endpoint_id: names.EndpointId) -> None:
         """Docker brings the container's end back, for a Join or a DeleteEndpoint to follow; unknown is success."""
@@ -200,6 +210,12 @@ class Driver:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
         if known is not None and known.published:
             self.publisher.forget(known)
+
+    def adopt_endpoint(self, end: endpoint.Endpoint) -> None:
+        """Record an endpoint that Docker knows and we do not, with the ports that it publishes."""
+        adopted = self._follower.adopt_endpoint(end)
+        if adopted is not None:
+            self.publisher.adopt(*adopted)
 
     def correct_network(self, request: creation.Request) -> None:
         """Record what Docker says of a network, over whatever the state file and memory have. As `create_network`."""

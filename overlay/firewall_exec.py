@@ -25,6 +25,7 @@ from overlay import (
     firewall_chain,
     firewall_look,
     firewall_port,
+    firewall_ports,
     firewall_table,
     firewall_tools,
     guard,
@@ -101,6 +102,12 @@ class FirewallExec:
         if written:
             log.debug("guard written objects=%d", len(plan))
         return written
+
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """See `firewall_port.Firewall.list_published`."""
+        run = self._tools.begin()
+        listings = (run.list_nft("table", family.table, firewall.TABLE) for family in firewall.FAMILIES)
+        return frozenset(port for text in listings if text for port in firewall_ports.parse_published(text))
 
     def limits(self) -> tuple[str, ...]:
         """See `firewall_port.Firewall.limits`."""

@@ -46,6 +46,10 @@ class FirewallFake:
             self.guarded = plan
             return ("nft-bridge",)
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """See `firewall_port.Firewall.list_published`."""
+        return frozenset(port for rules in self.plan for port in rules.published)
+
     def limits(self) -> tuple[str, ...]:
         """See `firewall_port.Firewall.limits`."""
         return ()

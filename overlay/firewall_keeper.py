@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from overlay import errors, firewall_port, group_commit, pace
+from overlay import errors, firewall, firewall_port, group_commit, pace
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,10 @@ class FirewallKeeper:
         self._failed = failed
         self.rules = PlanKeeper(filters.ensure)
         self.guard = PlanKeeper(filters.guard)
+
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """What the host's rules publish now. Raises KernelError."""
+        return self._filters.list_published()
 
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do, a line each."""

@@ -52,6 +52,10 @@ class Firewall(Protocol):
         """
         ...
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """What the host's rules publish now, whoever wrote them. Raises KernelError."""
+        ...
+
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do for us, a line each."""
         ...

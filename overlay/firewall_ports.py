@@ -16,6 +16,7 @@ Source: nft(8), kernel Documentation/networking/ip-sysctl.rst (route_localnet).
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 
 from overlay import firewall, nft_text
@@ -23,6 +24,8 @@ from overlay import firewall, nft_text
 LOOPBACK = "127.0.0.0/8"
 LOOPBACK_V6 = ipaddress.IPv6Address(1)
 _KEY = "meta l4proto . th dport"
+_ELEMENT = re.compile(r"(?:([0-9a-f.:]+) \. )?(tcp|udp) \. (\d+) : ([0-9a-f.:]+) \. (\d+)")
+"""Of either map."""
 
 
 def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -54,6 +57,20 @@ def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterat
     yield nft_text.chain("prerouting", [beyond_loopback], "type nat hook prerouting priority dstnat")
     from_here = here if family is firewall.IPV4 else beyond_loopback
     yield nft_text.chain("output", [from_here], "type nat hook output priority -100")
+
+
+def parse_published(listing: str) -> frozenset[firewall.PublishedPort]:
+    """What a table's maps publish, as nft lists it."""
+    return frozenset(
+        firewall.PublishedPort(
+            protocol=firewall.Protocol(protocol),
+            host_ip=ipaddress.ip_address(host_ip or ("::" if ":" in address else "0.0.0.0")),  # noqa: S104
+            host_port=int(host_port),
+            address=ipaddress.ip_address(address),
+            port=int(port),
+        )
+        for host_ip, protocol, host_port, address, port in _ELEMENT.findall(listing)
+    )
 
 
 def rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:

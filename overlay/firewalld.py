@@ -118,6 +118,10 @@ class Consenting:
         """See `firewall_port.Firewall.guard`: firewalld does not see what one bridge forwards."""
         return self._inner.guard(plan)
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """See `firewall_port.Firewall.list_published`."""
+        return self._inner.list_published()
+
     def limits(self) -> tuple[str, ...]:
         """See `firewall_port.Firewall.limits`."""
         return self._inner.limits()

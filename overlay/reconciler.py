@@ -114,6 +114,10 @@ class Reconciler:
         """As `write_firewall`, for the guard."""
         self._keeper.write(self._keeper.guard)
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """What the host's rules publish now, an earlier life's too. Raises KernelError."""
+        return self._keeper.list_published()
+
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do, a line each."""
         return self._keeper.limits()

@@ -259,8 +259,8 @@ PUBLISH = (
         f"{PUBLISHED} or test_it_reaches",
         _one(
             ENDPOINT,
-            "        case DockerExit(routes=static):\n            return answer | {",
-            '        case DockerExit(routes=static):\n            return answer | {"DisableGatewayService": True, ',
+            "        case DockerExit():\n            return answer\n",
+            '        case DockerExit():\n            return answer | {"DisableGatewayService": True}\n',
         ),
     ),
     Mutation(
@@ -275,9 +275,8 @@ PUBLISH = (
         "over_the_overlay",
         _one(
             ENDPOINT,
-            "        case DockerExit(routes=static):\n"
-            '            return answer | {"StaticRoutes": [_format_route(route) for route in static]}',
-            "        case DockerExit():\n            return answer",
+            "for route in joined.way.routes]",
+            "for route in joined.way.routes if not isinstance(joined.way, DockerExit)]",
         ),
     ),
 )

@@ -132,7 +132,7 @@ WIRED = (
         "no-gateway-but-ipv4s",
         "dual-stack gateways are served",
         "has_a_gateway_of_each",
-        one("driver/endpoint.py", ", gateway_v6=net.v6.gateway.ip if net.v6 is not None else None)", ")"),
+        one("driver/endpoint.py", "gateway=net.gateway.ip, gateway_v6=gateway_v6)", "gateway=net.gateway.ip)"),
         where=WIRE,
     ),
     Mutation(
@@ -298,10 +298,7 @@ HOSTILE_INPUT = (
         "refused-ports-stay-reserved",
         "hostile input: never a changed state on an error: ports of the host",
         "value_that_is_refused and ProgramExternalConnectivity and not again",
-        one(
-            "driver/publishing.py",
-            "            undo.callback(self.release, [port for port in found if port not in end.published])\n",
-        ),
+        one("driver/publishing.py", "            undo.callback(self.release, set(found) - left)\n"),
         where=VALUES,
     ),
     Mutation(
@@ -551,6 +548,38 @@ TRANSACTIONS = (
             '        rules += [f"{key} dnat to {way}" for key, way in everywhere.items()]\n',
         ),
         where="tests/overlay/test_firewall.py",
+    ),
+    Mutation(
+        "ports-wherever-their-address-is",
+        "a published port answers at addresses of this host alone",
+        "moved_to_another_host",
+        one(
+            "overlay/firewall_ports.py",
+            '    here = "fib daddr type local jump publish"\n',
+            '    here = "jump publish"\n',
+        ),
+        where="tests/overlay/test_firewall_ports.py",
+    ),
+    Mutation(
+        "datagrams-kept-on-the-ipv6-loopback",
+        "what has no way from the IPv6 loopback is refused at once",
+        "ipv6_loopback",
+        one("overlay/firewall_ports.py", "elif datagrams := _loopback_datagrams(ports):", "elif datagrams := ():"),
+        where="tests/overlay/test_firewall_ports.py",
+    ),
+    Mutation(
+        "routes-of-the-gateway-alone",
+        "a container reaches its flannel network whatever its default gateway is",
+        "peers_of_both",
+        one("driver/endpoint.py", "return NativeExit(routes=static,", "return NativeExit(routes=(),"),
+        where="tests/driver/test_ways_of_containers.py",
+    ),
+    Mutation(
+        "routes-over-a-former-pool",
+        "Docker refuses no container an address that a route of ours covers",
+        "outside_the_lease_of_today",
+        one("driver/routes.py", "for one in (pool, *leased) if", "for one in (pool, *leased[:1]) if"),
+        where="tests/driver/test_routes.py",
     ),
 )
 

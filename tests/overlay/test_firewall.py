@@ -260,7 +260,7 @@ def test_from_whatever_is_there_one_script_reaches_the_plan(
 def test_a_published_port_counts_in_the_shape_of_a_table() -> None:
     """Each map is used once; a colon is in its type, and one in each element."""
     assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published"], V4))[4:] == (1, 3)
-    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published-dual"], V6))[4:] == (2, 4)
+    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published-dual"], V6))[4:] == (2, 10)
 
 
 def test_of_two_containers_with_one_port_one_has_it() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import confirmation, creation, endpoint, engine, host_ports_fake, names
+from driver import confirmation, creation, endpoint, engine, host_ports_fake, names, network
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -308,6 +308,7 @@ class MemoryPlugin:
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
 POOL = requests.PoolRequest()
+NO_OPTIONS = network.Options()
 
 
 def moved(plugin: MemoryPlugin, address: str) -> str:
@@ -317,7 +318,7 @@ def moved(plugin: MemoryPlugin, address: str) -> str:
     return str(interface.ip)
 
 
-def fill_network(plugin: MemoryPlugin) -> str:
+def fill_network(plugin: MemoryPlugin, options: network.Options = NO_OPTIONS) -> str:
     """A network on the whole lease; its pool's id."""
     granted = plugin.ipam.request_pool(POOL)
     gateway = requests.AddressRequest(pool_id=granted.id, purpose=requests.Purpose.GATEWAY)
@@ -326,7 +327,7 @@ def fill_network(plugin: MemoryPlugin) -> str:
         pool=ipaddress.IPv4Network(granted.cidr),
         gateway=ipaddress.IPv4Interface(plugin.ipam.request_address(gateway)),
     )
-    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,)))
+    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,), options=options))
     return granted.id
 
 
@@ -336,9 +337,9 @@ def take(plugin: MemoryPlugin, ip: str) -> None:
     plugin.ipam.request_address(requests.AddressRequest(pool_id=usage.id, ip=ipaddress.ip_address(ip)))
 
 
-def fill(plugin: MemoryPlugin) -> None:
+def fill(plugin: MemoryPlugin, options: network.Options = NO_OPTIONS) -> None:
     """A network on the whole lease, and one endpoint in it."""
-    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin)))
+    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin, options)))
     plugin.driver.create_endpoint(
         endpoint.Endpoint(id=ENDPOINT_ID, network_id=NETWORK_ID, address=address, mac=names.mac_of(address.ip))
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from driver import desired, engine, errors, names
+from driver import desired, engine, errors, names, network, ports
 from plugin import engine_watch
 from tests.overlay import node_host
 from tests.plugin import memory_plugin
@@ -157,6 +157,41 @@ def looks_until_complete(plugin: Plugin, most: int = 4) -> int:
     return 0
 
 
+@pytest.mark.parametrize("filtered", [True, False], ids=["rules are there", "rules are gone"])
+def test_ports_of_a_lost_state_file_are_published_as_the_packet_filter_has_them(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, filtered: bool
+) -> None:
+    """Docker tells no ports of a native network; ephemeral ones it never knew."""
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    options = network.Options(gateway_mode=network.GatewayMode.NATIVE)
+    before = Plugin(tmp_path / "before", saved=True)
+    memory_plugin.fill(before, options)
+    before.driver.join(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, publishes=True, sandbox="s")
+    wishes = ({"Proto": 6, "Port": 80, "HostPort": 8080}, {"Proto": 17, "Port": 53}, {"Proto": 6, "Port": 81})
+    before.driver.publisher.publish(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, wishes)
+    published = set(before.driver.endpoints()[0].published)
+    before.close()
+    if not filtered:
+        before.firewall.flush()
+    before.engine.networks = [dataclasses.replace(SEEN, options={"flannelpy.gateway": "native"})]
+    after = Plugin(tmp_path / "after", saved=True, host=before)
+    for _ in range(2):
+        after.watch.look()
+    (end,) = after.driver.endpoints()
+    assert set(end.published) == (published if filtered else set())
+    assert {port for rules in after.firewall.plan for port in rules.published} == set(end.published)
+    assert after.host_ports.list_held() == {ports.host_port(port) for port in end.published}
+    assert (len(published), LOST_PORTS[filtered] in caplog.text) == (3, True)
+    after.close()
+
+
+LOST_PORTS = {
+    True: "ports published again as the packet filter had them: their row was lost endpoint=1a2299da1bc9 ports=",
+    False: "what a container published is not known: its row was lost; if it did, start it anew endpoint=1a2299da1b",
+}
+
+
 def test_nothing_is_removed_before_all_that_docker_knows_is_known(plugin: Plugin) -> None:
     assert looks_until_complete(plugin) == 1
     plugin.engine.networks = [SEEN]
@@ -282,7 +317,7 @@ def test_a_network_that_cannot_be_read_is_named_and_keeps_what_it_has(full: Plug
         "network 4d5d70de7705 (flannel)": "ValueError: 'x' is no address",
         "network 555555555555 (flannel)": (
             "unknown option 'flannelpy.new'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
-            "com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
+            "flannelpy.outside, com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
             "com.docker.network.bridge.enable_icc, com.docker.network.bridge.name, "
             "com.docker.network.container_iface_prefix; --ipam-opt flannelpy.new: no such option; known are: "
             "flannelpy.prefix=/etcd/prefix"
