@@ -15,6 +15,7 @@
     ├── OutOfSubnets                every subnet of the network is leased
     ├── NotReady                    503: no lease within the time a handler may wait
     ├── CodecError                  a key or value that is not flannel's
+    ├── HostOccupied                503: another plugin of ours serves this host
     ├── KernelTooOld                nothing of it can work on this host
     └── KernelError                 the kernel refused one or more changes
         └── NameTaken               a link that is not ours has a name that one of ours was to have
@@ -96,6 +97,12 @@ class NotReady(OverlayError):
 
 class CodecError(OverlayError):
     """A key or value under the registry's subnets that flannel could not have written."""
+
+
+class HostOccupied(OverlayError):
+    """Another plugin of ours serves this host: two would undo each other's work."""
+
+    status = 503
 
 
 class KernelTooOld(OverlayError):
