@@ -105,6 +105,26 @@ def audit(path: pathlib.Path | None, *, repair: bool, as_json: bool, settle: flo
     sys.exit(1 if found["differences"] else _NotLooked.exit_code if found["troubles"] else 0)
 
 
+@main.command()
+@SOCKET
+def uninstall(path: pathlib.Path | None) -> None:
+    """Remove everything of flannelpy from this host, before `docker plugin rm`: links, routes, rules, the lease.
+
+    Refused while there are networks. Ends with 0 where nothing is left, 1 where something is, 2 where it was refused.
+    """
+    try:
+        code, text = _ask(path, "POST", "/uninstall", AUDIT_TIMEOUT_S)
+    except click.ClickException as exc:
+        raise _NotLooked(exc.message) from exc
+    told = json.loads(text)
+    if code != 200:
+        raise _NotLooked(told["Err"])
+    click.echo(
+        "\n".join(f"left: {line}" for line in told["left"]) or "nothing is left; now: docker plugin disable, rm"
+    )
+    sys.exit(1 if told["left"] else 0)
+
+
 def _audit_lines(found: dict[str, Any]) -> Iterator[str]:
     for side, reason in found["troubles"].items():
         yield f"{side} could not be looked at: {reason}"
