@@ -93,12 +93,14 @@ class Keeper:
         self._beat_at = time.monotonic()
         self._wake.set()
 
-    def give_back(self, held: lease.Lease) -> None:
-        """Delete our key; where that fails, it ends by itself."""
+    def give_back(self, held: lease.Lease) -> bool:
+        """Delete our key; where that fails, which is told, it ends by itself."""
         try:
             self._ports.registry.delete_lease(held)
         except errors.OverlayError as exc:
             log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
+            return False
+        return True
 
     def yields(self, seen: registry.Snapshot) -> bool:
         """Give our new key back where it turns out to overlap an older one; tells whether to join anew.

@@ -105,12 +105,14 @@ class Node:
         self._left_with = self._standing.leave()
         self._publish()
 
-    def give_back(self) -> None:
-        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry."""
+    def give_back(self) -> bool:
+        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry.
+
+        Tells whether the registry has nothing of this host any more.
+        """
         end_threads(self._threads, _LEAVE_S)
         self._ports.store.forget(self.prefix)
-        if self._left_with is not None:
-            self._keeper.give_back(self._left_with)
+        return self._left_with is None or self._keeper.give_back(self._left_with)
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""

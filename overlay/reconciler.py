@@ -131,6 +131,12 @@ class Reconciler:
             self._settled = False
         self._wake.set()
 
+    @property
+    def gate_is_open(self) -> bool:
+        """Whether it is known what of an earlier life is in use."""
+        with self._lock:
+            return self._gate_open
+
     def on_events(self, tell: Callable[[], None]) -> None:
         """Call `tell` whenever the kernel reports a change. Before `run`; must return at once."""
         self._listeners.append(tell)

@@ -113,6 +113,21 @@ class App:
         auditor = self._graph.audit
         return auditor.repair(settle_s) if repair else auditor.report(settle_s)
 
+    def uninstall(self) -> http.Answer:
+        """Implements `http.Core`."""
+        if not isinstance(self._failure, errors.Uninstalled):
+            self.methods()  # waits for the graph, and raises what kept it from being built
+        if self._graph is None:
+            raise errors.NotReady("flannelpy is still starting; see the plugin's log")
+        from plugin import uninstall
+
+        with self._turn:
+            uninstall.require_unused(self._graph)
+            self._failure = errors.Uninstalled(
+                "flannelpy was uninstalled from this host: docker plugin disable, then rm it; or enable it again"
+            )
+            return {"left": uninstall.remove_all(self._graph)}
+
     def missing(self) -> tuple[str, ...]:
         """Implements `http.Core`."""
         if self._failure is not None:

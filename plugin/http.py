@@ -76,6 +76,10 @@ class Core(Protocol):
         """What /audit shows; takes some seconds where anything differs. Raises an error with a `status`."""
         ...
 
+    def uninstall(self) -> Answer:
+        """Removes everything of ours from the host: what is left, a line each. Raises an error with a `status`."""
+        ...
+
     def missing(self) -> tuple[str, ...]:
         """What /readyz waits for; nothing when ready."""
         ...
@@ -127,7 +131,7 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
             return _error(f"/diagnose: expected 1 to {DIAGNOSE_LIMIT} times peer=SUBNET, got {len(subnets)}", 400)
         return flask.jsonify(core.examine(subnets))
 
-    _add_audit(app, core)
+    _add_orders(app, core)
 
     @app.get("/metrics")
     def metrics() -> flask.Response:
@@ -142,7 +146,13 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     return app
 
 
-def _add_audit(app: flask.Flask, core: Core) -> None:
+def _add_orders(app: flask.Flask, core: Core) -> None:
+    """What an operator has the plugin do."""
+
+    @app.post("/uninstall")
+    def uninstall() -> flask.Response:
+        return _guarded("/uninstall", lambda: flask.jsonify(core.uninstall()))
+
     @app.route("/audit", methods=["GET", "POST"])
     def audit() -> flask.Response:
         asked = flask.request.args.get("settle", default=f"{SETTLE_S}")

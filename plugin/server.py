@@ -27,6 +27,8 @@ from gunicorn.app import base
 from gunicorn.http import errors
 from gunicorn.workers import gthread
 
+from plugin import host_lock
+
 THREADS = 24
 """dockerd starts containers of different networks side by side; a call may wait 20 s for the first lease."""
 
@@ -198,11 +200,16 @@ def choose_sockets(run_dir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def prepare_socket(path: pathlib.Path) -> None:
-    """Make the directory, and clear away what would make binding fail: a stale socket's, or a broken, path."""
+    """Make the directory, and clear away what would make binding fail: a stale socket's, or a broken, path.
+
+    Raises OSError where somebody listens there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
+    if stat.S_ISSOCK(mode) and host_lock.is_live(path):
+        raise OSError(errno.EADDRINUSE, f"another process listens at {path}")
     if stat.S_ISSOCK(mode) or stat.S_ISLNK(mode):
         path.unlink()

@@ -40,7 +40,7 @@ from overlay import (
     statefile,
     supervisor,
 )
-from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight
+from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight, uninstall
 from tests.overlay import node_host
 
 CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.constants(sticky_mac=False)}
@@ -280,6 +280,10 @@ class MemoryPlugin:
 
     def audit(self, settle_s: float, *, repair: bool) -> Mapping[str, Any]:
         return self.auditor.repair(settle_s) if repair else self.auditor.report(settle_s)
+
+    def uninstall(self) -> Mapping[str, Any]:
+        uninstall.require_unused(self.graph)
+        return {"left": uninstall.remove_all(self.graph)}
 
     def missing(self) -> tuple[str, ...]:
         return tuple(report.missing(self.graph))
