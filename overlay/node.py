@@ -125,7 +125,7 @@ class Node:
             self._start_over()
         seen = self._standing.attempts()
         self._kick.set()  # what an operator has just put right is looked at now, not after the pause
-        held = self._standing.wait(seen, timeout_s)
+        held = self._standing.wait(seen, timeout_s, confirmed=not self._ports.in_use())
         preflight.refuse_rival(self.prefix, self._ports.flannelds())
         preflight.refuse_overlap(held, self._ports.kernel.list_underlays())
         return held

@@ -260,9 +260,10 @@ class Standing:
         with self._changed:
             return self._held()
 
-    def wait(self, seen: int, timeout_s: float) -> lease.HeldSubnet:
+    def wait(self, seen: int, timeout_s: float, *, confirmed: bool = False) -> lease.HeldSubnet:
         """Wait for the lease. An error that waiting cannot cure counts from an attempt that began after `seen`.
 
+        `confirmed`: what the state file alone says is taken only where the registry has failed to answer, or at last.
         Raises LeaseLost, SettingsError, RegistryDenied, OutOfSubnets, NotReady.
         """
         deadline = time.monotonic() + timeout_s
@@ -271,13 +272,13 @@ class Standing:
                 if self._conflict is not None:
                     raise errors.LeaseLost(self._conflict)
                 held = self._held()
-                if held is not None:
+                left = deadline - time.monotonic()
+                if held is not None and (self._settled or self._failed or not confirmed or left <= 0):
                     return held
                 match self._trouble:
                     case errors.SettingsError() | errors.RegistryDenied() | errors.OutOfSubnets() as hopeless:
                         if self._failed > seen:
                             raise hopeless
-                left = deadline - time.monotonic()
                 if left <= 0:
                     raise errors.NotReady(f"no flannel lease under {self._prefix} yet: {self._trouble or 'starting'}")
                 self._changed.wait(left)

@@ -293,7 +293,7 @@ def test_a_subnet_given_out_while_another_is_claimed_is_a_conflict_and_not_forgo
     granted: list[lease.HeldSubnet] = []
 
     def grant() -> None:
-        granted.append(one.wait(1))
+        granted.append(one.wait(0))
         host.in_use = one.holds(granted[0])
 
     moody.before_read = once(grant)
@@ -305,6 +305,23 @@ def test_a_subnet_given_out_while_another_is_claimed_is_a_conflict_and_not_forgo
     saved = host.store.load(node_host.PREFIX)
     assert saved is not None
     assert saved.key == OWN
+
+
+def test_a_new_network_waits_until_the_registry_has_said_whose_the_saved_subnet_is(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    host.join().stop()
+    moody.delete_peer(OWN)
+    moody.put_peer(OWN, THIEFS)
+    host.reopen()
+    one = host.make()
+    one.restore()
+    granted: list[lease.HeldSubnet] = []
+    creating = threading.Thread(target=lambda: granted.append(one.wait(5)))
+    creating.start()
+    one.start()
+    creating.join(6)
+    assert granted == [dataclasses.replace(HELD, subnet=PEER.v4)]
 
 
 def test_a_subnet_that_became_another_one_is_not_given_out(host: node_host.NodeHost) -> None:
@@ -331,7 +348,7 @@ def test_a_former_subnet_is_given_back_only_when_nothing_got_it(
     one.restore()
 
     def grant() -> None:
-        one.wait(1)
+        one.wait(0)
         host.in_use = True
 
     moody.before_read = once(grant)
