@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, lookout, member, nodestore, registry, standing, tally
+from overlay import claim, errors, lease, lookout, member, nodestore, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,6 @@ class Keeper:
         self._standing = here
         self._publish = publish
         self._random = random.SystemRandom()
-        self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
         self._outdated = False  # it says where this host was
         self._slow = False
@@ -94,25 +93,6 @@ class Keeper:
             self._ports.registry.delete_lease(held)
         except errors.RegistryError as exc:
             log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
-
-    def yields(self, seen: registry.Snapshot) -> bool:
-        """Give our new key back where it turns out to overlap an older one; tells whether to join anew.
-
-        A subnet that containers use already stays, and the error says that there are two.
-        """
-        with self.deciding:
-            known, held, _ = self._standing.now()
-            rival = claim.find_rival(held, seen) if held is not None and held.lease_id == self._created else None
-            if known is None or held is None or rival is None:
-                return False
-            self._created = None
-            log.error("subnet overlaps prefix=%s %s", self._prefix, claim.explain_overlap(held, rival))
-            self._standing.count(tally.Event.OVERLAPPED)
-            if self._ports.in_use():
-                return False
-            self.give_back(held)
-            self._standing.reset()
-            return True
 
     def check_own(self, told: lease.Lease | None) -> None:
         """Something happened to our key, perhaps by ourselves. `told`: the lease under it now, None: it is gone."""
@@ -196,7 +176,6 @@ class Keeper:
                 mac_v6=known.own.mac_v6,
             )
         )
-        self._created = held.lease_id if held.ttl_s is not None and held.lease_id else None
         self._standing.set_joined(joined, basis)
 
     def _tell(self, known: member.Membership, held: lease.Lease, event: tally.Event) -> None:

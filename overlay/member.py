@@ -152,6 +152,8 @@ def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> 
             return Refused(member=member, by=wish.by)
         try:
             held = carry_out(wish, member.attrs, ports.registry)
+            if isinstance(wish, claim.Create) and not in_use:
+                _yield_to_rival(held, ports.registry)
         except (errors.SubnetTaken, errors.LeaseLost) as exc:
             log.info("lost a race for a subnet, looking again prefix=%s reason=%s", prefix, exc)
             lost = exc
@@ -261,6 +263,14 @@ def carry_out(
             return agreed.put_lease(wish.over.key, attrs, wish.over)
         case claim.Keep():
             return wish.lease
+
+
+def _yield_to_rival(held: lease.Lease, agreed: registry.Registry) -> None:
+    """Give a new lease back where an older one overlaps it, before Docker networks get it. Raises SubnetTaken."""
+    rival = claim.find_rival(held, agreed.read_leases())
+    if rival is not None:
+        agreed.delete_lease(held)
+        raise errors.SubnetTaken(f"subnet {held.key} overlaps {rival.key}, which {rival.attrs.host} leased before")
 
 
 def _find_former(

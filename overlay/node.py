@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from overlay import (
+    claim,
     doubt,
     errors,
     examine,
@@ -286,9 +287,7 @@ class Node:
             case registry.Snapshot() if known is not None:
                 self._doubt.note(book, event)
                 believed = self._doubt.settle(book, event, self._cut)
-                if believed is not None and self._keeper.yields(believed):
-                    self._cut.set()
-                elif believed is not None:
+                if believed is not None:
                     self._read_at = believed.revision
                     self._take_in(peers.read_event(book, believed, known.own.key))
             case registry.Delta() if known is not None and event.revision > self._read_at:  # else read already
@@ -313,7 +312,9 @@ class Node:
         with self._publishing:
             known, _, book = self._standing.now()
             state, skipped = known.backend.desired(known.own, book.leases) if known else (netstate.EMPTY, ())
-            self._standing.set_skipped(tuple(str(one) for one in skipped))
+            rivals = {one.key for one in skipped if known and one.key.overlaps(known.own.key)}
+            overlaps = [claim.explain_overlap(known.own.key, book.leases[key]) for key in sorted(rivals) if known]
+            self._standing.set_skipped(tuple(str(one) for one in skipped), tuple(overlaps))
             self._published = state
             try:
                 self._ports.publish(f"node:{self.prefix}", state)

@@ -39,6 +39,8 @@ class Status:
     """The peers were read from the registry in this run."""
     peers: int
     skipped: tuple[str, ...]
+    overlaps: tuple[str, ...] = ()
+    """Leases of other hosts that have addresses of ours, each with what to do."""
     revision: int
     expires_in_s: float | None
     heard_s: float | None
@@ -65,6 +67,7 @@ class Standing:
         self._book = peers.Book()
         self._followed = False
         self._skipped: tuple[str, ...] = ()
+        self._overlaps: tuple[str, ...] = ()
         self._heard_at: float | None = None
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
@@ -195,23 +198,22 @@ class Standing:
             self.count(tally.Event.KEY_UNREADABLE)
         return lost
 
-    def set_skipped(self, skipped: tuple[str, ...]) -> None:
-        """The peers that the backend cannot use, each with the reason; new ones are logged."""
+    def set_skipped(self, skipped: tuple[str, ...], overlaps: tuple[str, ...] = ()) -> None:
+        """The peers that the backend cannot use, each with the reason, and those with our addresses. New: logged."""
         with self._changed:
             fresh = sorted(set(skipped) - set(self._skipped))
-            self._skipped = skipped
+            doubled = [one for one in overlaps if one not in self._overlaps]
+            self._skipped, self._overlaps = skipped, overlaps
         for one in fresh:
             log.warning("peer skipped prefix=%s %s", self._prefix, one)
+        for one in doubled:
+            log.error("subnet overlaps prefix=%s: %s", self._prefix, one)
+            self.count(tally.Event.OVERLAPPED)
 
     def set_findings(self, found: preflight.Findings) -> None:
         """What is amiss around this network."""
         with self._changed:
             self._findings = found
-
-    def reset(self) -> None:
-        """This host is no member any more, and joins anew."""
-        with self._changed:
-            self._forget()
 
     def leave(self) -> lease.Lease | None:
         """This host leaves for good: what an attempt under way comes to changes nothing. The lease to give back."""
@@ -306,6 +308,7 @@ class Standing:
                 followed=self._followed,
                 peers=len(self._book.leases),
                 skipped=self._skipped + unreadable,
+                overlaps=self._overlaps,
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
                 heard_s=time.monotonic() - self._heard_at if self._heard_at else None,

@@ -36,6 +36,8 @@ def _missing_of(seen: standing.Status) -> Iterator[str]:
         yield f"{seen.prefix}: lease {seen.subnet} not confirmed yet: {seen.trouble or 'starting'}"
     elif not seen.followed:
         yield f"{seen.prefix}: peers not read from the registry yet: {seen.outage or 'starting'}"
+    if not seen.conflict:
+        yield from (f"{seen.prefix}: {line}" for line in seen.overlaps)
     if seen.underlay_trouble:
         yield f"{seen.prefix}: underlay: {seen.underlay_trouble}"
     for one in (seen.findings.rival, seen.findings.twin):

@@ -85,6 +85,13 @@ def test_a_pool_outside_the_lease_is_told(ready: Plugin) -> None:
     assert line.startswith(f"{PREFIX}: pool 10.2.9.0/24 is no part of 10.2.1.0/24, which this host has, and no other")
 
 
+def test_a_lease_over_ours_is_told(ready: Plugin) -> None:
+    ready.registry.put_peer(node_host.key("10.2.0.0/22"), node_host.attrs("192.0.2.66"))
+    node_host.until(lambda: missing(ready))
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: lease 10.2.0.0/22 of 192.0.2.66 overlaps this host's 10.2.1.0/24")
+
+
 def test_a_flanneld_beside_us_is_told(ready: Plugin) -> None:
     ready.flannelds = (flanneld.Flanneld(pid=1234, prefix=PREFIX),)
     ready.registry.delete_peer(OWN)  # a reason to look at the lease before the next keepalive
