@@ -125,8 +125,14 @@ def explain_overlap(key: lease.SubnetKey, rival: lease.Lease) -> str:
     )
 
 
-def explain_taken(key: lease.SubnetKey, by: lease.Lease, ours: lease.LeaseAttrs) -> str:
-    """The status line and error of a host that lost its subnet."""
+def explain_taken(key: lease.SubnetKey, by: lease.Lease, ours: lease.LeaseAttrs, *, copied: bool = False) -> str:
+    """The status line and error of a host that lost its subnet, or never had it: its state file was copied."""
+    if copied:
+        return (
+            f"subnet {by.key} is leased by {by.attrs.host}, and the state file of this host ({ours.host}) was copied "
+            "from that machine: containers here keep their addresses and are cut off; remove this host's flannelpy "
+            "networks, and it takes a subnet of its own"
+        )
     return (
         f"subnet {by.key} is leased by {by.attrs.host}, but containers of this host ({ours.host}) use {key}: "
         "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"

@@ -29,7 +29,8 @@ class Timing:
     `heal_first_s` and `heal_s` are the pauses before the first and every later rewrite of our own key, of which
     between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
-    publishes our address.
+    publishes our address. Who moved while it was down claims its key when nobody has renewed it for `watch_s`, which
+    is longer than `beat_s`.
     """
 
     beat_s: float = 120.0
@@ -40,6 +41,7 @@ class Timing:
     slow_s: float = 1.0
     doubt_s: float = 3.0
     feud_s: float = 60.0
+    watch_s: float = 150.0
 
 
 class Keeper:
@@ -174,6 +176,8 @@ class Keeper:
                 attrs=held.attrs,
                 mac=known.own.mac,
                 mac_v6=known.own.mac_v6,
+                machine=self._ports.machine(),
+                lease_id=held.lease_id,
             )
         )
         self._standing.set_joined(joined, basis)

@@ -138,7 +138,7 @@ class Standing:
             known = self._update(refused.member, basis)
             if known is None:
                 return
-            conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
+            conflict = claim.explain_taken(known.own.key, refused.by, known.attrs, copied=known.copied)
             if self._conflict != conflict:
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
                 self.count(tally.Event.SUBNET_LOST)

@@ -25,6 +25,7 @@ from overlay import (
     firewall_exec,
     firewalld,
     kernel_netlink,
+    machine,
     member,
     netstate,
     node,
@@ -125,6 +126,8 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
             changed=lambda: driver.refresh(),  # noqa: PLW0108 - the driver is built after the nodes
             flannelds=lambda: processes.find_flannelds(proc),
             previous=lambda: processes.read_subnet_env(run_dir / "flannel/subnet.env"),
+            machine=lambda: machine.read_machine(pathlib.Path("/sys"), proc),
+            shared=client is not None,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(

@@ -795,7 +795,8 @@ def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.Node
     one.leave()
     one.give_back()
     with one._keeper.deciding:
-        one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()), None)
+        joined = member.join(node_host.PREFIX, host.options, host.ports(), threading.Event(), one._origins)
+        one._keeper.settle(joined, None)
     assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
 
 
