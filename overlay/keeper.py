@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, lookout, member, nodestore, registry, standing, tally
+from overlay import claim, errors, lease, lookout, member, nodestore, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class Timing:
     `heal_first_s` and `heal_s` are the pauses before the first and every later rewrite of our own key, of which
     between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
-    publishes our address; what is told as amiss was looked at `findings_s` ago at most.
+    publishes our address; what is told as amiss was looked at `findings_s` ago at most. Who moved while it was down
+    claims its key when nobody has renewed it for `watch_s`, which is longer than `beat_s`.
     """
 
     beat_s: float = 120.0
@@ -41,6 +42,7 @@ class Timing:
     doubt_s: float = 3.0
     feud_s: float = 60.0
     findings_s: float = 5.0
+    watch_s: float = 150.0
 
 
 class Keeper:
@@ -65,7 +67,6 @@ class Keeper:
         self._standing = here
         self._publish = publish
         self._random = random.SystemRandom()
-        self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
         self._outdated = False  # it says where this host was
         self._slow = False
@@ -101,25 +102,6 @@ class Keeper:
             log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
             return False
         return True
-
-    def yields(self, seen: registry.Snapshot) -> bool:
-        """Give our new key back where it turns out to overlap an older one; tells whether to join anew.
-
-        A subnet that containers use already stays, and the error says that there are two.
-        """
-        with self.deciding:
-            known, held, _ = self._standing.now()
-            rival = claim.find_rival(held, seen) if held is not None and held.lease_id == self._created else None
-            if known is None or held is None or rival is None:
-                return False
-            self._created = None
-            log.error("subnet overlaps prefix=%s %s", self._prefix, claim.explain_overlap(held, rival))
-            self._standing.count(tally.Event.OVERLAPPED)
-            if self._ports.in_use():
-                return False
-            self.give_back(held)
-            self._standing.reset()
-            return True
 
     def check_own(self, told: lease.Lease | None) -> None:
         """Something happened to our key, perhaps by ourselves. `told`: the lease under it now, None: it is gone."""
@@ -201,9 +183,10 @@ class Keeper:
                 attrs=held.attrs,
                 mac=known.own.mac,
                 mac_v6=known.own.mac_v6,
+                machine=self._ports.machine(),
+                lease_id=held.lease_id,
             )
         )
-        self._created = held.lease_id if held.ttl_s is not None and held.lease_id else None
         self._standing.set_joined(joined, basis)
 
     def _tell(self, known: member.Membership, held: lease.Lease, event: tally.Event) -> None:

@@ -12,11 +12,13 @@ import datetime
 import ipaddress
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from overlay import backend as backends
 from overlay import (
     claim,
+    clones,
     errors,
     flanneld,
     kernel,
@@ -73,6 +75,10 @@ class Ports:
     """The subnet that a flanneld had on this host."""
     supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
     """Who starts the threads."""
+    machine: Callable[[], str | None] = lambda: None
+    """Names this machine, see `machine`."""
+    shared: bool = True
+    """Other hosts write to the registry as well."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,8 @@ class Membership:
     own: backends.Own
     attrs: lease.LeaseAttrs
     written: lease.LeaseAttrs | None = None
+    copied: bool = False
+    """The state file came from another machine, and its subnet with it."""
 
     @property
     def published(self) -> claim.Published:
@@ -130,56 +138,83 @@ class Refused:
     by: lease.Lease
 
 
-def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> Joined | Refused:
-    """Get the lease. Raises SettingsError, OutOfSubnets, RegistryError; nothing is written while a flanneld runs."""
+def join(
+    prefix: str, options: Options, ports: Ports, stop: threading.Event, origins: clones.Origins
+) -> Joined | Refused:
+    """Get the lease. Nothing is written while a flanneld runs, nor before it is known whose the saved subnet is.
+
+    Raises SettingsError, OutOfSubnets, RegistryError, NotReady.
+    """
     text = _read_config(options, ports)
     running = ports.flannelds()
     preflight.refuse_rival(prefix, running)
     if text is None:
         text = _put_config(prefix, options, ports)
-    config = netconfig.parse_network_config(text)
     saved = ports.store.load(prefix)
-    last = _published(saved, ports)
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
         in_use = saved is not None and ports.in_use()
         member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
         preflight.refuse_clash(member.backend.device, running, ports.kernel.list_underlays())
         leases = ports.registry.read_leases()
-        try:
-            wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
-        except errors.OutOfSubnets as exc:
-            holders = subnets.describe_holders(leases, _ends(leases, ports.registry))
-            raise errors.OutOfSubnets(exc.reason, holders) from None
+        if saved is not None and ports.shared:
+            member = _find_origin(member, saved, leases, ports, origins)
+        last = _published(saved, member, ports, in_use=in_use)
+        if lost is not None and not in_use:
+            last = None  # a key that is no lease may be in the way of the subnet we had: any other will do
+        wish = _choose_claim(member, leases, last, ports, in_use=in_use)
         if isinstance(wish, claim.Taken):
             return Refused(member=member, by=wish.by)
         try:
             held = carry_out(wish, member.attrs, ports.registry)
+            if isinstance(wish, claim.Create) and not in_use:
+                _yield_to_rival(held, ports.registry)
         except (errors.SubnetTaken, errors.LeaseLost) as exc:
             log.info("lost a race for a subnet, looking again prefix=%s reason=%s", prefix, exc)
             lost = exc
-            if not in_use:
-                last = None  # a key that is no lease may be in the way of the subnet we had: any other will do
             if stop.wait(0.05 * (1 + ports.pick(10))):
                 break
         else:
-            return _joined(prefix, member, held, _find_former(saved, held, leases))
+            return _joined(prefix, member, held, _find_former(saved, member, held, leases))
     raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
 
 
-def _published(saved: nodestore.SavedNode | None, ports: Ports) -> claim.Published | None:
+def _published(
+    saved: nodestore.SavedNode | None, member: Membership, ports: Ports, *, in_use: bool
+) -> claim.Published | None:
     """What we saved ourselves counts more than the subnet that a flanneld left in its file."""
-    if saved is not None:
+    if saved is None:
+        left = ports.previous()
+        return None if left is None else claim.Published(key=left, attrs=None)
+    if not member.copied:
         return claim.Published(key=saved.key, attrs=saved.attrs)
-    left = ports.previous()
-    return None if left is None else claim.Published(key=left, attrs=None)
+    return claim.Published(key=saved.key, attrs=None) if in_use else None
+
+
+def _choose_claim(
+    member: Membership,
+    leases: registry.Snapshot,
+    last: claim.Published | None,
+    ports: Ports,
+    *,
+    in_use: bool,
+) -> claim.Claim:
+    """See `claim.claim_subnet`; where nothing is free the error says until when the others hold what they have."""
+    try:
+        return claim.claim_subnet(member.config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
+    except errors.OutOfSubnets as exc:
+        holders = subnets.describe_holders(leases, _ends(leases, ports.registry))
+        raise errors.OutOfSubnets(exc.reason, holders) from None
 
 
 def _joined(prefix: str, member: Membership, held: lease.Lease, former: lease.Lease | None) -> Joined:
     for line in member.backend.warnings:
         log.warning("%s prefix=%s", line, prefix)
+    if member.copied:
+        log.warning("state file is a copy of another machine's, new subnet prefix=%s subnet=%s", prefix, held.key)
     own = dataclasses.replace(member.own, key=held.key)
-    return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held, former=former)
+    settled = dataclasses.replace(member, own=own, written=held.attrs, copied=False)
+    return Joined(member=settled, lease=held, former=former)
 
 
 def make_membership(
@@ -266,13 +301,56 @@ def carry_out(
             return wish.lease
 
 
+def look_here(attrs: lease.LeaseAttrs, ports: Ports) -> clones.Here:
+    """What tells this host from the one that wrote a state file."""
+    links = ports.kernel.list_underlays()
+    addresses = frozenset(address.ip for link in links for address in link.all_addresses)
+    return clones.Here(attrs=attrs, addresses=addresses, machine=ports.machine())
+
+
+def rename(member: Membership, ports: Ports) -> Membership:
+    """The same member with MACs of its own: those of the state file are another machine's."""
+    own = dataclasses.replace(
+        member.own, mac=ports.make_mac(), mac_v6=None if member.own.mac_v6 is None else ports.make_mac()
+    )
+    return dataclasses.replace(member, own=own, attrs=member.backend.attrs(own))
+
+
+def _find_origin(
+    member: Membership,
+    saved: nodestore.SavedNode,
+    leases: registry.Snapshot,
+    ports: Ports,
+    origins: clones.Origins,
+) -> Membership:
+    """`member`, or who it is where `saved` is of another machine. Raises NotReady while nobody knows."""
+    here = look_here(member.attrs, ports)
+    found = leases.leases.get(saved.key)
+    origin = origins.judge(saved, found, here, time.monotonic(), ports.registry.time_left)
+    if origin is clones.Origin.UNKNOWN:
+        raise errors.NotReady(clones.explain_watch(saved, here, origins.watch_s))
+    theirs = origin is clones.Origin.THEIRS
+    return dataclasses.replace(
+        rename(member, ports) if theirs or clones.is_copy(saved, here) else member, copied=theirs
+    )
+
+
+def _yield_to_rival(held: lease.Lease, agreed: registry.Registry) -> None:
+    """Give a new lease back where an older one overlaps it, before Docker networks get it. Raises SubnetTaken."""
+    rival = claim.find_rival(held, agreed.read_leases())
+    if rival is not None:
+        agreed.delete_lease(held)
+        raise errors.SubnetTaken(f"subnet {held.key} overlaps {rival.key}, which {rival.attrs.host} leased before")
+
+
 def _find_former(
-    saved: nodestore.SavedNode | None, held: lease.Lease, snapshot: registry.Snapshot
+    saved: nodestore.SavedNode | None, member: Membership, held: lease.Lease, snapshot: registry.Snapshot
 ) -> lease.Lease | None:
     """The lease this host had before and nothing uses any more: only a key that is word for word ours."""
-    before = snapshot.leases.get(saved.key) if saved is not None and saved.key != held.key else None
-    ours = before is not None and saved is not None and before.attrs == saved.attrs and before.lease_id
-    return before if ours else None
+    if saved is None or saved.key == held.key or member.copied:
+        return None
+    before = snapshot.leases.get(saved.key)
+    return before if before is not None and before.attrs == saved.attrs and before.lease_id else None
 
 
 def _ends(leases: registry.Snapshot, agreed: registry.Registry) -> dict[lease.SubnetKey, datetime.datetime]:

@@ -42,6 +42,8 @@ class Status:
     """The peers were read from the registry in this run."""
     peers: int
     skipped: tuple[str, ...]
+    overlaps: tuple[str, ...] = ()
+    """Leases of other hosts that have addresses of ours, each with what to do."""
     revision: int
     expires_in_s: float | None
     heard_s: float | None
@@ -68,6 +70,7 @@ class Standing:
         self._book = peers.Book()
         self._followed = False
         self._skipped: tuple[str, ...] = ()
+        self._overlaps: tuple[str, ...] = ()
         self._heard_at: float | None = None
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
@@ -138,7 +141,7 @@ class Standing:
             known = self._update(refused.member, basis)
             if known is None:
                 return
-            conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
+            conflict = claim.explain_taken(known.own.key, refused.by, known.attrs, copied=known.copied)
             if self._conflict != conflict:
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
                 self.count(tally.Event.SUBNET_LOST)
@@ -199,22 +202,21 @@ class Standing:
             self._warn("key", [f"key={key} reason={book.unreadable[key]}" for key in fresh[:_LINES]], len(fresh))
         return lost
 
-    def set_skipped(self, skipped: tuple[str, ...]) -> None:
-        """The peers that the backend cannot use, each with the reason; new ones are logged."""
+    def set_skipped(self, skipped: tuple[str, ...], overlaps: tuple[str, ...] = ()) -> None:
+        """The peers that the backend cannot use, each with the reason, and those with our addresses. New: logged."""
         with self._changed:
             fresh = sorted(set(skipped) - set(self._skipped))
-            self._skipped = skipped
+            doubled = [one for one in overlaps if one not in self._overlaps]
+            self._skipped, self._overlaps = skipped, overlaps
         self._warn("peer", fresh[:_LINES], len(fresh))
+        for one in doubled:
+            log.error("subnet overlaps prefix=%s: %s", self._prefix, one)
+            self.count(tally.Event.OVERLAPPED)
 
     def set_findings(self, found: preflight.Findings) -> None:
         """What is amiss around this network."""
         with self._changed:
             self._findings = found
-
-    def reset(self) -> None:
-        """This host is no member any more, and joins anew."""
-        with self._changed:
-            self._forget()
 
     def leave(self) -> lease.Lease | None:
         """This host leaves for good: what an attempt under way comes to changes nothing. The lease to give back."""
@@ -263,9 +265,10 @@ class Standing:
         with self._changed:
             return self._held()
 
-    def wait(self, seen: int, timeout_s: float) -> lease.HeldSubnet:
+    def wait(self, seen: int, timeout_s: float, *, confirmed: bool = False) -> lease.HeldSubnet:
         """Wait for the lease. An error that waiting cannot cure counts from an attempt that began after `seen`.
 
+        `confirmed`: what the state file alone says is taken only where the registry has failed to answer, or at last.
         Raises LeaseLost, SettingsError, RegistryDenied, OutOfSubnets, NotReady.
         """
         deadline = time.monotonic() + timeout_s
@@ -274,13 +277,13 @@ class Standing:
                 if self._conflict is not None:
                     raise errors.LeaseLost(self._conflict)
                 held = self._held()
-                if held is not None:
+                left = deadline - time.monotonic()
+                if held is not None and (self._settled or self._failed or not confirmed or left <= 0):
                     return held
                 match self._trouble:
                     case errors.SettingsError() | errors.RegistryDenied() | errors.OutOfSubnets() as hopeless:
                         if self._failed > seen:
                             raise hopeless
-                left = deadline - time.monotonic()
                 if left <= 0:
                     raise errors.NotReady(f"no flannel lease under {self._prefix} yet: {self._trouble or 'starting'}")
                 self._changed.wait(left)
@@ -308,6 +311,7 @@ class Standing:
                 followed=self._followed,
                 peers=len(self._book.leases),
                 skipped=self._skipped + unreadable,
+                overlaps=self._overlaps,
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
                 heard_s=time.monotonic() - self._heard_at if self._heard_at else None,

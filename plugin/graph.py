@@ -25,6 +25,7 @@ from overlay import (
     firewall_exec,
     firewalld,
     kernel_netlink,
+    machine,
     member,
     netstate,
     node,
@@ -148,6 +149,8 @@ def _connect(
             flannelds=lambda: processes.find_flannelds(proc),
             previous=lambda: processes.read_subnet_env(run_dir / "flannel/subnet.env"),
             supervisor=watched,
+            machine=lambda: machine.read_machine(pathlib.Path("/sys"), proc),
+            shared=client is not None,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(

@@ -36,7 +36,7 @@ ETH0 = kernel.UnderlayLink(
     addresses=(ipaddress.IPv4Interface("192.0.2.1/24"),),
     has_default_route=True,
 )
-FAST = node.Timing(beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02, findings_s=0)
+FAST = node.Timing(beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02, findings_s=0, watch_s=0.1)
 
 
 def key(subnet: str) -> lease.SubnetKey:
@@ -112,6 +112,7 @@ class NodeHost:
     changed: Callable[[], None] = lambda: None
     flannelds: tuple[flanneld.Flanneld, ...] = ()
     previous: lease.SubnetKey | None = None
+    machine: str | None = None
     nodes: list[node.Node] = dataclasses.field(default_factory=list)
     file: statefile.StateFile | None = None
 
@@ -140,6 +141,7 @@ class NodeHost:
             changed=lambda: self.changed(),  # noqa: PLW0108 - a test sets another one later
             flannelds=lambda: self.flannelds,
             previous=lambda: self.previous,
+            machine=lambda: self.machine,
         )
 
     def unless_in_use(self, act: Callable[[], None]) -> bool:

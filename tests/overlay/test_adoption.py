@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
+from overlay import clones, etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
 from tests import documents, flanneld_rules
 from tests.overlay import etcd_server, node_host
 
@@ -190,7 +190,7 @@ def test_the_key_in_etcd_stays_as_flanneld_wrote_it(
     host = node_host.NodeHost(tmp_path, registry_etcd.EtcdRegistry(client, "/adopted"), mac=netstate.Mac(OUR_MAC))
     host.previous = OURS if left_file else None
     try:
-        joined = member.join("/adopted", host.options, host.ports(), threading.Event())
+        joined = member.join("/adopted", host.options, host.ports(), threading.Event(), clones.Origins(150))
     finally:
         host.close()
     assert isinstance(joined, member.Joined)

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import errors, flanneld, lease, member, netstate, nodestore, registry_fake, underlay
+from overlay import clones, errors, flanneld, lease, member, netstate, nodestore, registry_fake, underlay
 from tests.overlay import node_host
 
 STOP = threading.Event()
+WATCH_S = 150.0
 OURS = node_host.attrs("192.0.2.1", node_host.MAC)
 
 
@@ -41,7 +42,7 @@ def host(tmp_path: pathlib.Path) -> Iterator[node_host.NodeHost]:
 
 
 def join(host: node_host.NodeHost) -> member.Joined | member.Refused:
-    return member.join(node_host.PREFIX, host.options, host.ports(), STOP)
+    return member.join(node_host.PREFIX, host.options, host.ports(), STOP, clones.Origins(WATCH_S))
 
 
 def save(host: node_host.NodeHost, subnet: str, attrs: lease.LeaseAttrs = OURS) -> None:
@@ -210,7 +211,14 @@ def test_a_host_whose_address_changed_takes_its_own_key_over(host: node_host.Nod
     host.registry.put_peer(node_host.key("10.2.20.0/24"), before)
     save(host, "10.2.20.0/24", before)
     host.in_use = True
-    joined = join(host)
+    with pytest.raises(errors.NotReady, match="once nobody has renewed it for 150 s"):
+        join(host)
+    host.registry.let_age(node_host.key("10.2.20.0/24"), 200)
+    origins = clones.Origins(0.02)
+    with pytest.raises(errors.NotReady):
+        member.join(node_host.PREFIX, host.options, host.ports(), STOP, origins)
+    threading.Event().wait(0.02)
+    joined = member.join(node_host.PREFIX, host.options, host.ports(), STOP, origins)
     assert isinstance(joined, member.Joined)
     assert joined.lease.attrs == OURS
 

@@ -303,7 +303,7 @@ def test_a_subnet_given_out_while_another_is_claimed_is_a_conflict_and_not_forgo
     granted: list[lease.HeldSubnet] = []
 
     def grant() -> None:
-        granted.append(one.wait(1))
+        granted.append(one.wait(0))
         host.in_use = one.holds(granted[0])
 
     moody.before_read = once(grant)
@@ -315,6 +315,23 @@ def test_a_subnet_given_out_while_another_is_claimed_is_a_conflict_and_not_forgo
     saved = host.store.load(node_host.PREFIX)
     assert saved is not None
     assert saved.key == OWN
+
+
+def test_a_new_network_waits_until_the_registry_has_said_whose_the_saved_subnet_is(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    host.join().stop()
+    moody.delete_peer(OWN)
+    moody.put_peer(OWN, THIEFS)
+    host.reopen()
+    one = host.make()
+    one.restore()
+    granted: list[lease.HeldSubnet] = []
+    creating = threading.Thread(target=lambda: granted.append(one.wait(5)))
+    creating.start()
+    one.start()
+    creating.join(6)
+    assert granted == [dataclasses.replace(HELD, subnet=PEER.v4)]
 
 
 def test_a_subnet_that_became_another_one_is_not_given_out(host: node_host.NodeHost) -> None:
@@ -341,7 +358,7 @@ def test_a_former_subnet_is_given_back_only_when_nothing_got_it(
     one.restore()
 
     def grant() -> None:
-        one.wait(1)
+        one.wait(0)
         host.in_use = True
 
     moody.before_read = once(grant)
@@ -384,6 +401,88 @@ def test_a_subnet_that_was_given_up_while_its_claim_was_under_way_is_not_taken_u
     one.claim()
     waiting.join(5)
     assert given_up == [dataclasses.replace(HELD, subnet=PEER.v4)]
+
+
+DUAL = '{"Network": "10.2.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:2::/48", "Backend": {"Type": "vxlan"}}'
+
+
+def dual_host(directory: pathlib.Path, agreed: MoodyRegistry, number: int) -> node_host.NodeHost:
+    """A host with both families, which takes the first free subnets unless a test says otherwise."""
+    directory.mkdir()
+    eth0 = dataclasses.replace(
+        node_host.ETH0,
+        addresses=(ipaddress.IPv4Interface(f"192.0.2.{number}/24"),),
+        addresses_v6=(ipaddress.IPv6Interface(f"2001:db8::{number}/64"),),
+        has_default_route_v6=True,
+    )
+    mac = netstate.Mac(f"0e:00:00:00:00:0{number}")
+    host = node_host.NodeHost(directory, agreed, kernel=kernel_fake.KernelFake([eth0]), mac=mac)
+    host.in_use = True
+    return host
+
+
+@pytest.fixture
+def pair(tmp_path: pathlib.Path) -> Iterator[tuple[node_host.NodeHost, node_host.NodeHost]]:
+    agreed = MoodyRegistry(DUAL)
+    hosts = dual_host(tmp_path / "1", agreed, 1), dual_host(tmp_path / "2", agreed, 2)
+    yield hosts
+    for host in hosts:
+        host.close()
+
+
+def chance(host: node_host.NodeHost, *numbers: int) -> None:
+    """What chance gives a host that asks."""
+    ports, left = host.ports(), list(numbers)
+    host.ports = lambda: dataclasses.replace(  # type: ignore[method-assign]
+        ports, pick=lambda count: left.pop(0) % count if left else 0
+    )
+
+
+def test_two_hosts_that_join_at_once_never_have_one_ipv6_subnet(
+    pair: tuple[node_host.NodeHost, node_host.NodeHost],
+) -> None:
+    """Their keys differ by the IPv4 subnets, so that etcd takes both."""
+    first, second = pair
+    chance(first, 7, 42)
+    chance(second, 9, 42)
+    one = first.make()
+    first.registry.before_put = once(lambda: second.start().wait(5))  # type: ignore[attr-defined]
+    one.start()
+    one.wait(5)
+    until(lambda: one.status().followed)
+    (other,) = second.nodes
+    assert (one.status().subnet_v6, other.status().subnet_v6) == ("fd00:2:0:8::/64", "fd00:2:0:a::/64")
+    assert one.status().overlaps == other.status().overlaps == ()
+
+
+def test_an_ipv6_subnet_that_a_flanneld_took_a_moment_before_is_not_given_out(
+    pair: tuple[node_host.NodeHost, node_host.NodeHost],
+) -> None:
+    """A network that waits for the lease has it before any watch tells of the other one."""
+    host, _ = pair
+    host.in_use = False
+    rival = lease.SubnetKey(v4=OTHER.v4, v6=ipaddress.IPv6Network("fd00:2:0:1::/64"))
+    host.registry.before_put = once(lambda: host.registry.put_peer(rival, OTHERS))  # type: ignore[attr-defined]
+    one = host.start()
+    held = one.wait(5)
+    assert held.v6 is not None
+    assert (str(held.subnet), str(held.v6.subnet)) == ("10.2.1.0/24", "fd00:2:0:2::/64")
+    assert host.registry._snapshot().leases.keys() == {rival, lease.SubnetKey(v4=held.subnet, v6=held.v6.subnet)}
+
+
+def test_an_ipv6_subnet_that_another_host_has_too_is_said(
+    pair: tuple[node_host.NodeHost, node_host.NodeHost], caplog: pytest.LogCaptureFixture
+) -> None:
+    host, _ = pair
+    one = host.join()
+    rival = lease.SubnetKey(v4=OTHER.v4, v6=ipaddress.IPv6Network("fd00:2:0:1::/64"))
+    host.registry.put_peer(rival, OTHERS)
+    until(lambda: one.status().overlaps)
+    (told,) = one.status().overlaps
+    assert told.startswith(
+        "lease 10.2.3.0/24 and fd00:2:0:1::/64 of 192.0.2.3 overlaps this host's 10.2.1.0/24 and fd00"
+    )
+    assert told in caplog.text
 
 
 def test_an_outage_keeps_the_peers(host: node_host.NodeHost) -> None:
@@ -783,7 +882,8 @@ def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.Node
     one.leave()
     one.give_back()
     with one._keeper.deciding:
-        one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()), None)
+        joined = member.join(node_host.PREFIX, host.options, host.ports(), threading.Event(), one._origins)
+        one._keeper.settle(joined, None)
     assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
 
 
