@@ -90,6 +90,11 @@ class FakeNamespace:
             case netstate.Route(link=link):
                 if link not in self.links or not self.links[link].up:
                     return f"{link} is down or missing"
+                other = self.foreign_routes.get(netstate.key_of(obj))
+                if other is not None and not _may_go(other, obj):
+                    return (
+                        f"there is a route that is not ours: {other.destination} via {other.gateway} dev {other.link}"
+                    )
                 self.foreign_routes.pop(netstate.key_of(obj), None)
             case _:
                 assert_never(obj)
@@ -233,6 +238,11 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
 def _is_flannelds(route: netstate.Route, link: netstate.Link | None) -> bool:
     shape = route.onlink and route.gateway == route.destination.network_address
     return isinstance(link, netstate.VxlanLink) and shape and route.protocol == RTPROT_BOOT
+
+
+def _may_go(other: netstate.Route, route: netstate.Route) -> bool:
+    """See `standing_routes`."""
+    return other.link == route.link and (route.onlink or other.gateway == route.gateway)
 
 
 def _is_ours(

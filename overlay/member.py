@@ -238,12 +238,15 @@ def make_membership(
         key = saved.key
     networks = [one.network for one in (config.v4, config.v6) if one is not None]
     ports.claim_room(prefix, networks, backend.device)
+    links = ports.kernel.list_underlays()
     own = backends.Own(
         key=key,
-        underlay=look_at_underlay(options, ports, backend, want_v6=key.v6 is not None),
+        underlay=_choose_underlay(links, options, ports, backend, want_v6=key.v6 is not None),
         mac=_mac(backend.device, ports, saved.mac if saved else None),
         mac_v6=_mac(backend.device_v6, ports, saved.mac_v6 if saved else None) if key.v6 else None,
         tx_checksum=_tx_checksum(backend, options, ports),
+        networks=tuple(networks),
+        host_ranges=_find_ranges(links, networks, backend),
     )
     if saved is None:
         backend.check_underlay(own)
@@ -251,29 +254,42 @@ def make_membership(
 
 
 def move_membership(known: Membership, options: Options, ports: Ports) -> Membership:
-    """The same member over what the underlay is now; equal to `known` where nothing changed. Raises UnderlayError."""
+    """The same member over what the host's links are now; equal to `known` where nothing changed.
+
+    Raises UnderlayError.
+    """
     want_v6 = known.own.key.v6 is not None
-    lower = look_at_underlay(options, ports, known.backend, want_v6=want_v6, keep=known.own.underlay)
-    on = known.own.tx_checksum if options.tx_checksum is None else options.tx_checksum
-    own = dataclasses.replace(known.own, underlay=lower, tx_checksum=on)
+    links = ports.kernel.list_underlays()
+    chosen = _choose_underlay(links, options, ports, known.backend, want_v6=want_v6)
+    own = dataclasses.replace(
+        known.own,
+        underlay=underlay.stay(links, chosen, known.own.underlay),
+        tx_checksum=known.own.tx_checksum if options.tx_checksum is None else options.tx_checksum,
+        host_ranges=_find_ranges(links, known.own.networks, known.backend),
+    )
     return dataclasses.replace(known, own=own, attrs=known.backend.attrs(own))
 
 
-def look_at_underlay(
+def _choose_underlay(
+    links: Sequence[kernel.UnderlayLink],
     options: Options,
     ports: Ports,
     backend: backends.Backend,
     *,
     want_v6: bool,
-    keep: underlay.Underlay | None = None,
 ) -> underlay.Underlay:
-    """Which link carries the overlay now. `keep`: the choice so far, whose addresses stay while the link has them."""
-    links = ports.kernel.list_underlays()
+    """Which link carries the overlay now."""
     routes = ports.kernel.list_routes() if backend.needs_routes else ()
     wish = underlay.Wish(
         iface=options.iface, public_ip=options.public_ip, public_ipv6=options.public_ipv6, want_v6=want_v6
     )
-    return underlay.stay(links, underlay.choose_underlay(links, wish, routes), keep)
+    return underlay.choose_underlay(links, wish, routes)
+
+
+def _find_ranges(
+    links: Sequence[kernel.UnderlayLink], networks: Sequence[netstate.IPNetwork], backend: backends.Backend
+) -> tuple[kernel.HostRange, ...]:
+    return underlay.find_host_ranges(links, networks, {backend.device, backend.device_v6})
 
 
 def _mac(device: netstate.IfName, ports: Ports, saved: netstate.Mac | None) -> netstate.Mac:

@@ -321,11 +321,13 @@ class Node:
             self._anew.set()
             raise
 
-    def _hear(self, event: registry.Snapshot | registry.Delta | registry.Outage) -> None:
+    def _hear(self, event: registry.WatchEvent) -> None:
         known, _, book = self._standing.now()
         match event:
             case registry.Outage():
                 self._standing.set_outage(event.reason)
+            case registry.Progress():
+                self._standing.set_progress(event.within_s)
             case registry.Snapshot() if known is not None:
                 self._doubt.note(book, event)
                 believed = self._doubt.settle(book, event, self._cut)

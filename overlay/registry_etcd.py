@@ -102,7 +102,7 @@ class EtcdRegistry:
         if self._client.delete_if(self._key(held.key), revision=held.mod_revision) and held.lease_id:
             self._revoke(held.lease_id)
 
-    def watch(self, stop: threading.Event) -> Iterator[registry.Snapshot | registry.Delta | registry.Outage]:
+    def watch(self, stop: threading.Event) -> Iterator[registry.WatchEvent]:
         """See `Registry.watch`.
 
         After every loss of contact all is read anew: the store that comes back may be another one, or an older one,
@@ -125,7 +125,9 @@ class EtcdRegistry:
                     yield registry.Outage(reason=str(exc))
                 stop.wait(backoff.next_s())
 
-    def _follow(self, since: int, stop: threading.Event, backoff: _Backoff) -> Iterator[registry.Delta]:
+    def _follow(
+        self, since: int, stop: threading.Event, backoff: _Backoff
+    ) -> Iterator[registry.Delta | registry.Progress]:
         self._anew.clear()
         for batch in self._client.watch_prefix(self._subnets, since, _Either(stop, self._anew)):
             if batch.revision < since:  # restored from a backup, or a member that lags behind
@@ -133,6 +135,9 @@ class EtcdRegistry:
                 stop.wait(backoff.next_s())
                 return
             backoff.reset()
+            if batch.within_s is not None:  # its revision may be ahead of events that are still to come
+                yield registry.Progress(within_s=batch.within_s)
+                continue
             since = self._followed = batch.revision
             changes = tuple(change for event in batch.events if (change := self._read_event(event)) is not None)
             if changes:

@@ -42,8 +42,8 @@ RESERVED_FORWARDED = 0xFFFD
 """A bit for each MAC 01:80:c2:00:00:0X that a port treats like any other; not that of 1, pause, which is dropped.
 Source: net/bridge/br_input.c (br_handle_frame), IEEE 802.1D table 7-10."""
 
-_METRIC_V6 = 1024
-"""What the kernel gives an IPv6 route that names no metric. Source: linux/ipv6_route.h, IP6_RT_PRIO_USER."""
+METRIC = {AF_INET: 0, AF_INET6: 1024}
+"""What the kernel gives a route that names no metric. Source: linux/ipv6_route.h, IP6_RT_PRIO_USER."""
 
 HEADER = struct.Struct("=IHHII")
 _NDMSG = struct.Struct("=BxxxiHBB")
@@ -67,10 +67,11 @@ class LinkAddress:
     flags: int
 
 
-def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False) -> bytes:
-    """The message that makes an entry be there, whatever is there now, or that takes it away; `index`: of its link.
+def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False, replace: bool = False) -> bytes:
+    """The message that makes an entry be there, or that takes it away; `index`: of its link.
 
-    A forwarding entry is removed by its MAC alone: with an address the kernel answers success and deletes nothing
+    Of a route only where no other stands in its place, unless it is to `replace` that; else whatever is there now. A
+    forwarding entry is removed by its MAC alone: with an address the kernel answers success and deletes nothing
     where the address is another one. A route is removed only where it has the protocol told.
     """
     match entry:
@@ -90,7 +91,8 @@ def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False)
             kinds = (RTM_NEWROUTE, RTM_DELROUTE)
     if remove:
         return pack_message(kinds[1], NLM_F_REQUEST, sequence, body)
-    return pack_message(kinds[0], NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, sequence, body)
+    over = NLM_F_EXCL if isinstance(entry, netstate.Route) and not replace else NLM_F_REPLACE
+    return pack_message(kinds[0], NLM_F_REQUEST | NLM_F_CREATE | over, sequence, body)
 
 
 def pack_way_removal(destination: ipaddress.IPv6Network, sequence: int) -> bytes:
@@ -98,7 +100,7 @@ def pack_way_removal(destination: ipaddress.IPv6Network, sequence: int) -> bytes
     body = _RTMSG.pack(AF_INET6, destination.prefixlen, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
     body += pack_attribute(_RTA_DST, destination.network_address.packed)
     return pack_message(
-        RTM_DELROUTE, NLM_F_REQUEST, sequence, body + pack_attribute(_RTA_PRIORITY, _U32.pack(_METRIC_V6))
+        RTM_DELROUTE, NLM_F_REQUEST, sequence, body + pack_attribute(_RTA_PRIORITY, _U32.pack(METRIC[AF_INET6]))
     )
 
 

@@ -21,7 +21,7 @@ _LINES = 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A node at one moment, for /status and /readyz. Units: `expires_in_s`, `heard_s` seconds."""
+    """A node at one moment, for /status and /readyz. Units: those that end in _s seconds."""
 
     prefix: str
     subnet: str | None
@@ -48,6 +48,12 @@ class Status:
     expires_in_s: float | None
     heard_s: float | None
     """Since the registry's last word: news of the watch, or an answer to a keepalive."""
+    watch_heard_s: float | None
+    """Since the watch's last word; None where the registry does not say when the next one is due."""
+    silence: str | None
+    """The watch's last word is older than it may be: peers that came and went are not known."""
+    renewed_s: float | None
+    """Since the last answer to a keepalive."""
     events: Mapping[str, int]
     """How often what happened since the start; see `tally.Event`."""
     findings: preflight.Findings
@@ -72,6 +78,9 @@ class Standing:
         self._skipped: tuple[str, ...] = ()
         self._overlaps: tuple[str, ...] = ()
         self._heard_at: float | None = None
+        self._followed_at: float | None = None
+        self._renewed_at: float | None = None
+        self._within_s: float | None = None  # in which the watch's next word is due
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
         self._findings = preflight.Findings()
@@ -170,7 +179,7 @@ class Standing:
     def set_ttl(self, held: lease.Lease, ttl_s: int) -> None:
         """The lease lives for so long from now; a reservation for ever."""
         with self._changed:
-            self._heard_at = time.monotonic()
+            self._heard_at = self._renewed_at = time.monotonic()
             self._expires_at = self._heard_at + ttl_s if held.lease_id else None
 
     def has_run_out(self) -> bool:
@@ -185,6 +194,13 @@ class Standing:
                 log.warning("registry lost, working from what is known prefix=%s reason=%s", self._prefix, reason)
                 self.count(tally.Event.REGISTRY_LOST)
             self._outage = reason
+            self._within_s = None
+
+    def set_progress(self, within_s: float) -> None:
+        """The watch lives, and its next word is due so soon."""
+        with self._changed:
+            self._heard_at = self._followed_at = time.monotonic()
+            self._within_s = within_s
 
     def set_book(self, book: peers.Book) -> bool:
         """News of the peers, and so of the registry; tells whether that ended an outage."""
@@ -193,7 +209,7 @@ class Standing:
             before = self._book.unreadable
             fresh = [] if book.unreadable is before else sorted(book.unreadable.keys() - before.keys())
             self._book, self._outage, self._followed = book, None, True
-            self._heard_at = time.monotonic()
+            self._heard_at = self._followed_at = time.monotonic()
         if lost:
             log.info("registry back prefix=%s revision=%d", self._prefix, book.revision)
             self.count(tally.Event.REGISTRY_BACK)
@@ -314,7 +330,10 @@ class Standing:
                 overlaps=self._overlaps,
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
-                heard_s=time.monotonic() - self._heard_at if self._heard_at else None,
+                heard_s=_age(self._heard_at),
+                watch_heard_s=_age(self._followed_at) if self._within_s is not None else None,
+                silence=self._silence(),
+                renewed_s=_age(self._renewed_at),
                 events=self._tally.read(),
                 findings=self._findings,
             )
@@ -324,6 +343,12 @@ class Standing:
             log.warning("%s skipped prefix=%s %s", what, self._prefix, line)
         if total > len(lines):
             log.warning("%s skipped prefix=%s and %d more, see /status", what, self._prefix, total - len(lines))
+
+    def _silence(self) -> str | None:
+        age_s = _age(self._followed_at)
+        if age_s is None or self._within_s is None or age_s <= self._within_s:
+            return None
+        return f"nothing heard for {age_s:.0f} s, where a word is due every {self._within_s:.0f} s"
 
     def _note(self, exc: errors.OverlayError, what: str) -> None:
         if str(exc) != str(self._trouble):
@@ -355,3 +380,7 @@ class Standing:
             direct=known.backend.needs_routes,
             v6=known.held_v6,
         )
+
+
+def _age(at: float | None) -> float | None:
+    return None if at is None else time.monotonic() - at

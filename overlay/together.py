@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable
 
 from overlay import registry
 
-Event = registry.Snapshot | registry.Delta | registry.Outage
+Event = registry.WatchEvent
 
 LIMIT = 1000
 """Events that may wait; after that the registry's own stream has to."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from driver import ports
-from overlay import netstate, offload, standing
+from overlay import netstate, node, offload, standing
 
 if TYPE_CHECKING:
     from plugin import graph, metrics
@@ -39,6 +39,8 @@ def _missing_of(seen: standing.Status) -> Iterator[str]:
         yield f"{seen.prefix}: peers not read from the registry yet: {seen.outage or 'starting'}"
     if not seen.conflict:
         yield from (f"{seen.prefix}: {line}" for line in seen.overlaps)
+    if seen.silence and not seen.outage:
+        yield f"{seen.prefix}: watch of the peers: {seen.silence}"
     if seen.underlay_trouble:
         yield f"{seen.prefix}: underlay: {seen.underlay_trouble}"
     for one in (seen.findings.rival, seen.findings.twin):
@@ -135,24 +137,33 @@ def examine(built: graph.Graph, subnets: frozenset[str]) -> dict[str, str]:
     return said | {subnet: "no peer has this subnet" for subnet in sorted(subnets) if subnet not in known}
 
 
+def _samples_of(one: node.Node) -> Iterator[metrics.Sample]:
+    """What one flannel network has."""
+    seen = one.status()
+    of = {"prefix": seen.prefix}
+    held = seen.confirmed and not seen.conflict
+    yield "flannelpy_lease_held", "1 while the registry agrees to this host's lease.", of, float(held)
+    yield "flannelpy_peers", "Peers known.", of, float(seen.peers)
+    yield "flannelpy_peers_skipped", "Peers that cannot be used.", of, float(len(seen.skipped))
+    yield "flannelpy_registry_up", "0 while the registry does not answer.", of, float(seen.outage is None)
+    on = offload.is_on(one.programmed())
+    yield "flannelpy_tx_checksum", "1 while checksums are left to the hardware below.", of, float(on)
+    if seen.heard_s is not None:
+        yield "flannelpy_registry_heard_seconds", "Since the registry's last word.", of, seen.heard_s
+    if seen.watch_heard_s is not None:
+        yield "flannelpy_watch_heard_seconds", "Since the last word of the watch.", of, seen.watch_heard_s
+    if seen.renewed_s is not None:
+        yield "flannelpy_lease_renewed_seconds", "Since the last keepalive's answer.", of, seen.renewed_s
+    yield "flannelpy_registry_revision", "Revision of the last news.", of, float(seen.revision)
+    for event, count in seen.events.items():
+        labels = {**of, "event": event}
+        yield "flannelpy_events_total", "What happened to leases and registries.", labels, float(count)
+
+
 def samples(built: graph.Graph) -> Iterator[metrics.Sample]:
     """The gauges of the moment, and the counters so far (…_total)."""
     for one in built.nodes.all():
-        seen = one.status()
-        of = {"prefix": seen.prefix}
-        held = seen.confirmed and not seen.conflict
-        yield "flannelpy_lease_held", "1 while the registry agrees to this host's lease.", of, float(held)
-        yield "flannelpy_peers", "Peers known.", of, float(seen.peers)
-        yield "flannelpy_peers_skipped", "Peers that cannot be used.", of, float(len(seen.skipped))
-        yield "flannelpy_registry_up", "0 while the registry does not answer.", of, float(seen.outage is None)
-        on = offload.is_on(one.programmed())
-        yield "flannelpy_tx_checksum", "1 while checksums are left to the hardware below.", of, float(on)
-        if seen.heard_s is not None:
-            yield "flannelpy_registry_heard_seconds", "Since the registry's last word.", of, seen.heard_s
-        yield "flannelpy_registry_revision", "Revision of the last news.", of, float(seen.revision)
-        for event, count in seen.events.items():
-            labels = {**of, "event": event}
-            yield "flannelpy_events_total", "What happened to leases and registries.", labels, float(count)
+        yield from _samples_of(one)
     for kind, count in built.etcd_requests().items():
         yield "flannelpy_etcd_requests_total", "Requests sent to etcd.", {"kind": kind}, float(count)
     for looked in built.offload.status():

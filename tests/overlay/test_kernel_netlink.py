@@ -628,3 +628,37 @@ def until_quiet(counting: Counting) -> None:
         time.sleep(0.05)
         if counting.passes != seen:
             seen, since = counting.passes, time.monotonic()
+
+
+@pytest.mark.parametrize(
+    ("connected", "ours"),
+    [
+        ("172.17.0.1/16", "172.17.0.0/16"),
+        ("fd00:21::1/64", "fd00:21::/64"),
+    ],
+)
+def test_a_connected_route_of_the_host_stays_whatever_is_desired(netns: Any, connected: str, ours: str) -> None:
+    """The kernel gives back no such route when ours is removed again: docker0 would be without its network."""
+    family = f"-{ipaddress.ip_interface(connected).version}"
+    netns.run(
+        "ip link add docker0 up type bridge",
+        f"ip addr add {connected} dev docker0 {'nodad' if family == '-6' else ''}",
+        "ip link add ens33 up type bridge",
+        "ip addr add 198.51.100.1/24 dev ens33",
+    )
+    before = netns.run(f"ip {family} route show {ours}")
+    assert "dev docker0" in before
+    destination = ipaddress.ip_network(ours)
+    route = netstate.Route(destination=destination, gateway=destination.network_address, link=DEVICE)
+    with netns.inside():
+        host = kernel_netlink.KernelNetlink()
+        assert host.apply([netstate.Add(obj=VXLAN)]) == []
+        failures = host.apply([netstate.Add(obj=route)])
+        assert netns.run(f"ip {family} route show {ours} dev docker0").split() == [
+            word for word in before.split() if word not in {"dev", "docker0"}
+        ]
+        host.apply([netstate.Remove(obj=route)])
+    assert netns.run(f"ip {family} route show {ours}") == before
+    if destination.version == 4:  # an IPv6 one of ours would have another metric, and never be taken
+        (failure,) = failures
+        assert failure.reason.startswith(f"there is a route that is not ours: {ours} dev docker0")

@@ -288,3 +288,28 @@ def test_a_look_that_fails_is_not_the_last_one(host: node_host.NodeHost, caplog:
         stop.set()
         following.join(5)
         together.stop()
+
+
+def test_a_peer_gives_way_to_a_link_of_the_host_and_comes_back(host: node_host.NodeHost) -> None:
+    """A bridge of Docker's may get a range of the flannel network at any time: that is no change of the underlay."""
+    one = host.join()
+    host.registry.put_peer(node_host.key("10.2.13.0/24"), node_host.attrs("192.0.2.3", "0e:00:00:00:00:03"))
+    host.registry.put_peer(node_host.key("10.2.14.0/24"), node_host.attrs("192.0.2.4", "0e:00:00:00:00:04"))
+    node_host.until(lambda: host.routes() == {"10.2.13.0/24", "10.2.14.0/24"})
+    bridge = link(name=netstate.IfName("br-db"), index=3, addresses=at("10.2.13.1/24"), has_default_route=False)
+    change(host, one, link(), bridge)
+    assert host.routes() == {"10.2.14.0/24"}
+    reason = "its subnet lies in 10.2.13.0/24, which br-db of this host has"
+    assert one.status().skipped == (f"10.2.13.0-24: {reason}",)
+    assert [view.problem for view in one.list_peers()] == [reason, None]
+    assert one.status().events["underlay_changed"] == 0
+    change(host, one, link())
+    assert host.routes() == {"10.2.13.0/24", "10.2.14.0/24"}
+    assert one.status().skipped == ()
+
+
+def test_a_peer_outside_the_network_is_named_and_gets_nothing(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.registry.put_peer(node_host.key("172.17.0.0/16"), node_host.attrs("192.0.2.3", "0e:00:00:00:00:03"))
+    node_host.until(lambda: one.status().skipped)
+    assert host.routes() == set()

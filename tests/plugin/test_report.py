@@ -248,3 +248,15 @@ def test_another_mtu_below_reaches_the_bridges(ready: Plugin) -> None:
     ready.nodes.all()[0].look_at_underlay()
     bridges = {obj.mtu for obj in ready.kernel.observe(netstate.EMPTY) if isinstance(obj, netstate.BridgeLink)}
     assert (bridges, report.status(ready.graph)["networks"][0]["mtu"]) == ({8950}, 8950)
+
+
+def test_a_watch_that_says_nothing_is_missing_though_the_lease_is_renewed(ready: Plugin) -> None:
+    """The peers that come meanwhile are not known, whatever the keepalive is answered."""
+    here = ready.nodes.all()[0]._standing
+    here.set_progress(0.01)
+    node_host.until(lambda: missing(ready))
+    assert missing(ready)[0].startswith(f"{PREFIX}: watch of the peers: nothing heard for ")
+    assert gauges(ready)["flannelpy_watch_heard_seconds"] > 0.01
+    assert gauges(ready)["flannelpy_lease_renewed_seconds"] < 60
+    here.set_progress(60)
+    assert missing(ready) == []
