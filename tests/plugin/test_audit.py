@@ -453,6 +453,8 @@ def test_rules_taken_away_are_written_again(full: Plugin) -> None:
     assert repaired(full) == [("firewall:missing", "nft")]
     full.firewall.guarded = frozenset()
     assert repaired(full) == [("firewall:missing", "nft-bridge")]
+    full.firewall.tunnelled = frozenset()
+    assert repaired(full) == [("firewall:missing", "nft-inet")]
 
 
 # -- etcd ----------------------------------------------------------------------------------------------------------
