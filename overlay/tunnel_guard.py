@@ -60,7 +60,7 @@ def plan(links: Iterable[netstate.KernelObject]) -> TunnelPlan:
 def script(wanted: TunnelPlan, engine: Collection[str] = ()) -> str:
     """What `nft -f -` reads to make the table that of the plan, in one transaction, whatever is there now.
 
-    `engine`: bridges of the engine that an operator named.
+    `engine`: the engine's bridges; those that it named itself change nothing.
     """
     name = f"table inet {TABLE}"
     fresh = f"{name}\ndelete {name}\n"
@@ -70,6 +70,7 @@ def script(wanted: TunnelPlan, engine: Collection[str] = ()) -> str:
     below = nft_text.names(sorted({one.underlay for one in tunnels}))
     ports = nft_text.set_of(map(str, sorted({one.port for one in tunnels})))
     named = {one.name for one in wanted if isinstance(one, ContainerLink)} | {*engine, *ENGINE_BRIDGES}
+    named = {name for name in named if not name.startswith(CONTAINER_LINKS)}
     links = (nft_text.names(sorted(named)), *(f'"{prefix}*"' for prefix in CONTAINER_LINKS))
     hook = "type filter hook {} priority filter"
     parts = (
