@@ -117,3 +117,17 @@ def test_the_host_and_the_flannel_network_are_inside(pair, host):
             assert fetches_inside(host, name, address), name
     for name in ("shut", "secret", "native", "opened"):
         assert host.ip in site.inside(host, name, f"timeout 5 wget -qO- {pair.lab.outside_url}")
+
+
+def test_what_keeps_containers_from_the_tunnels_comes_back(host):
+    def rules():
+        return host.try_exec(["nft", "list", "table", "inet", "flannelpy"]).out
+
+    assert "udp dport 8472" in rules()
+    before = rules()
+    host.exec(["nft", "delete", "table", "inet", "flannelpy"])
+    site.wait_for("no VXLAN from containers", lambda: rules() == before, 10)
+    host.docker("network", "create", "-o", "com.docker.network.bridge.name=shop0", "shop")
+    site.wait_for("none from a bridge that Docker was told to name so", lambda: '"shop0"' in rules(), 15)
+    host.docker("network", "rm", "shop")
+    site.wait_for("as before", lambda: rules() == before, 15)
