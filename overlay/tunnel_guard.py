@@ -11,6 +11,7 @@ A table of family inet, since a tunnel over IPv6 may be where no bridge has it. 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable
 
 from overlay import firewall, guard, netstate, nft_text
@@ -23,6 +24,9 @@ CONTAINER_LINKS = (netstate.BRIDGE_PREFIX, guard.PORT_PREFIX, "flannel", "br-")
 other hosts, and the engine's bridges."""
 
 ENGINE_BRIDGES = ("docker0", firewall.GATEWAY_BRIDGE)
+
+_PLAIN = re.compile(r"[\w.@-]+")
+"""A name that nft takes as it is; the kernel allows others, such as those with a quote or a star."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,7 @@ def script(wanted: TunnelPlan, engine: Collection[str] = ()) -> str:
     below = nft_text.names(sorted({one.underlay for one in tunnels}))
     ports = nft_text.set_of(map(str, sorted({one.port for one in tunnels})))
     named = {one.name for one in wanted if isinstance(one, ContainerLink)} | {*engine, *ENGINE_BRIDGES}
-    named = {name for name in named if not name.startswith(CONTAINER_LINKS)}
+    named = {name for name in named if _PLAIN.fullmatch(name) and not name.startswith(CONTAINER_LINKS)}
     links = (nft_text.names(sorted(named)), *(f'"{prefix}*"' for prefix in CONTAINER_LINKS))
     hook = "type filter hook {} priority filter"
     parts = (

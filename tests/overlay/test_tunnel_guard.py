@@ -84,6 +84,7 @@ table inet flannelpy {
 def test_the_text_is_what_an_operator_reads() -> None:
     assert tunnel_guard.script(TWO, {"shop"}) == TEXT
     assert tunnel_guard.script(TWO, {"shop", "docker0", "br-0123456789ab"}) == TEXT
+    assert tunnel_guard.script(TWO, {"shop", "e*", 'a"b'}) == TEXT, "nft would read more, or nothing"
     assert tunnel_guard.script(NOTHING) == "table inet flannelpy\ndelete table inet flannelpy\n"
 
 
