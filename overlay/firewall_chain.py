@@ -17,6 +17,10 @@ _DOCKER_USER = "-A FORWARD -j DOCKER-USER"
 _DOCKER_PATTERNS = ("docker+", "br-+")
 """How the engine names its bridges unless told otherwise; `+` is iptables' wildcard."""
 
+DOCKER_MAP = ("map", "ip", "docker-bridges", "filter-forward-in-jumps")
+"""Where an engine that filters with nftables names its bridges. Source: moby daemon/libnetwork/drivers/bridge."""
+
+_MAPPED = re.compile(r'"([^"]+)" : jump')
 _OUTGOING = re.compile(r"(?<!! )-o (\S+)")
 
 
@@ -85,6 +89,11 @@ def docker_bridges(listing: str) -> frozenset[str]:
         if (line.startswith("-A DOCKER") and not line.startswith("-A DOCKER-USER ")) or line.endswith(" -j DOCKER")
         for name in _OUTGOING.findall(line)
     )
+
+
+def mapped_bridges(listing: str) -> frozenset[str]:
+    """The same in what `nft list` prints of DOCKER_MAP."""
+    return frozenset(_MAPPED.findall(listing))
 
 
 def _between_links(domain: firewall.Domain) -> Iterator[str]:

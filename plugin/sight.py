@@ -35,6 +35,7 @@ from overlay import (
     reconciler,
     registry,
     statefile,
+    tunnel_guard,
 )
 from plugin import known_pools
 
@@ -223,11 +224,13 @@ class _Looking:
         yield from compare_kernel.with_desired(wanted, seen)
 
     def _links(self, rows: compare.Known) -> Iterator[Difference]:
-        wanted = netstate.EMPTY.union(_wanted(rows), *(one.programmed() for one in self._sources.nodes.all()))
         try:
-            yield from compare_kernel.with_links(wanted, self._sources.kernel.list_links())
+            yield from compare_kernel.with_links(self._wanted_links(rows), self._sources.kernel.list_links())
         except errors.KernelError as exc:
             self._troubles["kernel"] = str(exc)
+
+    def _wanted_links(self, rows: compare.Known) -> netstate.NetState:
+        return netstate.EMPTY.union(_wanted(rows), *(one.programmed() for one in self._sources.nodes.all()))
 
     def _read_node(self, one: node.Node) -> compare_lease.Sides:
         known, held, book = one.now()
@@ -257,8 +260,9 @@ class _Looking:
         plan = desired.firewall_plan(rows.networks, rows.endpoints)
         can_guard = not self._sources.reconciler.limits()
         guarded = desired.guard_plan(rows.networks, rows.endpoints) if can_guard else None
+        tunnels = tunnel_guard.plan(self._wanted_links(rows)) if can_guard else None
         try:
-            found: Sequence[firewall_port.Finding] = self._sources.filters.look(plan, guarded)
+            found: Sequence[firewall_port.Finding] = self._sources.filters.look(plan, guarded, tunnels)
         except errors.KernelError as exc:
             self._troubles["firewall"] = str(exc)
             return

@@ -58,6 +58,8 @@ VXLAN = "overlay/backend_vxlan.py"
 FIREWALL = "overlay/firewall.py"
 TABLE = "overlay/firewall_table.py"
 CHAIN = "overlay/firewall_chain.py"
+OUTSIDE_LET_IN = Edit(TABLE, 'yield f"oifname {nft_text.names(ways)} {origin} goto outside"', "pass")
+"""What keeps two flannel networks apart, too."""
 SERVICE = "driver/service.py"
 ROWS = "driver/rows.py"
 PUBLISHING = "driver/publishing.py"
@@ -345,7 +347,7 @@ GUARD = (
         "guard-not-healed",
         "the guard comes back after nft flush ruleset",
         "test_guard and flushed",
-        _one("overlay/firewall_keeper.py", "for one in (self.rules, self.guard)]", "for one in (self.rules,)]"),
+        _one("overlay/firewall_keeper.py", "(self.rules, self.guard, self.tunnels)]", "(self.rules, self.tunnels)]"),
     ),
     Mutation(
         "guard-option-ignored",
@@ -501,7 +503,7 @@ NETWORKS = (
         "flannel-networks-meet",
         "two flannel networks never meet",
         "never_meet",
-        _one(TABLE, "[other for other in domains if other is not domain]", "[]"),
+        (Edit(TABLE, "[other for other in domains if other is not domain]", "[]"), OUTSIDE_LET_IN),
     ),
     Mutation(
         "unused-flannel-network-stays",
@@ -1204,10 +1206,13 @@ APART = (
         "flannel-networks-meet-over-ipv6",
         "no packet passes from one flannel network to another, of IPv6 neither",
         "each_reaches_its_own",
-        _one(
-            TABLE,
-            "if drops := list(_drops(domains, family)):",
-            "if family is firewall.IPV4 and (drops := list(_drops(domains, family))):",
+        (
+            Edit(
+                TABLE,
+                "if drops := list(_drops(domains, family)):",
+                "if family is firewall.IPV4 and (drops := list(_drops(domains, family))):",
+            ),
+            OUTSIDE_LET_IN,
         ),
     ),
     Mutation(
@@ -1221,6 +1226,7 @@ APART = (
                 'origins = [f"iifname {nft_text.names(domain.links)}"]',
                 "origins = [f\"iifname {nft_text.names(x for x in domain.links if x[:7] != 'flannel')}\"]",
             ),
+            OUTSIDE_LET_IN,
         ),
     ),
     Mutation(
@@ -1237,7 +1243,7 @@ APART = (
         "rules-stay-flushed",
         "flannel networks are apart again after nft flush ruleset and iptables -F",
         "again_after_the_packet_filter_was_flushed",
-        _one(KEEPER, "for one in (self.rules, self.guard)]", "for one in (self.guard,)]"),
+        _one(KEEPER, "(self.rules, self.guard, self.tunnels)]", "(self.guard, self.tunnels)]"),
     ),
     Mutation(
         "jump-stays-flushed",

@@ -16,6 +16,8 @@ NAMES = "driver/names.py"
 HTTP = "plugin/http.py"
 GUARD = "overlay/guard.py"
 TABLE = "overlay/firewall_table.py"
+FIREWALL = "overlay/firewall.py"
+TUNNELS = "overlay/tunnel_guard.py"
 WATCH = "plugin/engine_watch.py"
 
 STICKY = "tests/ipam/test_sticky.py"
@@ -28,6 +30,8 @@ LOCKS = "tests/plugin/test_locks.py"
 KILLS = "tests/plugin/test_kills_of_containers.py"
 GUARDED = "tests/overlay/test_guard_packets.py"
 MIXES = "tests/overlay/test_firewall_mixes.py"
+PACKETS = "tests/overlay/test_firewall_packets.py"
+TUNNEL_PACKETS = "tests/overlay/test_tunnel_packets.py"
 
 ADDRESSES = (
     Mutation(
@@ -615,7 +619,7 @@ APART = (
     Mutation(
         "ipv6-networks-meet",
         "several flannel networks, isolated: IPv6",
-        "needs_nobody_elses_drop and v6",
+        "open_to_the_outside_never_meet and v6",
         one(
             TABLE,
             "    if drops := list(_drops(domains, family)):\n",
@@ -629,6 +633,66 @@ APART = (
         "needs_nobody_elses_drop and v6",
         one(TABLE, "        if domain.internal:\n", "        if domain.internal and family is firewall.IPV4:\n"),
         where=MIXES,
+    ),
+    Mutation(
+        "outside-let-in",
+        "unpublished ports are closed, whatever the policy of FORWARD",
+        "nobody_outside_reaches",
+        one(TABLE, 'yield f"oifname {nft_text.names(ways)} {origin} goto outside"', "pass"),
+        where=PACKETS,
+    ),
+    Mutation(
+        "outside-let-in-over-ipv6",
+        "unpublished ports are closed: IPv6",
+        "needs_nobody_elses_drop and v6",
+        one(
+            TABLE,
+            "    entrances = list(_entrances(domains, family))\n",
+            "    entrances = list(_entrances(domains, family)) if family is firewall.IPV4 else []\n",
+        ),
+        where=MIXES,
+    ),
+    Mutation(
+        "outside-let-in-without-connection",
+        "what conntrack does not know is dropped",
+        "no_connection_does_not_come_in",
+        one(TABLE, '"ct status dnat accept", "drop")', '"ct status dnat accept", "ct state new drop")'),
+        where=PACKETS,
+    ),
+    Mutation(
+        "outside-cut-off",
+        "connections of before the rules go on",
+        "began_before and world-a",
+        one(TABLE, '("ct state established,related accept", ', '("ct direction reply accept", '),
+        where=PACKETS,
+    ),
+    Mutation(
+        "outside-never-allowed",
+        "flannelpy.outside=allow opens a network",
+        "may_be_opened or is_then_open",
+        one(FIREWALL, "outside=rules.outside and not rules.internal", "outside=False"),
+        where=PACKETS,
+    ),
+    Mutation(
+        "vxlan-from-the-engines-bridges",
+        "what comes from a container to the VXLAN port is dropped: Docker's own bridges",
+        "no_container and none",
+        one(TUNNELS, "{*engine, *ENGINE_BRIDGES}", "{*engine}"),
+        where=TUNNEL_PACKETS,
+    ),
+    Mutation(
+        "vxlan-to-peers",
+        "what comes from a container to the VXLAN port of peers is dropped",
+        "reaches_the_ports_of_peers and no_container",
+        one(TUNNELS, 'f"oifname {below} goto containers"', 'f"oifname {below} return"'),
+        where=TUNNEL_PACKETS,
+    ),
+    Mutation(
+        "vxlan-of-machines",
+        "machines on the bridge that tunnels use are flannel nodes",
+        "speak_for_themselves",
+        one(TUNNELS, 'f"iifname {below} return", ', ""),
+        where=TUNNEL_PACKETS,
     ),
 )
 

@@ -293,6 +293,21 @@ def test_what_is_kept_apart_needs_nobody_elses_drop(alone: Host, family: int) ->
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+def test_networks_that_are_open_to_the_outside_never_meet(alone: Host, mix: dict[str, str], family: int) -> None:
+    opened = frozenset(dataclasses.replace(one, outside=True) for one in plan_of(mix))
+    with alone.host.inside():
+        wall = firewall_exec.FirewallExec()
+        wall.ensure(opened)
+    try:
+        entered = [(one, other) for one, other in OUTSIDE if one == "world" and not other.endswith("-far")]
+        assert alone.talk(family, [*APART, *INTERNAL]) == {}
+        assert alone.talk(family, entered, 3).keys() == set(entered)
+    finally:
+        with alone.host.inside():
+            wall.ensure(plan_of(mix))
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 def test_who_reaches_into_the_overlay_needs_no_rule_of_the_engines(
     alone: Host, mix: dict[str, str], family: int
 ) -> None:

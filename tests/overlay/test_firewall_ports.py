@@ -319,6 +319,39 @@ def test_a_port_of_the_loopback_is_the_hosts_alone(host: Host) -> None:
         assert host.ask(client, HOST[4], 8081, wait_s=0.3) is None
 
 
+def test_what_the_documents_say_of_an_operators_own_rules_is_so(host: Host) -> None:
+    """A table of the operator's own, where the engine has no DOCKER-USER."""
+    _, _, told = (
+        (pathlib.Path(__file__).parents[2] / "docs/operations.md").read_text().partition("nft -f - <<'END'\n")
+    )
+    script, end, _ = told.partition("    END\n")
+    assert "proto-dst 8080 " in script
+    assert end
+
+    def reaches_outside() -> bool:
+        with host.spaces["world"].bind(own("world"), 9999) as server, host.spaces["a2"].bind(own("a2")) as client:
+            server.settimeout(0.5)
+            client.sendto(b"question", (own("world"), 9999))
+            try:
+                return server.recv(64) == b"question"
+            except TimeoutError:
+                return False
+
+    assert reaches_outside()
+    for allowed, answer in (("198.51.100.0/24", None), ("192.0.2.0/24", own("world"))):
+        for _ in range(2):  # it may be given again
+            host.host.run("nft -f -", text=script.replace("198.51.100.0/24", allowed))
+        assert host.ask("world", HOST[4], wait_s=0.5) == answer
+        assert host.ask("world", HOST[4], 8082) == own("world")
+        assert host.ask("b", HOST[4], wait_s=0.5) is None
+        assert not reaches_outside()
+        with host.host.inside():
+            assert host.wall.ensure(PLAN) == (), "the operator's own rules are left alone"
+    host.host.run("nft delete table inet mine")
+    assert host.ask("world", HOST[4]) == own("world")
+    assert reaches_outside()
+
+
 def test_what_is_sent_to_that_port_of_another_host_gets_there(host: Host) -> None:
     with host.spaces["world"].bind(own("world"), 8080) as server, host.spaces["a2"].bind(own("a2")) as client:
         server.settimeout(2.0)

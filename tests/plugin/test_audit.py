@@ -497,6 +497,8 @@ def test_rules_taken_away_are_written_again(full: Plugin) -> None:
     assert repaired(full) == [("firewall:missing", "nft")]
     full.firewall.guarded = frozenset()
     assert repaired(full) == [("firewall:missing", "nft-bridge")]
+    full.firewall.tunnelled = frozenset()
+    assert repaired(full) == [("firewall:missing", "nft-inet")]
 
 
 # -- etcd ----------------------------------------------------------------------------------------------------------
@@ -573,11 +575,11 @@ def test_get_reports_and_post_repairs(full: Plugin) -> None:
     client = full.client()
     answer = client.get("/audit?settle=0")
     assert answer.status_code == 200
-    assert [one["kind"] for one in json.loads(answer.data)["differences"]] == ["firewall:missing"] * 2
+    assert [one["kind"] for one in json.loads(answer.data)["differences"]] == ["firewall:missing"] * 3
     answer = client.post("/audit?settle=0")
     told_now = json.loads(answer.data)
     assert answer.status_code == 200
-    assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"] * 2)
+    assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"] * 3)
 
 
 @pytest.mark.parametrize("settle", ["-1", "31", "nan", "inf", "3s", "", "%ff"])
