@@ -97,7 +97,7 @@ class NodeStore:
             node.lease_id,
             node.prefix,
         )
-        columns = "config, subnet, attrs, mac, mac_v6, prefix"
+        columns = "config, subnet, attrs, mac, mac_v6, machine, lease_id, prefix"
         with self._state.read() as tx:
             if tx.rows(f"SELECT {columns} FROM nodes WHERE prefix = ?", (node.prefix,)) == [values]:  # noqa: S608
                 return
