@@ -226,8 +226,9 @@ def _format_port(port: netstate.BridgePort, before: netstate.BridgePort) -> list
     lines = [
         f"bridge link set dev {port.name} {word} {'on' if on else 'off'}" for word, on, was in switches if on != was
     ]
-    if before.takes_reserved and not port.takes_reserved:
-        lines.append(f"ip link set {port.name} type bridge_slave group_fwd_mask 0xfffd")
+    if port.takes_reserved != before.takes_reserved:
+        mask = "0" if port.takes_reserved else "0xfffd"
+        lines.append(f"ip link set {port.name} type bridge_slave group_fwd_mask {mask}")
     return lines
 
 

@@ -35,7 +35,7 @@ that an operator chose is ours by its alias alone."""
 class Sysctl:
     """One kernel parameter, key in dots: `net.ipv4.ip_forward`.
 
-    `optional`: of a link that has no such parameter, as one has none of IPv6 where that is off, none is asked for.
+    `optional`: not asked for where the link has no such parameter, as a link without IPv6 has none of its parameters.
     """
 
     key: str

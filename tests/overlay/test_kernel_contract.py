@@ -439,6 +439,8 @@ def test_a_port_that_takes_reserved_frames_is_seen_and_repaired(host: Host) -> N
         assert host.shows(BRIDGE, opened)
         [op] = diff.plan(frozenset({BRIDGE, wanted}), host.kernel.observe(netstate.EMPTY))
         assert diff.format_op(op) == f"ip link set {PORT.name} type bridge_slave group_fwd_mask 0xfffd"
+        shown = [diff.format_op(netstate.Add(obj=obj)) for obj in (PORT, opened)]
+        assert shown[1] == f"{shown[0]} && ip link set {PORT.name} type bridge_slave group_fwd_mask 0"
         assert host.kernel.apply([op]) == []
         assert host.shows(BRIDGE, PORT)
 
