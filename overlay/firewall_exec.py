@@ -114,7 +114,10 @@ class FirewallExec:
         """See `firewall_port.Firewall.list_published`."""
         run = self._tools.begin()
         listings = (run.list_nft("table", family.table, firewall.TABLE) for family in firewall.FAMILIES)
-        return frozenset(port for text in listings if text for port in firewall_ports.parse_published(text))
+        try:
+            return frozenset(port for text in listings if text for port in firewall_ports.parse_published(text))
+        except ValueError as exc:
+            raise errors.KernelError([f"nft list table {firewall.TABLE}: {exc}"]) from exc
 
     def tunnels(self, plan: TunnelPlan) -> tuple[str, ...]:
         """See `firewall_port.Firewall.tunnels`; the place is "nft-inet"."""

@@ -60,7 +60,7 @@ def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterat
 
 
 def parse_published(listing: str) -> frozenset[firewall.PublishedPort]:
-    """What a table's maps publish, as nft lists it."""
+    """What a table's maps publish, as nft lists it. Raises ValueError where that is no list of ours."""
     return frozenset(
         firewall.PublishedPort(
             protocol=firewall.Protocol(protocol),

@@ -128,6 +128,13 @@ def test_what_is_published_is_read_back(case: Case) -> None:
     assert wall.list_published() == frozenset()
 
 
+@pytest.mark.contract
+def test_a_table_that_somebody_else_filled_is_a_failure_like_any_other(netns: Netns) -> None:
+    netns.run("nft -f -", text='table ip flannelpy { chain c { counter comment "1.2.3. . tcp . 1 : 1.2. . 1"; }; }')
+    with netns.inside(), pytest.raises(errors.KernelError, match=r"nft list table flannelpy: '1\.2\.3\.' does not"):
+        firewall_exec.FirewallExec().list_published()
+
+
 def test_what_was_flushed_by_hand_comes_back(case: Case) -> None:
     wall, flush = case
     wall.ensure(PLAN)
