@@ -168,7 +168,7 @@ def join(
         try:
             held = carry_out(wish, member.attrs, ports.registry)
             if isinstance(wish, claim.Create) and not in_use:
-                _yield_to_rival(held, ports.registry)
+                _yield_to_rival(held, leases, ports.registry)
         except (errors.SubnetTaken, errors.LeaseLost) as exc:
             log.info("lost a race for a subnet, looking again prefix=%s reason=%s", prefix, exc)
             lost = exc
@@ -351,8 +351,13 @@ def _find_origin(
     )
 
 
-def _yield_to_rival(held: lease.Lease, agreed: registry.Registry) -> None:
-    """Give a new lease back where an older one overlaps it, before Docker networks get it. Raises SubnetTaken."""
+def _yield_to_rival(held: lease.Lease, seen: registry.Snapshot, agreed: registry.Registry) -> None:
+    """Give a new lease back where an older one overlaps it, before Docker networks get it. Raises SubnetTaken.
+
+    All is read again only where somebody has written since `seen`.
+    """
+    if held.mod_revision == seen.revision + 1:
+        return
     rival = claim.find_rival(held, agreed.read_leases())
     if rival is not None:
         agreed.delete_lease(held)
