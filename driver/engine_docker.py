@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import docker
@@ -42,7 +42,7 @@ class DockerEngine:
         """Implements `engine.Engine`."""
         try:
             api = self._connect().api
-            summaries = api.networks()
+            summaries = self._summaries(api)
             plugins = self._plugins(api)
             aliases = self._aliases(plugins, summaries, known)
             found = []
@@ -51,14 +51,11 @@ class DockerEngine:
                     found.append(_network(api.inspect_network(summary["Id"]), aliases))
                 else:
                     found.append(_other_network(summary))
+            found += self._unlisted(api, set(known) - {net.id for net in found})
         except docker_errors.NotFound as exc:
             raise errors.EngineError("a network was removed during the look") from exc
         except (docker_errors.DockerException, OSError, ValueError, KeyError) as exc:
             raise self._lost(exc) from exc
-        if not found:
-            raise errors.EngineError(
-                f"Engine API at {self._base_url}: it lists no network at all, where every engine has one called none"
-            )
         return found
 
     def create_network(self, name: str) -> None:
@@ -86,6 +83,22 @@ class DockerEngine:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def _summaries(self, api: docker.APIClient) -> list[Mapping[str, Any]]:
+        summaries: list[Mapping[str, Any]] = api.networks()
+        if not summaries:
+            raise errors.EngineError(
+                f"Engine API at {self._base_url}: it lists no network at all, where every engine has one called none"
+            )
+        return summaries
+
+    @staticmethod
+    def _unlisted(api: docker.APIClient, ids: Iterable[names.NetworkId]) -> Iterator[engine.EngineNetwork]:
+        """Those of our networks that the list leaves out and that are there: a list may be filtered on its way."""
+        for network_id in ids:
+            with contextlib.suppress(docker_errors.NotFound):
+                detail = api.inspect_network(network_id)
+                yield _network(detail, {_driver(detail), _ipam_driver(detail)})
 
     def _plugins(self, api: docker.APIClient) -> Mapping[str, str]:
         """The names of this plugin and of all others that are enabled, by id.

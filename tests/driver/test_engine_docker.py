@@ -94,6 +94,7 @@ class Dockerd:
         self.path = path
         self.networks: list[Mapping[str, Any]] = []
         self.hidden: set[str] = set()
+        self.unlisted: set[str] = set()
         self.info: Mapping[str, Any] = {"ID": "ENGINE"}
         self.plugins: list[Mapping[str, Any]] | None = []
         self.failure: tuple[int, str] | None = None
@@ -115,7 +116,7 @@ class Dockerd:
             self.created.append(json.loads(body))
             return 201, {"Id": OURS, "Warning": ""}
         if parts == ["networks"]:
-            return 200, [{**one, "Containers": {}} for one in self.networks]
+            return 200, [{**one, "Containers": {}} for one in self.networks if one["Id"] not in self.unlisted]
         self.inspected += parts[1:]
         found = [one for one in self.networks if one["Id"] == parts[-1] and one["Id"] not in self.hidden]
         return (200, found[0]) if found else (404, {"message": f"{path} not found"})
@@ -310,6 +311,16 @@ def test_an_engine_that_does_not_say_who_it_is_is_quoted(
 def test_a_list_without_any_network_is_no_answer(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
     with pytest.raises(errors.EngineError, match="lists no network at all"):
         client.list_networks(())
+
+
+def test_a_network_that_a_list_leaves_out_is_asked_for_by_its_id(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    """A proxy may filter lists: only the engine's own 404 says that a network is gone."""
+    dockerd.networks, dockerd.unlisted = [BRIDGE, DETAIL], {OURS}
+    known = {names.NetworkId(OURS), names.NetworkId("c" * 64)}
+    assert client.list_networks(known) == [OTHER_SEEN, OURS_SEEN]
+    assert set(dockerd.inspected) == known
 
 
 def test_a_form_for_networks_is_no_pool(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
