@@ -45,11 +45,16 @@ class Lookout:
         """Take back what is amiss no more.
 
         Costs nothing where nothing was; processes are read for a flanneld's sake alone, for an overlap may stay.
+        Waits for no look of another thread: one process that hangs can hold up whoever reads /proc.
         """
-        with self._looking:
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
             now = time.monotonic()
             if self._findings != preflight.Findings() and now >= self._looked_at + self._findings_s:
                 self._look(now, self._ports.flannelds() if self._findings.rival is not None else ())
+        finally:
+            self._looking.release()
 
     def hold_back(self, ours: lease.LeaseAttrs, told: lease.Lease) -> float:
         """How long to wait before our key, which somebody wrote, is put right. Units: seconds."""

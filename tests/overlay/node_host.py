@@ -111,6 +111,7 @@ class NodeHost:
     mac: netstate.Mac = MAC
     changed: Callable[[], None] = lambda: None
     flannelds: tuple[flanneld.Flanneld, ...] = ()
+    before_flannelds: Callable[[], object] = lambda: None
     previous: lease.SubnetKey | None = None
     machine: str | None = None
     nodes: list[node.Node] = dataclasses.field(default_factory=list)
@@ -139,7 +140,7 @@ class NodeHost:
             pick=lambda _count: 0,
             make_mac=lambda: self.mac,
             changed=lambda: self.changed(),  # noqa: PLW0108 - a test sets another one later
-            flannelds=lambda: self.flannelds,
+            flannelds=self._list_flannelds,
             previous=lambda: self.previous,
             machine=lambda: self.machine,
         )
@@ -148,6 +149,10 @@ class NodeHost:
         if not self.in_use:
             act()
         return not self.in_use
+
+    def _list_flannelds(self) -> tuple[flanneld.Flanneld, ...]:
+        self.before_flannelds()
+        return self.flannelds
 
     def make(self, prefix: str = PREFIX) -> node.Node:
         """A node as after the start of the plugin; not started."""

@@ -608,9 +608,9 @@ def test_a_flanneld_that_has_ended_is_told_no_more_whatever_the_registry_does(ho
     host.flannelds = (RIVAL, dataclasses.replace(RIVAL, pid=99))
     assert "pid 1234" in str(one.status().findings.rival)
     host.flannelds = (dataclasses.replace(RIVAL, pid=99),)
-    assert "pid 99" in str(one.status().findings.rival)
+    until(lambda: "pid 99" in str(one.status().findings.rival))
     host.flannelds = ()
-    assert one.status().findings.rival is None
+    until(lambda: one.status().findings.rival is None)
 
 
 def test_a_flanneld_that_has_ended_is_told_no_more_where_the_lease_is_lost(host: node_host.NodeHost) -> None:
@@ -647,6 +647,23 @@ def test_addresses_in_the_range_that_are_gone_are_told_no_more(host: node_host.N
     host.kernel.mute = False
     host.kernel.set_underlays([node_host.ETH0])
     assert one.status().findings.overlaps == ()
+
+
+def test_a_look_that_hangs_holds_nobody_else_up(host: node_host.NodeHost) -> None:
+    """As a process whose memory is locked holds up whoever reads its command line."""
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.registry.put_peer(OWN, OURS)
+    until(lambda: one.status().findings.rival)
+    reading, go_on, in_time = threading.Event(), threading.Event(), []
+    host.before_flannelds = lambda: (reading.set(), in_time.append(go_on.wait(5)))
+    slow = threading.Thread(target=one.status)
+    slow.start()
+    assert reading.wait(5)
+    assert one.status().findings.rival
+    go_on.set()
+    slow.join(5)
+    assert in_time == [True]
 
 
 def test_a_look_again_is_made_only_now_and_then(host: node_host.NodeHost) -> None:
