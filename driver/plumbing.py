@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from driver import desired, endpoint, network, rows, writer
-from overlay import errors, firewall, guard, netstate
+from overlay import errors, firewall, guard, netstate, supervisor
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,28 @@ class Plumbing(Protocol):
 
     def write_guard(self) -> None: ...
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]: ...
+
 
 class Plumber:
     """See the module. Safe to call from any thread."""
 
-    def __init__(self, inner: Plumbing, known: rows.Rows, guard_wait_s: float = GUARD_WAIT_S) -> None:
+    def __init__(
+        self,
+        inner: Plumbing,
+        known: rows.Rows,
+        supervisor_: supervisor.Supervisor,
+        guard_wait_s: float = GUARD_WAIT_S,
+    ) -> None:
         self._inner = inner
         self._rows = known
         self._order = threading.Lock()  # plans are declared as they were made; never held while one is written
-        self._guard = writer.Writer(self.write_guard)
+        self._guard = writer.Writer(self.write_guard, supervisor_)
         self._guard_wait_s = guard_wait_s
         self.set = inner.set
         self.forget = inner.forget
         self.remove = inner.remove
+        self.list_published = inner.list_published
 
     def set_again(self, owner: str, state: netstate.NetState) -> None:
         """Declare a slice."""

@@ -7,20 +7,19 @@ an endpoint that is not written yet can send nothing, and a container begins a t
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
-from overlay import errors
-
-log = logging.getLogger(__name__)
+from overlay import errors, supervisor
 
 
 class Writer:
     """See the module. `write` raises KernelError, and whoever keeps the kernel's state tries again then."""
 
-    def __init__(self, write: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[], None], supervisor_: supervisor.Supervisor) -> None:
         self._write = write
+        self._supervisor = supervisor_
+        self._never = threading.Event()
         self._changed = threading.Condition()  # over the fields below
         self._asked = 0
         self._written = 0
@@ -33,7 +32,7 @@ class Writer:
             self._asked += 1
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._run, name="writer", daemon=True).start()
+                self._supervisor.start("writer", self._run, self._never)
             return self._asked
 
     def wait(self, number: int, timeout_s: float) -> None:
@@ -51,8 +50,11 @@ class Writer:
                 self._write()
             except errors.KernelError as exc:
                 failure = exc
-            except Exception:
-                log.exception("bug: unexpected error in a write")
+            except Exception as exc:  # noqa: BLE001 - told to those who wait, who would take it for done
+                self._supervisor.note("writer", exc)
+                failure = errors.KernelError([f"unexpected {type(exc).__name__}: {exc}"])
+            else:
+                self._supervisor.well("writer")
             with self._changed:
                 # For those that still wait alone: whoever gave up is not told
                 self._failures = dict.fromkeys(range(self._written + 1, number + 1), failure) if failure else {}

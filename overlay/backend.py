@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
-from overlay import errors, lease, netconfig, netstate, underlay
+from overlay import errors, kernel, lease, netconfig, netstate, underlay
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,9 @@ class Own:
     """This host as its backend sees it: its lease's subnet, the link below, and the MACs of its tunnel devices.
 
     `mac_v6` is that of the IPv6 device; None for a lease of IPv4 alone. `tx_checksum`: whether the tunnel devices may
-    leave the checksums of what containers send to the hardware below.
+    leave the checksums of what containers send to the hardware below. `networks` are the flannel network's ranges, of
+    each family one, in which the subnets of peers must lie; any do where there are none. `host_ranges`: what other
+    links of this host have of them.
     """
 
     key: lease.SubnetKey
@@ -27,6 +29,8 @@ class Own:
     mac: netstate.Mac
     mac_v6: netstate.Mac | None = None
     tx_checksum: bool = True
+    networks: tuple[netstate.IPNetwork, ...] = ()
+    host_ranges: tuple[kernel.HostRange, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ class Doubt:
         while not cut.wait(self._doubt_s):
             try:
                 second = self._registry.read_leases()
-            except errors.RegistryError as exc:
+            except errors.OverlayError as exc:
                 self._standing.set_outage(str(exc))
                 continue
             chosen = peers.choose_snapshot(event, second)

@@ -8,8 +8,10 @@ Source: etcd api/etcdserverpb/rpc.proto, grpc doc/keepalive.md.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -27,6 +29,19 @@ FAILURES = (grpc.RpcError, etcd3.Etcd3Exception, ValueError)
 
 _POLL_S = 0.5
 """How often a silent watch looks at its stop event."""
+
+_MISSED = 3
+"""Answers of a watch in a row that may stay away; then it is broken, though gRPC's pings reach etcd all the same."""
+
+_PROGRESS_REQUEST = b"\x1a\x00"
+"""A WatchRequest's field 3, an empty message, which etcd3's generated code is too old to know."""
+
+_PROGRESS = -1
+"""Whose watch an answer to a progress request is about: all of the stream. Source: etcd clientv3, InvalidWatchID."""
+
+
+class Silent(etcd3.Etcd3Exception):  # type: ignore[misc]  # etcd3 has no types
+    """A watch that has answered before no longer does."""
 
 
 class Stop(Protocol):
@@ -61,6 +76,7 @@ class Channel:
                 "as /etcd-tls/NAME, their directory is given with etcd-tls.source"
             ) from exc
         self._attempt_s = settings.attempt_s
+        self._progress_s = settings.progress_s
         self._auth = etcdrpc.AuthStub(self.client.channel)
         self._watch = etcdrpc.WatchStub(self.client.channel)
 
@@ -72,19 +88,31 @@ class Channel:
         return token
 
     def watch(self, prefix: str, start_revision: int, stop: Stop) -> Iterator[Any]:
-        """The responses of one stream; it ends half a second after `stop` at the latest. Raises FAILURES."""
+        """The responses of one stream; it ends half a second after `stop` at the latest. Raises FAILURES.
+
+        It is asked now and then whether it lives, as etcd answers since 3.4: one that stops answering is cancelled.
+        """
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         requests.put(_watch_request(prefix, start_revision))
         over = threading.Event()
+        pulse = _Pulse(self._progress_s)
         # Without a leader a member would accept the watch and stay silent: "hasleader" makes it say so.
         metadata = (*(self.client.metadata or ()), ("hasleader", "true"))
         try:
             stream = self._watch.Watch(iter(requests.get, None), metadata=metadata)
-            threading.Thread(target=_cancel_when, args=(stream, stop, over), name="etcd-watch", daemon=True).start()
-            yield from stream
+            args = (stream, stop, over, pulse, requests)
+            threading.Thread(target=_look_after, args=args, name="etcd-watch", daemon=True).start()
+            for response in stream:
+                with pulse.told(response):
+                    yield response
+        except grpc.RpcError:
+            if not pulse.is_lost():
+                raise
         finally:
             over.set()
             requests.put(None)  # ends gRPC's thread that reads our requests
+        if pulse.is_lost():  # said here, or the reason read from it would be that we cancelled it
+            raise Silent(f"no answer from the watch for {_MISSED * self._progress_s:g} s")
 
     def show(self, token: str | None) -> None:
         """Send this token with every request."""
@@ -112,11 +140,53 @@ def _watch_request(prefix: str, start_revision: int) -> Any:
     )
 
 
-def _cancel_when(stream: Any, stop: Stop, over: threading.Event) -> None:
+class _Pulse:
+    """When a watch was asked last whether it lives, and whether it has answered. Units: seconds."""
+
+    def __init__(self, progress_s: float) -> None:
+        self._progress_s = progress_s
+        self._asked_at = self._heard_at = time.monotonic()
+        self._answers = False
+        self._busy = False
+
+    @contextlib.contextmanager
+    def told(self, response: Any) -> Iterator[None]:
+        """A response has come; while it is worked on no other is waited for."""
+        self._busy = True
+        self._answers = self._answers or is_progress(response)
+        yield
+        self._heard_at = time.monotonic()
+        self._busy = False
+
+    def is_due(self) -> bool:
+        """Whether to ask now; counts as asked then."""
+        now = time.monotonic()
+        if now - max(self._asked_at, self._heard_at) < self._progress_s:
+            return False
+        self._asked_at = now
+        return True
+
+    def is_lost(self) -> bool:
+        """Whether it has answered before and does so no longer."""
+        silent_s = time.monotonic() - self._heard_at
+        return self._answers and not self._busy and silent_s > _MISSED * self._progress_s
+
+
+def _look_after(
+    stream: Any, stop: Stop, over: threading.Event, pulse: _Pulse, requests: queue.SimpleQueue[Any]
+) -> None:
+    """Ask a stream whether it lives, and cancel it when it is to end, or does not."""
     while not over.wait(_POLL_S):
-        if stop.is_set():
+        if stop.is_set() or pulse.is_lost():
             break
+        if pulse.is_due():
+            requests.put(etcdrpc.WatchRequest.FromString(_PROGRESS_REQUEST))
     stream.cancel()
+
+
+def is_progress(response: Any) -> bool:
+    """Whether a response answers the question whether the stream lives."""
+    return bool(response.watch_id == _PROGRESS and not response.events)
 
 
 def write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored | etcd_values.Refused:
@@ -131,13 +201,15 @@ def write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored 
     return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
 
 
-def read_batch(response: Any) -> etcd_values.Batch:
-    """The events of a watch's response."""
+def read_batch(response: Any, within_s: float) -> etcd_values.Batch:
+    """The events of a watch's response; `within_s`: how soon a word is due after one that it lives."""
     events = tuple(
         etcd_values.Deleted(key=_text(event.kv.key)) if event.type else read_item(event.kv)
         for event in response.events
     )
-    return etcd_values.Batch(revision=response.header.revision, events=events)
+    return etcd_values.Batch(
+        revision=response.header.revision, events=events, within_s=within_s if is_progress(response) else None
+    )
 
 
 def read_item(item: Any) -> etcd_values.KeyValue:

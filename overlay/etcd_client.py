@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 _RESOLVE_AGAIN_S = 30.0
 
+_POLLS_LATE = 2
+"""An answer that a watch lives comes a little late at times."""
+
 REQUESTS = ("read", "list", "write", "delete", "grant", "revoke", "renew", "query", "watch", "login")
 """The kinds of requests that are counted. Every sending counts, a repeated one as well."""
 
@@ -167,7 +170,7 @@ class EtcdClient:
             self._forget_token(self._token)
             reason = response.cancel_reason or "permission denied, or an old token"
             raise etcd_errors.Failure(code="", details=reason).as_error(what, str(self._cluster))
-        return etcd_channel.read_batch(response)
+        return etcd_channel.read_batch(response, _POLLS_LATE * self._settings.progress_s)
 
     def _call(self, what: str, run: Callable[[Any], T]) -> T:
         """Make one request; log in where the token has ended, turn to another member where this one is gone."""

@@ -50,7 +50,8 @@ class EtcdSettings:
     Shape: `endpoints` are URLs, `http://192.0.2.1:2379`; one scheme for all. https without `ca_file` trusts the
     system's authorities.
     `server_name` is a name that the certificates of all members have, where their own addresses are not in them.
-    Units: `timeout_s` seconds for one call, in which a request may be sent twice.
+    Units: `timeout_s` seconds for one call, in which a request may be sent twice; `progress_s` seconds between two
+    questions to a watch whether it lives.
     """
 
     endpoints: tuple[str, ...]
@@ -61,6 +62,7 @@ class EtcdSettings:
     password: str = dataclasses.field(default="", repr=False)
     server_name: str = ""
     timeout_s: float = 8.0
+    progress_s: float = 30.0
 
     @property
     def attempt_s(self) -> float:

@@ -54,7 +54,11 @@ class Deleted:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one watch response told: events in order, none where it only tells that the stream lives."""
+    """What one watch response told: events in order, none where it only tells that the stream lives.
+
+    `within_s`: it is the answer to a question whether the stream lives; the next one is due after so many seconds.
+    """
 
     revision: int
     events: tuple[KeyValue | Deleted, ...] = ()
+    within_s: float | None = None

@@ -27,6 +27,7 @@ class FakeLink:
     tx_checksum: bool = True
     learns_reserved: bool = True
     isolated: bool = False
+    takes_reserved: bool = False
     bridge: netstate.IfName = NO_BRIDGE
     hairpin: bool = False
     peer: netstate.IfName | None = None
@@ -89,6 +90,11 @@ class FakeNamespace:
             case netstate.Route(link=link):
                 if link not in self.links or not self.links[link].up:
                     return f"{link} is down or missing"
+                other = self.foreign_routes.get(netstate.key_of(obj))
+                if other is not None and not _may_go(other, obj):
+                    return (
+                        f"there is a route that is not ours: {other.destination} via {other.gateway} dev {other.link}"
+                    )
                 self.foreign_routes.pop(netstate.key_of(obj), None)
             case _:
                 assert_never(obj)
@@ -146,6 +152,7 @@ class FakeNamespace:
         link.bridge, link.mtu, link.up, link.made_as = new.bridge, new.mtu, True, new
         link.hairpin = isinstance(new, netstate.BridgePort) and new.hairpin
         link.isolated = new.isolated
+        link.takes_reserved = False
         return ""
 
     def remove(self, obj: netstate.KernelObject) -> str:
@@ -182,7 +189,7 @@ class FakeNamespace:
         self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route, netstate.Sysctl)
         for above, other in list(self.links.items()):
             if other.bridge == name:
-                other.bridge, other.hairpin, other.isolated = NO_BRIDGE, False, False
+                other.bridge, other.hairpin, other.isolated, other.takes_reserved = NO_BRIDGE, False, False, False
             if isinstance(other.made_as, netstate.VxlanLink) and other.made_as.underlay == name:
                 self.delete_link(above)
 
@@ -221,6 +228,7 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
                 mtu=link.mtu,
                 hairpin=link.hairpin,
                 isolated=link.isolated,
+                takes_reserved=link.takes_reserved,
                 up=link.up,
             )
         case _:
@@ -230,6 +238,11 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
 def _is_flannelds(route: netstate.Route, link: netstate.Link | None) -> bool:
     shape = route.onlink and route.gateway == route.destination.network_address
     return isinstance(link, netstate.VxlanLink) and shape and route.protocol == RTPROT_BOOT
+
+
+def _may_go(other: netstate.Route, route: netstate.Route) -> bool:
+    """See `standing_routes`."""
+    return other.link == route.link and (route.onlink or other.gateway == route.gateway)
 
 
 def _is_ours(

@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 
-from overlay import backend, errors, lease, netstate
+from overlay import backend, errors, kernel, lease, netstate
 
 V4, V6 = 4, 6
 Leases = Mapping[lease.SubnetKey, lease.Lease]
@@ -24,6 +24,8 @@ class OwnHalf:
     subnet: netstate.IPNetwork
     ip: netstate.IPAddress
     public_ip: netstate.IPAddress
+    network: netstate.IPNetwork | None = None
+    host_ranges: tuple[kernel.HostRange, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,16 @@ def own_halves(own: backend.Own) -> dict[int, OwnHalf]:
         halves[V4] = OwnHalf(subnet=own.key.v4, ip=own.underlay.ip, public_ip=own.underlay.public_ip)
     if own.key.v6 is not None and own.underlay.v6 is not None:
         halves[V6] = OwnHalf(subnet=own.key.v6, ip=own.underlay.v6.ip, public_ip=own.underlay.v6.public_ip)
-    return halves
+    return {version: _with_ranges(half, own) for version, half in halves.items()}
+
+
+def _with_ranges(half: OwnHalf, own: backend.Own) -> OwnHalf:
+    version = half.subnet.version
+    return dataclasses.replace(
+        half,
+        network=next((network for network in own.networks if network.version == version), None),
+        host_ranges=tuple(one for one in own.host_ranges if one.network.version == version),
+    )
 
 
 def sort_peers(own: backend.Own, peers: Leases) -> list[lease.Lease]:
@@ -108,6 +119,10 @@ class Sieve:
         self._own = own
         self._mac = mac
         version = own.ip.version
+        self._ranges: dict[int, dict[int, kernel.HostRange]] = {}  # by the length and number of their prefixes
+        for one in own.host_ranges:
+            shift = one.network.max_prefixlen - one.network.prefixlen
+            self._ranges.setdefault(shift, {})[int(one.network.network_address) >> shift] = one
         ends = (held.attrs.public_ip if version == V4 else held.attrs.public_ipv6 for held in everybody)
         by_number = {int(end): end for end in (own.ip, *ends) if end is not None}
         self._end_numbers = sorted(by_number)
@@ -125,6 +140,7 @@ class Sieve:
 
     def _check_harm(self, peer: PeerHalf) -> None:
         own = self._own
+        self._check_range(peer)
         if _overlap(peer.subnet, own.subnet):
             raise errors.CodecError(f"its subnet overlaps ours, {own.subnet}")
         if peer.public_ip in (own.public_ip, own.ip):  # a set would hash three addresses
@@ -138,6 +154,19 @@ class Sieve:
             raise errors.CodecError(
                 f"its subnet covers {self._ends[at]}: packets to that host would be taken for its containers'"
             )
+
+    def _check_range(self, peer: PeerHalf) -> None:
+        """A lease may have any range for its key, docker0's as well: its route would replace that of the host."""
+        first, network = int(peer.subnet.network_address), self._own.network
+        if network is not None and (
+            peer.subnet.prefixlen < network.prefixlen
+            or (first ^ int(network.network_address)) >> (network.max_prefixlen - network.prefixlen)
+        ):
+            raise errors.CodecError(f"its subnet is not inside the flannel network {network}")
+        for shift, ranges in self._ranges.items():
+            taken = ranges.get(first >> shift)
+            if taken is not None and peer.subnet.prefixlen >= taken.network.prefixlen:
+                raise errors.CodecError(f"its subnet lies in {taken.network}, which {taken.link} of this host has")
 
     def _check_twins(self, peer: PeerHalf) -> None:
         """The kernel could hold the entries of only one of two."""

@@ -59,6 +59,14 @@ class UnderlayRoute:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HostRange:
+    """A range that a link of this host, which is not ours, has inside the flannel network."""
+
+    network: netstate.IPNetwork
+    link: netstate.IfName
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HostLink:
     """Any link of the host, as the audit sees it. `kind` is "" for hardware; `ours`: it has our alias."""
 

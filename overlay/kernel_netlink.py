@@ -4,18 +4,19 @@ Acts on the network namespace of the calling thread. Every call opens its own so
 between threads but the numbers and names of links, by which events are sorted. Recognises what is ours after a
 restart: links by their alias, what hangs on them, and routes by their protocol.
 
-A route of another protocol to a desired destination is not ours and not shown; so it is planned anew, and the
-kernel's replace puts our route in its place. Those that flanneld left on a device of ours are: see `observation`.
+A route of another protocol to a desired destination is not ours and not shown; so ours is planned anew. The other
+stays, and ours is refused, unless it is flanneld's: `standing_routes`. Those on a device of ours are shown, see
+`observation`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
-import ipaddress
 import itertools
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from overlay import (
     diff,
@@ -32,6 +33,7 @@ from overlay import (
     rtnl_links,
     rtnl_socket,
     rtnl_underlay,
+    standing_routes,
     sysctls,
 )
 
@@ -119,9 +121,9 @@ class KernelNetlink:
     def observe_silent(self, desired: netstate.NetState) -> netstate.NetState:
         """See `kernel.Kernel.observe_silent`."""
         return frozenset(
-            netstate.Sysctl(key=obj.key, value=value)
+            dataclasses.replace(obj, value=value)
             for obj in desired
-            if isinstance(obj, netstate.Sysctl) and (value := self._sysctls.read(obj.key)) is not None
+            if isinstance(obj, netstate.Sysctl) and (value := self._read(obj)) is not None
         )
 
     def events(
@@ -129,6 +131,10 @@ class KernelNetlink:
     ) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
         return kernel_events.Listener(lambda: self._links, is_wanted).events(stop)
+
+    def _read(self, parameter: netstate.Sysctl) -> str | None:
+        value = self._sysctls.read(parameter.key)
+        return parameter.value if value is None and _may_lack(parameter) else value
 
     def _refuse_strange(self, sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
         """What would be given to a bridge that only has the name of one of ours; nothing where all names are ours."""
@@ -153,7 +159,9 @@ class KernelNetlink:
     def _apply_one(self, writer: link_writer.LinkWriter, op: netstate.Op) -> None:
         match op:
             case netstate.Add(obj=netstate.Sysctl() as new) | netstate.Change(new=netstate.Sysctl() as new):
-                self._sysctls.write(new.key, new.value)
+                if not (self._sysctls.read(new.key) is None and _may_lack(new)):
+                    routerless = writer.find_routerless() if new.key == sysctls.IPV6_FORWARDING else frozenset()
+                    self._sysctls.write(new.key, new.value, routerless=routerless)
             case netstate.Remove(obj=old) if isinstance(old, netstate.Link):
                 writer.remove(old)
             case netstate.Add(obj=new) | netstate.Change(new=new) if isinstance(new, netstate.Link):
@@ -164,11 +172,13 @@ class KernelNetlink:
 
 def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
     """Entries and addresses: all messages at once, then see which were refused."""
-    failures: list[kernel.Failure] = []
+    many = len(ops) > standing_routes.MANY
+    stopped = standing_routes.find_standing(sock, ops) if many else {}
+    failures = [_failure(op, exc) for op, exc in stopped.items()]
     indexes: dict[netstate.IfName, int] = {}
     messages: list[bytes] = []
     sent: dict[int, netstate.Op] = {}
-    for op in ops:
+    for op in [op for op in ops if op not in stopped] if stopped else ops:
         remove = isinstance(op, netstate.Remove)
         obj = _entry_of(op)
         if obj is None:
@@ -184,44 +194,36 @@ def _apply_bulk(sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> lis
         if isinstance(obj, netstate.Address):
             messages.append(link_messages.pack_address(obj, index, sequence, remove=remove))
         else:
-            messages.append(rtnl.pack_entry(obj, index, sequence, remove=remove))
+            messages.append(rtnl.pack_entry(obj, index, sequence, remove=remove, replace=many))
         sent[sequence] = op
     faults.reached("kernel.entries.before")
     refusals = sock.transact(messages)
     faults.reached("kernel.entries.after")
-    for sequence, refusal in refusals.items():
-        op = sent[sequence]
-        if isinstance(op, netstate.Remove) and refusal.errno in GONE:
-            continue
-        left = _make_way(sock, op, refusal)
-        if left is not None:
-            failures.append(_failure(op, left))
-    return failures
+    return failures + _read_refusals(sock, {sent[sequence]: refusal for sequence, refusal in refusals.items()})
 
 
-def _make_way(sock: rtnl_socket.RtnlSocket, op: netstate.Op, refusal: OSError) -> OSError | None:
-    """Take away the IPv6 route that stands where an onlink one was refused, and set that again; what is refused then.
-
-    The kernel replaces an IPv4 route whatever link it is over, but refuses an IPv6 gateway that it finds on another
-    link, be it by the very route that is to be replaced. Source: net/ipv6/route.c (ip6_route_check_nh_onlink).
-    """
-    route = diff.target_of(op)
-    if refusal.errno != errno.EINVAL or isinstance(op, netstate.Remove) or not isinstance(route, netstate.Route):
-        return refusal
-    if not isinstance(route.destination, ipaddress.IPv6Network) or not route.onlink:
-        return refusal
-    index = link_writer.index_of(route.link)
-    faults.reached("kernel.entries.before")
-    sock.transact([rtnl.pack_way_removal(route.destination, sock.next_sequence())])
-    refusals = sock.transact([rtnl.pack_entry(route, index, sock.next_sequence())])
-    faults.reached("kernel.entries.after")
-    return next(iter(refusals.values()), None)
+def _read_refusals(
+    sock: rtnl_socket.RtnlSocket, refusals: Mapping[netstate.Op, rtnl_socket.Refusal]
+) -> list[kernel.Failure]:
+    """What is left of them when what is gone anyway counts as removed, and routes in the way of ours have gone."""
+    gone = {op for op, refusal in refusals.items() if isinstance(op, netstate.Remove) and refusal.errno in GONE}
+    stopped = dict.fromkeys(op for op, refusal in refusals.items() if standing_routes.may_stand(op, refusal))
+    left: dict[netstate.Op, OSError] = {
+        op: refusal for op, refusal in refusals.items() if op not in gone and op not in stopped
+    }
+    return [_failure(op, exc) for op, exc in (left | standing_routes.replace(sock, list(stopped))).items()]
 
 
 def _entry_of(op: netstate.Op) -> Entry | None:
     """What a change is about, if it is one message that can go with many others."""
     obj = diff.target_of(op)
     return obj if isinstance(obj, Entry) else None
+
+
+def _may_lack(parameter: netstate.Sysctl) -> bool:
+    """Whether there is a link that need not have it."""
+    link = parameter.link if parameter.optional else None
+    return link is not None and link_writer.index_of(link) != 0
 
 
 def _failure(op: netstate.Op, exc: OSError) -> kernel.Failure:

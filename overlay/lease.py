@@ -7,20 +7,19 @@ Source: flannel pkg/subnet/subnet.go, pkg/lease/lease.go.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import ipaddress
 import re
 from typing import Any
 
-from overlay import errors, fields, gocodec
+from overlay import errors, fields, gocodec, parse_cache
 
 # flannel's own expression: open at the start, two dots unescaped. Keys are cut first, since the open dots make a
 # search through a long run of digits slow; the longest key of flannel's has 62 characters.
 _KEY = re.compile(r"([0-9]+\.[0-9]+.[0-9]+.[0-9]+)-([0-9]+)(?:&([a-f0-9:]+)-([0-9]+))?\Z")
 _KEY_LIMIT = 80
 
-PARSED = 1 << 14
-"""How many texts of other nodes are remembered as parsed: each is read twice at a start, again after an outage."""
+_VALUE_LIMIT = 1 << 16
+"""Characters of a value. etcd takes 1.5 MB, and what a backend publishes is kept of each peer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -114,7 +113,7 @@ class HeldSubnet:
         return (self.subnet,) if self.v6 is None else (self.subnet, self.v6.subnet)
 
 
-@functools.lru_cache(maxsize=PARSED)
+@parse_cache.remember
 def parse_subnet_key(text: str) -> SubnetKey:
     """The subnet that a key, or its last part, names.
 
@@ -160,12 +159,17 @@ def clean_prefix(prefix: str) -> str:
     return ("/" if rooted else "") + "/".join(parts)
 
 
-@functools.lru_cache(maxsize=PARSED)
+@parse_cache.remember
 def parse_attrs(text: str) -> LeaseAttrs:
     """What a node published, read as leniently as flannel does: any case, unknown members ignored.
 
-    A missing PublicIP is 0.0.0.0. Raises CodecError. Source: flannel pkg/lease/lease.go, LeaseAttrs.
+    A missing PublicIP is 0.0.0.0. Tighter in one point: a value of more than 64 KiB, of which flannel's have some
+    200 bytes, is none. Raises CodecError. Source: flannel pkg/lease/lease.go, LeaseAttrs.
     """
+    if len(text) > _VALUE_LIMIT:
+        raise errors.CodecError(
+            f"no lease attributes: {len(text)} characters, of which {_VALUE_LIMIT} are read at most"
+        )
     found: dict[str, Any] = {"public_ip": ipaddress.IPv4Address(0)}
     try:
         for member in gocodec.parse_members(text):

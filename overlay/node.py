@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from overlay import (
+    claim,
+    clones,
     doubt,
     errors,
     examine,
@@ -27,6 +29,7 @@ from overlay import (
     preflight,
     registry,
     standing,
+    statefile,
     tally,
     together,
 )
@@ -60,10 +63,12 @@ class Node:
         self._standing = standing.Standing(prefix)
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
         self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
+        self._origins = clones.Origins(self._timing.watch_s)
         self._doubt = doubt.Doubt(prefix, ports.registry, self._standing, self._timing.doubt_s)
         self._published = netstate.EMPTY
         self._left_with: lease.Lease | None = None
         self._restored = False
+        self._unsaved = False  # the state file's peers are behind; the watch's thread alone writes
         self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
@@ -81,9 +86,8 @@ class Node:
 
     def start(self) -> None:
         """Begin to talk to the registry."""
-        for target, name in ((self._run, "node"), (lambda: self._keeper.run(self._stop), "beat")):
-            thread = threading.Thread(target=target, name=f"{name}:{self.prefix}", daemon=True)
-            thread.start()
+        for run, name in ((self._run, "node"), (lambda: self._keeper.run(self._stop), "beat")):
+            thread = self._ports.supervisor.start(f"{name}:{self.prefix}", run, self._stop)
             self._threads.append(thread)  # `stop` may come from another thread, and waits for what runs
 
     def halt(self) -> None:
@@ -104,16 +108,22 @@ class Node:
         self._left_with = self._standing.leave()
         self._publish()
 
-    def give_back(self) -> None:
-        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry."""
+    def give_back(self) -> bool:
+        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry.
+
+        Tells whether the registry has nothing of this host any more.
+        """
         end_threads(self._threads, _LEAVE_S)
         self._ports.store.forget(self.prefix)
-        if self._left_with is not None:
-            self._keeper.give_back(self._left_with)
+        return self._left_with is None or self._keeper.give_back(self._left_with)
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""
         return self._standing.held()
+
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """See `holdings.Holdings.holds`."""
+        return self._standing.holds(held)
 
     def wait(self, timeout_s: float) -> lease.HeldSubnet:
         """Wait for the lease; see `holdings.Holdings.wait`."""
@@ -121,7 +131,7 @@ class Node:
             self._start_over()
         seen = self._standing.attempts()
         self._kick.set()  # what an operator has just put right is looked at now, not after the pause
-        held = self._standing.wait(seen, timeout_s)
+        held = self._standing.wait(seen, timeout_s, confirmed=not self._ports.in_use())
         preflight.refuse_rival(self.prefix, self._ports.flannelds())
         preflight.refuse_overlap(held, self._ports.kernel.list_underlays())
         return held
@@ -157,6 +167,11 @@ class Node:
         """Read all leases again, and write down those that the state file has otherwise."""
         self._anew.set()
         self._cut.set()
+
+    def save_again(self) -> None:
+        """The state file can be written again: bring it up to date where it is behind."""
+        if self._unsaved:
+            self.follow_anew()
 
     def programmed(self) -> netstate.NetState:
         """The kernel state that was handed to the reconciler last."""
@@ -197,19 +212,30 @@ class Node:
         saved = self._ports.store.load(self.prefix)
         if saved is not None:
             known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved, in_use=True)
-            leases = self._ports.store.load_peers(self.prefix)
-            self._standing.set_saved(dataclasses.replace(known, written=saved.attrs), leases)
-            log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.key, len(leases))
-            self._publish()
+            here = member.look_here(known.attrs, self._ports)
+            copied = self._ports.shared and clones.is_copy(saved, here)
+            if copied:
+                known = member.rename(known, self._ports)
+            if self._ports.in_use() or not (copied or clones.is_moved(saved, here)):
+                self._restore(dataclasses.replace(known, written=saved.attrs))
+            else:
+                self._anew.set()  # whose the subnet is must be found out first; the peers are read anew
         self._restored = True
+
+    def _restore(self, saved: member.Membership) -> None:
+        leases = self._ports.store.load_peers(self.prefix)
+        self._standing.set_saved(saved, leases)
+        log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.own.key, len(leases))
+        self._publish()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self._cut.clear()
-            if self._anew.is_set():
+            anew = self._anew.is_set()
+            if anew:
                 self._anew.clear()
-                self._rewrite_saved_peers()
-            else:
+                self._save_all_peers()
+            if not anew or not self._standing.is_settled():
                 self._join()
             if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
                 self._follow()
@@ -224,23 +250,43 @@ class Node:
                     self._take_up_saved()
             try:
                 with self._keeper.deciding:
-                    self._keeper.settle(member.join(self.prefix, self._options, self._ports, self._stop))
+                    basis, _, _ = self._standing.now()
+                    outcome = member.join(self.prefix, self._options, self._ports, self._stop, self._origins)
+                    self._keeper.settle(outcome, basis)
                 self._restored = True
+                self.look_at_underlay()  # which may have changed while the registry was asked
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
-            except Exception as exc:
-                log.exception("bug: unexpected error while joining prefix=%s", self.prefix)
+            except Exception as exc:  # noqa: BLE001 - told by the supervisor
+                self._ports.supervisor.note(f"node:{self.prefix}", exc)
                 self._standing.set_trouble(errors.OverlayError(f"unexpected {type(exc).__name__}: {exc}"))
             else:
+                self._ports.supervisor.well(f"node:{self.prefix}")
                 return
             self._kick.wait(pause)
             pause = min(pause * 2, self._timing.retry_cap_s)
 
-    def _rewrite_saved_peers(self) -> None:
+    def _save_peers(self, put: peers.Leases, gone: AbstractSet[lease.SubnetKey]) -> None:
+        """Write what changed into the state file, which costs nobody a peer where it cannot be written."""
+        if self._unsaved:
+            return  # until `save_again`: each attempt would be about all peers
+        self._unsaved = True
+        try:
+            self._ports.store.save_peers(self.prefix, put, gone)
+            self._unsaved = False
+        except statefile.StateFileError as exc:
+            log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
+
+    def _save_all_peers(self) -> None:
         """The state file's peers as memory has them: the snapshot that comes next changes both alike."""
-        _, _, book = self._standing.now()
-        saved = self._ports.store.load_peers(self.prefix)
-        self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
+        self._unsaved = True
+        try:
+            _, _, book = self._standing.now()
+            saved = self._ports.store.load_peers(self.prefix)
+            self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
+            self._unsaved = False
+        except statefile.StateFileError as exc:
+            log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
 
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):
@@ -255,7 +301,7 @@ class Node:
         self._publish()
         self._ports.changed()
         if moved.attrs != known.attrs:
-            self._keeper.claim()
+            self._keeper.claim_soon()
 
     def _start_over(self) -> None:
         """Another host has our subnet and nothing here uses it any more: any other will do."""
@@ -264,25 +310,28 @@ class Node:
             self._cut.set()
 
     def _follow(self) -> None:
-        for event in together.gather(self._ports.registry.watch(self._cut), self._cut):
-            try:
+        """Carry out what the watch tells; what one event left undone is read again, with the lease as it is."""
+        events = together.gather(self._ports.registry.watch(self._cut), self._cut)
+        try:
+            for event in events:
                 self._hear(event)
-            except errors.OverlayError as exc:
-                log.warning("event not carried out whole prefix=%s reason=%s", self.prefix, exc)
-            except Exception:
-                log.exception("bug: unexpected error in a watch event prefix=%s", self.prefix)
+        except Exception:
+            self._cut.set()
+            events.close()
+            self._anew.set()
+            raise
 
-    def _hear(self, event: registry.Snapshot | registry.Delta | registry.Outage) -> None:
+    def _hear(self, event: registry.WatchEvent) -> None:
         known, _, book = self._standing.now()
         match event:
             case registry.Outage():
                 self._standing.set_outage(event.reason)
+            case registry.Progress():
+                self._standing.set_progress(event.within_s)
             case registry.Snapshot() if known is not None:
                 self._doubt.note(book, event)
                 believed = self._doubt.settle(book, event, self._cut)
-                if believed is not None and self._keeper.yields(believed):
-                    self._cut.set()
-                elif believed is not None:
+                if believed is not None:
                     self._read_at = believed.revision
                     self._take_in(peers.read_event(book, believed, known.own.key))
             case registry.Delta() if known is not None and event.revision > self._read_at:  # else read already
@@ -300,14 +349,16 @@ class Node:
             self._keeper.check_own(news.own)
         elif news.gone and self._standing.refused():
             self._keeper.claim()  # the lease in our way need not have our key
-        self._ports.store.save_peers(self.prefix, news.put, news.gone)
+        self._save_peers(news.put, news.gone)
 
     def _publish(self) -> None:
         """Hand the kernel state of the moment to the reconciler, which repeats what the kernel refuses."""
         with self._publishing:
             known, _, book = self._standing.now()
             state, skipped = known.backend.desired(known.own, book.leases) if known else (netstate.EMPTY, ())
-            self._standing.set_skipped(tuple(str(one) for one in skipped))
+            rivals = {one.key for one in skipped if known and one.key.overlaps(known.own.key)}
+            overlaps = [claim.explain_overlap(known.own.key, book.leases[key]) for key in sorted(rivals) if known]
+            self._standing.set_skipped(tuple(str(one) for one in skipped), tuple(overlaps))
             self._published = state
             try:
                 self._ports.publish(f"node:{self.prefix}", state)

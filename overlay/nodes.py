@@ -6,13 +6,11 @@ the last. Built by `plugin.app`.
 
 from __future__ import annotations
 
-import logging
+import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from overlay import errors, lease, netstate, node, turns
-
-log = logging.getLogger(__name__)
+from overlay import errors, lease, netstate, node, supervisor, turns
 
 POLL_S = 0.5
 LOOK_POLLS = 20
@@ -28,7 +26,14 @@ SETTLE_S = 0.5
 class Nodes:
     """The nodes by prefix. `make_node` builds one; it is neither restored nor started."""
 
-    def __init__(self, default_prefix: str, make_node: Callable[[str], node.Node]) -> None:
+    def __init__(
+        self,
+        default_prefix: str,
+        make_node: Callable[[str], node.Node],
+        supervisor_: supervisor.Supervisor | None = None,
+    ) -> None:
+        self._supervisor = supervisor_ or supervisor.Supervisor()
+        self._ended = threading.Event()
         self._default = default_prefix
         self._make_node = make_node
         self._turns = turns.Turns()  # of each prefix: one joins or leaves it at a time
@@ -57,6 +62,7 @@ class Nodes:
         """End all threads; leases and kernel objects stay. A subnet that is not given back by then expires."""
         with self._lock:
             self._started = False
+            self._ended.set()
             leaving = list(self._leaving.values())
         for one in self.all():
             one.halt()
@@ -77,6 +83,12 @@ class Nodes:
         """Implements `holdings.Holdings`."""
         return [held for one in self.all() if (held := one.held()) is not None]
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Implements `holdings.Holdings`."""
+        with self._lock:
+            known = self._nodes.get(held.prefix)
+        return known is not None and known.holds(held)
+
     def leave(self, prefix: str) -> None:
         """Implements `holdings.Holdings`."""
         if prefix == self._default:
@@ -90,9 +102,23 @@ class Nodes:
                 self._rooms.pop(prefix, None)
                 if left is None or prefix in self._leaving:  # the latter: it has not begun, and has nothing
                     return
-                thread = threading.Thread(target=self._give_back, args=(left,), name=f"leave:{prefix}", daemon=True)
-                self._leaving[prefix] = thread
-                thread.start()
+                give_back = functools.partial(self._give_back, left)
+                self._leaving[prefix] = self._supervisor.start(f"leave:{prefix}", give_back, self._ended)
+
+    def leave_all(self) -> list[str]:
+        """Leave every flannel network for good, the default one too; those whose subnets are left to expire.
+
+        Waits for the registries.
+        """
+        with self._lock:
+            self._started = False
+            nodes, self._nodes = list(self._nodes.values()), {}
+            leaving = list(self._leaving.values())
+        for one in nodes:
+            one.leave()
+        left = [one.prefix for one in nodes if not one.give_back()]
+        node.end_threads(leaving, GIVE_BACK_S)
+        return left
 
     def claim_room(self, prefix: str, networks: Sequence[netstate.IPNetwork], device: str) -> None:
         """Keep ranges and a device for a flannel network until it is left; again with others replaces them.
@@ -132,11 +158,20 @@ class Nodes:
             noticed = any(self._wake.wait(POLL_S) for _ in range(LOOK_POLLS) if not stop.is_set())
             stop.wait(SETTLE_S if noticed else 0)
             self._wake.clear()
-            for one in self.all():
-                try:
-                    one.look_at_underlay()
-                except Exception:  # a full disk, or a bug: the other nodes, and the next look, are due all the same
-                    log.exception("look at the underlay not carried out whole prefix=%s", one.prefix)
+            if self._look_at_underlay():
+                self._supervisor.well("underlay")
+
+    def _look_at_underlay(self) -> bool:
+        """Whether all nodes could; one that cannot keeps no other from it, and the next look is due all the same."""
+        carried_out = True
+        for one in self.all():
+            try:
+                one.look_at_underlay()
+            except Exception as exc:  # noqa: BLE001 - told by the supervisor
+                carried_out = False
+                exc.add_note(f"flannel network {one.prefix}")
+                self._supervisor.note("underlay", exc)
+        return carried_out
 
     def _join(self, prefix: str) -> node.Node:
         with self._lock:
@@ -166,14 +201,14 @@ class Nodes:
             fresh.start()
 
     def _give_back(self, left: node.Node) -> None:
-        """In a thread of its own: the engine waits for `leave`, and no registry shall hold it up."""
-        try:
-            left.give_back()
-        except Exception:  # a full disk, or a bug: what the file keeps is left again after the next start
-            log.exception("subnet not given back prefix=%s", left.prefix)
+        """In a thread of its own: the engine waits for `leave`, and no registry shall hold it up.
+
+        Tried again where it fails, as on a full disk; what the file still keeps is left again after the next start.
+        """
+        left.give_back()
         with self._turns.of(left.prefix):
             with self._lock:
-                del self._leaving[left.prefix]
+                self._leaving.pop(left.prefix, None)
                 fresh = self._nodes.get(left.prefix)
                 if fresh is None:
                     self._rooms.pop(left.prefix, None)  # an attempt under way may have claimed it once more

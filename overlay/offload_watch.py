@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from overlay import netstate, offload
+from overlay import netstate, offload, supervisor
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class OffloadWatch:
         pick: Callable[[int], int],
         *,
         monotonic: Callable[[], float] = time.monotonic,
+        supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor_ or supervisor.Supervisor()
         self._networks = networks
         self._asker = asker
         self._pick = pick
@@ -78,8 +80,10 @@ class OffloadWatch:
         while not stop.wait(TICK_S):
             try:
                 self.look(stop)
-            except Exception:  # the next look is a fresh one
-                log.exception("bug: unexpected error in the look at checksum offload")
+            except Exception as exc:  # noqa: BLE001 - the next look is a fresh one
+                self._supervisor.note("offload", exc)
+            else:
+                self._supervisor.well("offload")
 
     def look(self, stop: threading.Event) -> None:
         """Ask one peer of each network that is due."""

@@ -13,10 +13,16 @@ from overlay import errors, lease, registry
 
 Leases = Mapping[lease.SubnetKey, lease.Lease]
 
+UNREADABLE_LIMIT = 1000
+"""How many keys that are no lease a book names; more are as little looked at, and not named."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Book:
-    """The peers at one revision: readable leases, and the keys nobody could read. This host is in neither."""
+    """The peers at one revision: readable leases, and the keys nobody could read. This host is in neither.
+
+    Shape: `unreadable` has reasons by key, UNREADABLE_LIMIT at most.
+    """
 
     leases: Leases = dataclasses.field(default_factory=dict)
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -67,7 +73,7 @@ def _read_snapshot(book: Book, event: registry.Snapshot, own_key: lease.SubnetKe
     return News(
         book=Book(
             leases=leases,
-            unreadable={one.key: one.reason for one in event.unreadable},
+            unreadable={one.key: one.reason for one in event.unreadable[:UNREADABLE_LIMIT]},
             revision=event.revision,
         ),
         put={key: one for key, one in leases.items() if _differs(book.leases.get(key), one)},
@@ -78,7 +84,7 @@ def _read_snapshot(book: Book, event: registry.Snapshot, own_key: lease.SubnetKe
 
 
 def _read_delta(book: Book, event: registry.Delta, own_key: lease.SubnetKey) -> News:
-    reading = _Reading(leases=dict(book.leases), unreadable=dict(book.unreadable))
+    reading = _Reading(leases=dict(book.leases), unreadable=book.unreadable)
     for change in event.changes:
         match change:
             case registry.Unreadable():
@@ -107,7 +113,8 @@ class _Reading:
     """A Delta half read: comes to what a Snapshot after it would say."""
 
     leases: dict[lease.SubnetKey, lease.Lease]
-    unreadable: dict[str, str]
+    unreadable: Mapping[str, str]
+    """Replaced where it changes, which is rare, and never written."""
     put: dict[lease.SubnetKey, lease.Lease] = dataclasses.field(default_factory=dict)
     gone: set[lease.SubnetKey] = dataclasses.field(default_factory=set)
     own: lease.Lease | None = None
@@ -137,11 +144,15 @@ class _Reading:
             self.tell_own(own_key, None)
         elif key is not None:
             self.drop_peer(key)
-        self.unreadable[bad.key] = bad.reason
+        if bad.key in self.unreadable or len(self.unreadable) < UNREADABLE_LIMIT:
+            self.unreadable = {**self.unreadable, bad.key: bad.reason}
 
     def _clear(self, key: lease.SubnetKey) -> None:
-        for text in [text for text in self.unreadable if _key_of(text) == key]:
-            del self.unreadable[text]
+        """By name: reading each of a thousand keys for each event of a burst would take seconds."""
+        name = lease.format_subnet_key(key)
+        spoilt = {text for text in self.unreadable if text.endswith(name) and text.rpartition("/")[2] == name}
+        if spoilt:
+            self.unreadable = {text: reason for text, reason in self.unreadable.items() if text not in spoilt}
 
 
 def _key_of(text: str) -> lease.SubnetKey | None:

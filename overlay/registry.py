@@ -71,6 +71,16 @@ class Outage:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The watch lives and has nothing more to tell. Another word comes within `within_s` seconds, or it is broken."""
+
+    within_s: float
+
+
+WatchEvent = Snapshot | Delta | Progress | Outage
+
+
 class Registry(Protocol):
     """What a node needs of the place where leases are kept."""
 
@@ -111,10 +121,11 @@ class Registry(Protocol):
         """
         ...
 
-    def watch(self, stop: threading.Event) -> Iterator[Snapshot | Delta | Outage]:
+    def watch(self, stop: threading.Event) -> Iterator[WatchEvent]:
         """A Snapshot first, then every change once and in order, until `stop` is set.
 
         Reconnects by itself with a capped backoff and starts over with a Snapshot where the history was compacted
-        or the store went back in time. Yields one Outage for each loss of contact. Returns within a second of `stop`.
+        or the store went back in time. Yields one Outage for each loss of contact, and a Progress now and then where
+        the registry can tell. Returns within a second of `stop`.
         """
         ...

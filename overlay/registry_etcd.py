@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _BACKOFF_FIRST_S = 0.2
 _BACKOFF_CAP_S = 5.0
+_TEXT_LIMIT = 200
 
 
 class EtcdRegistry:
@@ -101,7 +102,7 @@ class EtcdRegistry:
         if self._client.delete_if(self._key(held.key), revision=held.mod_revision) and held.lease_id:
             self._revoke(held.lease_id)
 
-    def watch(self, stop: threading.Event) -> Iterator[registry.Snapshot | registry.Delta | registry.Outage]:
+    def watch(self, stop: threading.Event) -> Iterator[registry.WatchEvent]:
         """See `Registry.watch`.
 
         After every loss of contact all is read anew: the store that comes back may be another one, or an older one,
@@ -118,13 +119,15 @@ class EtcdRegistry:
                 yield from self._follow(snapshot.revision, stop, backoff)
             except etcd_errors.Compacted:
                 compacted = True
-            except errors.RegistryError as exc:
+            except errors.OverlayError as exc:  # a SettingsError too: a TLS file may be away while it is replaced
                 if not told:
                     told = True
                     yield registry.Outage(reason=str(exc))
                 stop.wait(backoff.next_s())
 
-    def _follow(self, since: int, stop: threading.Event, backoff: _Backoff) -> Iterator[registry.Delta]:
+    def _follow(
+        self, since: int, stop: threading.Event, backoff: _Backoff
+    ) -> Iterator[registry.Delta | registry.Progress]:
         self._anew.clear()
         for batch in self._client.watch_prefix(self._subnets, since, _Either(stop, self._anew)):
             if batch.revision < since:  # restored from a backup, or a member that lags behind
@@ -132,6 +135,9 @@ class EtcdRegistry:
                 stop.wait(backoff.next_s())
                 return
             backoff.reset()
+            if batch.within_s is not None:  # its revision may be ahead of events that are still to come
+                yield registry.Progress(within_s=batch.within_s)
+                continue
             since = self._followed = batch.revision
             changes = tuple(change for event in batch.events if (change := self._read_event(event)) is not None)
             if changes:
@@ -237,13 +243,13 @@ class EtcdRegistry:
                 mod_revision=item.mod_revision,
             )
         except errors.CodecError as exc:
-            return registry.Unreadable(key=item.key, reason=str(exc))
+            return registry.Unreadable(key=_cut(item.key), reason=_cut(str(exc)))
 
     def _read_key(self, text: str) -> lease.SubnetKey:
         """The subnet of a whole key, which must be the one way to write it: else two keys would be one lease."""
         key = lease.parse_subnet_key(text)
         if text != self._key(key):
-            raise errors.CodecError(f"{text!r} is not how flannel writes {self._key(key)!r}")
+            raise errors.CodecError(f"{_cut(text)!r} is not how flannel writes {self._key(key)!r}")
         return key
 
 
@@ -279,6 +285,11 @@ class _Backoff:
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix.rstrip('/')}/{name}" if prefix else name
+
+
+def _cut(text: str) -> str:
+    """What is remembered of a text that is not flannel's: etcd takes keys and values of more than a megabyte."""
+    return text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + "…"
 
 
 def _stored(wanted: lease.Lease, item: etcd_values.KeyValue) -> lease.Lease:

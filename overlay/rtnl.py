@@ -33,13 +33,17 @@ SCOPE_LINK = 253
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 6, 9, 18
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-IFLA_IFNAME, IFLA_LINKINFO, _IFLA_EXT_MASK, _SKIP_STATISTICS = 3, 18, 29, 8
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_IFALIAS, _IFLA_EXT_MASK, _SKIP_STATISTICS = 3, 18, 20, 29, 8
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_MULTI_BOOLOPT, BR_NO_LINK_LOCAL_LEARN = 46, 1
-IFLA_BRPORT_ISOLATED = 33
+IFLA_BRPORT_GROUP_FWD_MASK, IFLA_BRPORT_ISOLATED = 31, 33
 
-_METRIC_V6 = 1024
-"""What the kernel gives an IPv6 route that names no metric. Source: linux/ipv6_route.h, IP6_RT_PRIO_USER."""
+RESERVED_FORWARDED = 0xFFFD
+"""A bit for each MAC 01:80:c2:00:00:0X that a port treats like any other; not that of 1, pause, which is dropped.
+Source: net/bridge/br_input.c (br_handle_frame), IEEE 802.1D table 7-10."""
+
+METRIC = {AF_INET: 0, AF_INET6: 1024}
+"""What the kernel gives a route that names no metric. Source: linux/ipv6_route.h, IP6_RT_PRIO_USER."""
 
 HEADER = struct.Struct("=IHHII")
 _NDMSG = struct.Struct("=BxxxiHBB")
@@ -63,10 +67,11 @@ class LinkAddress:
     flags: int
 
 
-def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False) -> bytes:
-    """The message that makes an entry be there, whatever is there now, or that takes it away; `index`: of its link.
+def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False, replace: bool = False) -> bytes:
+    """The message that makes an entry be there, or that takes it away; `index`: of its link.
 
-    A forwarding entry is removed by its MAC alone: with an address the kernel answers success and deletes nothing
+    Of a route only where no other stands in its place, unless it is to `replace` that; else whatever is there now. A
+    forwarding entry is removed by its MAC alone: with an address the kernel answers success and deletes nothing
     where the address is another one. A route is removed only where it has the protocol told.
     """
     match entry:
@@ -86,7 +91,8 @@ def pack_entry(entry: Entry, index: int, sequence: int, *, remove: bool = False)
             kinds = (RTM_NEWROUTE, RTM_DELROUTE)
     if remove:
         return pack_message(kinds[1], NLM_F_REQUEST, sequence, body)
-    return pack_message(kinds[0], NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, sequence, body)
+    over = NLM_F_EXCL if isinstance(entry, netstate.Route) and not replace else NLM_F_REPLACE
+    return pack_message(kinds[0], NLM_F_REQUEST | NLM_F_CREATE | over, sequence, body)
 
 
 def pack_way_removal(destination: ipaddress.IPv6Network, sequence: int) -> bytes:
@@ -94,7 +100,7 @@ def pack_way_removal(destination: ipaddress.IPv6Network, sequence: int) -> bytes
     body = _RTMSG.pack(AF_INET6, destination.prefixlen, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
     body += pack_attribute(_RTA_DST, destination.network_address.packed)
     return pack_message(
-        RTM_DELROUTE, NLM_F_REQUEST, sequence, body + pack_attribute(_RTA_PRIORITY, _U32.pack(_METRIC_V6))
+        RTM_DELROUTE, NLM_F_REQUEST, sequence, body + pack_attribute(_RTA_PRIORITY, _U32.pack(METRIC[AF_INET6]))
     )
 
 

@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from overlay import registry
 
-Event = registry.Snapshot | registry.Delta | registry.Outage
+Event = registry.WatchEvent
 
 LIMIT = 1000
 """Events that may wait; after that the registry's own stream has to."""
+
+END_S = 2.0
+"""More than a registry's watch takes to end."""
 
 POLL_S = 0.25
 """How often a reader that has to wait looks at `stop`."""
 
 
-def gather(events: Iterable[Event], stop: threading.Event) -> Iterator[Event]:
+def gather(events: Iterable[Event], stop: threading.Event) -> Generator[Event]:
     """The same events in the same order, Deltas that wait behind one another as one. Ends and fails as `events` does.
 
-    They are read in a thread of their own, which `stop` must end. Closed early, it leaves that to `stop`.
+    They are read in a thread of their own, which `stop` must end. Closed early, it leaves that to `stop`, and waits
+    for it where that is set: who then begins anew does not do so beside it.
     """
     reader = _Reader(stop)
-    threading.Thread(target=reader.run, args=(events,), name="watch", daemon=True).start()
-    while waiting := reader.take():
-        yield from merge(waiting)
+    thread = threading.Thread(target=reader.run, args=(events,), name="watch", daemon=True)
+    thread.start()
+    try:
+        while waiting := reader.take():
+            yield from merge(waiting)
+    finally:
+        if stop.is_set():
+            thread.join(END_S)
     if reader.failure is not None:
         raise reader.failure
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from overlay import errors, kernel, netstate
 
@@ -86,6 +86,24 @@ def stay(links: Sequence[kernel.UnderlayLink], chosen: Underlay, keep: Underlay 
     return chosen
 
 
+def find_host_ranges(
+    links: Iterable[kernel.UnderlayLink], networks: Sequence[netstate.IPNetwork], devices: Collection[netstate.IfName]
+) -> tuple[kernel.HostRange, ...]:
+    """What links other than the tunnel `devices` have inside `networks`, each once.
+
+    A range as wide as a whole network, or wider, is no range inside: hosts have such (10.0.0.0/8), and the routes of
+    peers are a part of it on purpose.
+    """
+    found = {
+        (address.network, link.name): kernel.HostRange(network=address.network, link=link.name)
+        for link in links
+        if link.name not in devices
+        for address in link.all_addresses
+        if any(_is_inside(address.network, whole) for whole in networks)
+    }
+    return tuple(found.values())
+
+
 class RouteTable:
     """Routes by destination, for many questions of the same host. Of two to one destination the first counts."""
 
@@ -110,6 +128,10 @@ class RouteTable:
         """The route to `ip` if no router is on the way, else None."""
         found = self.find(ip)
         return found if found is not None and found.gateway is None else None
+
+
+def _is_inside(part: netstate.IPNetwork, whole: netstate.IPNetwork) -> bool:
+    return part.version == whole.version and part.prefixlen > whole.prefixlen and part.overlaps(whole)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

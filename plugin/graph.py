@@ -12,8 +12,8 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 
+from driver import confirmation, host_ports_socket
 from driver import endpoints as driver_endpoints
-from driver import engine, host_ports_socket
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import endpoints as ipam_endpoints
@@ -25,6 +25,7 @@ from overlay import (
     firewall_exec,
     firewalld,
     kernel_netlink,
+    machine,
     member,
     netstate,
     node,
@@ -38,8 +39,9 @@ from overlay import (
     registry_etcd,
     registry_standalone,
     statefile,
+    supervisor,
 )
-from plugin import audit, engine_watch, http, settings, sight
+from plugin import audit, engine_watch, http, plugin_id, settings, sight
 
 STATE_FILE = "flannelpy.db"
 HOST_PROC = pathlib.Path("/host/procfs")
@@ -65,15 +67,14 @@ class Graph:
     methods: Mapping[str, http.Method]
     halt: threading.Event
     threads: list[threading.Thread]
+    supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
 
     def start(self) -> None:
         """Everything saved is declared by now: let the background begin.
 
-        Where nothing was saved the state file may have been lost, and links in the kernel be those of containers
-        that run: what stays of them is Docker's to say, and nothing is removed before.
+        The state file may have been lost, or be an old copy, and links that it does not name be those of containers
+        that run: what stays of them is Docker's to say, and nothing is removed before (`_watch`).
         """
-        if self.driver.networks():
-            self.reconciler.open_gate()
         background = (
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),
@@ -81,8 +82,7 @@ class Graph:
             *([(self.offload.run, "offload")] if self.settings.tx_checksum == "auto" else []),
         )
         for run, name in background:
-            thread = threading.Thread(target=run, args=(self.halt,), name=name, daemon=True)
-            thread.start()
+            thread = self.supervisor.start(name, functools.partial(run, self.halt), self.halt)
             self.threads.append(thread)  # what stops this waits for threads that run
         self.nodes.start()
 
@@ -95,17 +95,40 @@ class Graph:
         self.state.close()
 
 
-def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) -> Graph:
+def build(
+    chosen: settings.Settings,
+    timing: engine_watch.Timing | None = None,
+    supervisor_: supervisor.Supervisor | None = None,
+) -> Graph:
     """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
-    schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+    schemas = (
+        nodestore.SCHEMA,
+        registry_standalone.SCHEMA,
+        ipam_store.SCHEMA,
+        driver_store.SCHEMA,
+        confirmation.SCHEMA,
+    )
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
+    try:
+        return _connect(chosen, timing or engine_watch.Timing(), state, supervisor_ or supervisor.Supervisor())
+    except BaseException:
+        state.close()
+        raise
+
+
+def _connect(
+    chosen: settings.Settings,
+    timing: engine_watch.Timing,
+    state: statefile.StateFile,
+    watched: supervisor.Supervisor,
+) -> Graph:
     kernel = kernel_netlink.KernelNetlink(_proc_sys())
     run_dir = pathlib.Path(chosen.run_dir)
     firewall = firewalld.Consenting(
         _firewall(chosen),
         firewalld.Zones(run_dir / "dbus/system_bus_socket"),
     )
-    plumbing = reconciler.Reconciler(kernel, firewall)
+    plumbing = reconciler.Reconciler(kernel, firewall, supervisor_=watched)
     store = nodestore.NodeStore(state)
     client = None if chosen.standalone else _etcd(chosen)
     make_registry = _registries(chosen, state, client)
@@ -117,13 +140,17 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
             store=store,
             kernel=kernel,
             publish=plumbing.set,
-            in_use=lambda: any(usage.prefix == prefix for usage in ipam.usage()),
+            in_use=lambda: ipam.is_in_use(prefix),
+            unless_in_use=lambda act: ipam.unless_in_use(prefix, act),
             claim_room=holdings.claim_room,
             pick=random.randrange,
             make_mac=_make_mac,
             changed=lambda: driver.refresh(),  # noqa: PLW0108 - the driver is built after the nodes
             flannelds=lambda: processes.find_flannelds(proc),
             previous=lambda: processes.read_subnet_env(run_dir / "flannel/subnet.env"),
+            supervisor=watched,
+            machine=lambda: machine.read_machine(pathlib.Path("/sys"), proc),
+            shared=client is not None,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(
@@ -135,7 +162,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         )
         return node.Node(prefix, options, ports)
 
-    holdings = nodes.Nodes(chosen.etcd_prefix, make_node)
+    holdings = nodes.Nodes(chosen.etcd_prefix, make_node, watched)
     plumbing.on_events(holdings.notice)
     ipam = ipam_service.Ipam(
         holdings,
@@ -144,9 +171,9 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         network_of=lambda cidr: watch.network_of(cidr),  # noqa: PLW0108 - the watch is built last
     )
     host = host_ports_socket.HostPortsSocket()
-    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host)
+    driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host, supervisor_=watched)
     sources = sight.Sources(
-        docker=_docker(chosen),
+        docker=_docker(chosen, state),
         state=state,
         driver=driver,
         ipam=ipam,
@@ -157,7 +184,7 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         make_registry=make_registry,
         default_prefix=chosen.etcd_prefix,
     )
-    watch = _watch(chosen, sources, timing or engine_watch.Timing())
+    watch = _watch(chosen, sources, timing, watched)
     holdings.restore(store.prefixes())
     driver.restore()
     return Graph(
@@ -170,10 +197,11 @@ def build(chosen: settings.Settings, timing: engine_watch.Timing | None = None) 
         watch=watch,
         audit=audit.Audit(sources),
         etcd_requests=client.requests.read if client else dict,
-        offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange),
+        offload=offload_watch.OffloadWatch(holdings.all, probe.Probe(), random.randrange, supervisor_=watched),
         methods={**driver_endpoints.methods(driver), **ipam_endpoints.methods(ipam)},
         halt=threading.Event(),
         threads=[],
+        supervisor=watched,
     )
 
 
@@ -206,18 +234,19 @@ def _firewall(chosen: settings.Settings) -> firewall_exec.FirewallExec:
     return firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
 
 
-def _docker(chosen: settings.Settings) -> engine.Engine:
+def _docker(chosen: settings.Settings, state: statefile.StateFile) -> confirmation.ConfirmedEngine:
     """One for each thread that asks: the SDK's client is not made for two."""
     from driver import engine_docker  # late: the SDK is not needed to answer, and costs 100 ms
 
-    return engine_docker.DockerEngine(chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock")
+    address = chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock"
+    return confirmation.ConfirmedEngine(engine_docker.DockerEngine(address, plugin_id.read()), state)
 
 
 def _watch(
-    chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing
+    chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing, watched: supervisor.Supervisor
 ) -> engine_watch.EngineWatch:
     return engine_watch.EngineWatch(
-        _docker(chosen),
+        _docker(chosen, sources.state),
         sources.driver,
         sources.ipam,
         sources.nodes,
@@ -226,6 +255,7 @@ def _watch(
             default_network=chosen.default_network,
             complete=sources.reconciler.open_gate,
             timing=timing,
+            supervisor=watched,
         ),
     )
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from driver import writer
-from overlay import errors
+from overlay import errors, supervisor
 
 LONG_S = 10.0
 
@@ -36,14 +36,14 @@ def slow() -> Slow:
 
 def test_a_write_is_waited_for(slow: Slow) -> None:
     slow.go_on.set()
-    made = writer.Writer(slow.write)
+    made = writer.Writer(slow.write, supervisor.Supervisor())
     for count in (1, 2):
         made.wait(made.ask(), LONG_S)
         assert slow.count == count
 
 
 def test_who_waits_long_enough_goes_on_and_the_write_too(slow: Slow) -> None:
-    made = writer.Writer(slow.write)
+    made = writer.Writer(slow.write, supervisor.Supervisor())
     number = made.ask()
     made.wait(number, 0.01)
     slow.go_on.set()
@@ -52,7 +52,7 @@ def test_who_waits_long_enough_goes_on_and_the_write_too(slow: Slow) -> None:
 
 
 def test_all_that_ask_while_one_is_written_share_the_next(slow: Slow) -> None:
-    made = writer.Writer(slow.write)
+    made = writer.Writer(slow.write, supervisor.Supervisor())
     numbers = [made.ask()]
     assert slow.began.acquire(timeout=LONG_S)
     numbers += [made.ask() for _ in range(20)]
@@ -63,7 +63,7 @@ def test_all_that_ask_while_one_is_written_share_the_next(slow: Slow) -> None:
 
 
 def test_a_failure_is_told_to_all_that_wait_and_to_nobody_after_them(slow: Slow) -> None:
-    made = writer.Writer(slow.write)
+    made = writer.Writer(slow.write, supervisor.Supervisor())
     slow.refusal = "nft: permission denied"
     first = made.ask()
     assert slow.began.acquire(timeout=LONG_S)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
+from overlay import clones, etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
 from tests import documents, flanneld_rules
 from tests.overlay import etcd_server, node_host
 
@@ -177,16 +177,20 @@ def test_a_device_that_flanneld_bound_to_a_public_address_is_moved_in_place(host
     assert link_of(ours) == (index, mac, mtu, "192.0.2.1", netstate.LINK_ALIAS)
 
 
-def test_the_key_in_etcd_stays_as_flanneld_wrote_it(tmp_path: pathlib.Path, client: etcd_client.EtcdClient) -> None:
-    """Its lease too: whoever follows the keys hears nothing at all."""
+@pytest.mark.parametrize("left_file", [True, False])
+def test_the_key_in_etcd_stays_as_flanneld_wrote_it(
+    tmp_path: pathlib.Path, client: etcd_client.EtcdClient, left_file: bool
+) -> None:
+    """Its lease too: whoever follows the keys hears nothing. `left_file`: /run/flannel/subnet.env, as always."""
     data = f'{{"VNI":1,"VtepMAC":"{OUR_MAC}"}}'
     text = f'{{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{data}}}'
     granted, _ = client.grant(86400)
     client.put_if("/adopted/config", node_host.CONFIG, lease_id=0, revision=0)
     put = client.put_if("/adopted/subnets/10.2.20.0-24", text, lease_id=granted, revision=0)
     host = node_host.NodeHost(tmp_path, registry_etcd.EtcdRegistry(client, "/adopted"), mac=netstate.Mac(OUR_MAC))
+    host.previous = OURS if left_file else None
     try:
-        joined = member.join("/adopted", host.options, host.ports(), threading.Event())
+        joined = member.join("/adopted", host.options, host.ports(), threading.Event(), clones.Origins(150))
     finally:
         host.close()
     assert isinstance(joined, member.Joined)

@@ -150,6 +150,68 @@ def test_a_bad_peer_is_named_and_costs_no_other_its_entries(bad: lease.Lease, re
     assert skipped == [f"{lease.format_subnet_key(bad.key)}: {reason}"]
 
 
+INSIDE = dataclasses.replace(
+    OWN,
+    key=key("10.2.20.0-24&fd00:20::-64"),
+    underlay=dataclasses.replace(
+        UNDERLAY,
+        v6=underlay.UnderlayV6(
+            ip=ipaddress.IPv6Address("2001:db8::1"), public_ip=ipaddress.IPv6Address("2001:db8::1")
+        ),
+    ),
+    mac_v6=netstate.Mac("02:00:00:00:00:06"),
+    networks=(ipaddress.IPv4Network("10.2.0.0/16"), ipaddress.IPv6Network("fd00::/16")),
+    host_ranges=(
+        kernel.HostRange(network=ipaddress.IPv4Network("10.2.12.0/23"), link=netstate.IfName("br-db")),
+        kernel.HostRange(network=ipaddress.IPv4Network("10.2.14.0/24"), link=netstate.IfName("br-web")),
+        kernel.HostRange(network=ipaddress.IPv6Network("fd00:12::/64"), link=netstate.IfName("br-db")),
+    ),
+)
+"""This host in a network whose ranges are known, of which links of its own have parts."""
+
+
+@pytest.mark.parametrize(
+    ("subnet", "reason"),
+    [
+        ("172.17.0.0-16", "its subnet is not inside the flannel network 10.2.0.0/16"),
+        ("128.0.0.0-2", "its subnet is not inside the flannel network 10.2.0.0/16"),
+        ("10.0.0.0-8", "its subnet is not inside the flannel network 10.2.0.0/16"),
+        ("10.3.0.0-24", "its subnet is not inside the flannel network 10.2.0.0/16"),
+        ("10.2.13.0-24", "its subnet lies in 10.2.12.0/23, which br-db of this host has"),
+        ("10.2.14.0-24", "its subnet lies in 10.2.14.0/24, which br-web of this host has"),
+        ("10.2.14.128-25", "its subnet lies in 10.2.14.0/24, which br-web of this host has"),
+        ("10.2.14.0-23", None),  # what the host has of it is more specific, and goes on
+        ("10.2.15.0-24", None),
+        ("10.2.0.0-24", None),
+        ("10.2.255.0-24", None),
+    ],
+)
+def test_a_subnet_outside_the_network_or_of_a_link_of_the_host_is_skipped(subnet: str, reason: str | None) -> None:
+    odd = peer(subnet, "198.51.100.7")
+    made, skipped = lines(backend_vxlan.VxlanBackend(), odd, GOOD, own=INSIDE)
+    assert skipped == ([f"{subnet}: {reason}"] if reason else [])
+    assert any(f"ip route replace {odd.key.v4} " in line for line in made) is (reason is None)
+    assert set(GOOD_LINES) <= set(made)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "reason"),
+    [
+        ("fe00:21::-64", "its subnet is not inside the flannel network fd00::/16"),
+        ("fd00:12::-64", "its subnet lies in fd00:12::/64, which br-db of this host has"),
+    ],
+)
+def test_the_ipv6_half_is_measured_by_the_ipv6_network(subnet: str, reason: str) -> None:
+    half = {
+        "public_ipv6": ipaddress.IPv6Address("2001:db8::7"),
+        "backend_v6_data": '{"VNI":1,"VtepMAC":"02:00:00:00:06:07"}',
+    }
+    odd = peer(f"10.2.30.0-24&{subnet}", "198.51.100.7", **half)
+    made, skipped = lines(backend_vxlan.VxlanBackend(), odd, own=INSIDE)
+    assert skipped == [f"{lease.format_subnet_key(odd.key)}: IPv6: {reason}"]
+    assert any("ip route replace 10.2.30.0/24 " in line for line in made)
+
+
 def test_our_own_lease_is_neither_peer_nor_skipped() -> None:
     assert lines(backend_vxlan.VxlanBackend(), peer("10.2.20.0-24", "203.0.113.1")) == (OWN_LINES, [])
 
@@ -256,6 +318,24 @@ def test_backend_data_survives_the_wire(vni: int, mac: netstate.Mac) -> None:
 def test_macs_are_read_in_every_notation_go_reads(text: str) -> None:
     data = vxlan_data.parse_vxlan_data(f'{{"vni":1,"VTEPMAC":"{text}","later":[]}}')
     assert data == vxlan_data.VxlanData(vni=1, mac=netstate.Mac("c6:d2:32:6f:8f:44"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "c6:d2-32:6f-8f:44",
+        "c6-d2-32-6f-8f:44",
+        "c6d2:326f:8f44",
+        "c6d2.326f-8f44",
+        "c6:d2:32:6f:8f:44:00:01",  # Go reads it, and no VXLAN device has such an address
+        "c6:d2:32:6f:8f:4",
+        "c6d2326f8f44",
+        "\\u0063\\u0036:d2:32:6f:8f:44",  # flannel hands the text to Go as it stands
+    ],
+)
+def test_macs_that_go_or_the_kernel_refuses_are_refused(text: str) -> None:
+    with pytest.raises(errors.CodecError, match=r"^BackendData: VtepMAC: expected"):
+        vxlan_data.parse_vxlan_data(f'{{"VNI":1,"VtepMAC":"{text}"}}')
 
 
 @given(st.text(max_size=60))

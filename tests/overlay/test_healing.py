@@ -25,6 +25,7 @@ from overlay import (
     reconciler,
     underlay,
 )
+from tests.overlay import node_host
 
 pytestmark = pytest.mark.contract
 
@@ -142,8 +143,9 @@ DAMAGE: list[tuple[str, list[str], dict[str, int]]] = [
     ("route", ["ip route del 10.2.21.0/24"], {"route": 1}),
     ("route v6", ["ip -6 route del fd00:21::/64"], {"route": 1}),
     ("direct route", ["ip route del 10.2.22.0/24"], {"route": 1}),
-    ("route elsewhere", ["ip route replace 10.2.21.0/24 via 192.0.2.99 dev eth0"], {"route": 1}),
-    ("route elsewhere v6", ["ip -6 route replace fd00:21::/64 via 2001:db8::99 dev eth0"], {"route": 1}),
+    ("another route", ["ip route replace 10.2.21.0/24 via 10.2.21.9 dev flannel.1 onlink"], {"route": 1}),
+    ("another route v6", ["ip -6 route replace fd00:21::/64 via fd00:21::9 dev flannel-v6.1 onlink"], {"route": 1}),
+    ("no way", ["ip route replace unreachable 10.2.21.0/24"], {"route": 1}),
     ("neighbour", ["ip neigh del 10.2.21.0 dev flannel.1"], {"neighbour": 1}),
     ("neighbour v6", ["ip neigh del fd00:21:: dev flannel-v6.1"], {"neighbour": 1}),
     (
@@ -203,6 +205,17 @@ def test_ipv6_switched_off_on_the_device_is_on_again(host: Healing) -> None:
 def test_after_the_underlay_has_been_away_all_is_back(host: Healing, lines: list[str]) -> None:
     host.netns.run(*lines)
     host.await_whole()
+
+
+def test_a_route_over_another_link_that_took_the_place_of_ours_stays_and_is_named(host: Healing) -> None:
+    """Somebody has decided so, or a link of the host got that range: it is theirs to take away."""
+    host.netns.run("ip route replace 10.2.21.0/24 via 192.0.2.99 dev eth0")
+    told = "there is a route that is not ours: 10.2.21.0/24 via 192.0.2.99 dev eth0; take away one of the two"
+    node_host.until(lambda: host.reconciler.last_errors, within_s=PATIENCE_S)
+    assert [line.partition(": ")[2] for line in host.reconciler.last_errors] == [told]
+    host.netns.run("ip route del 10.2.21.0/24 via 192.0.2.99 dev eth0")
+    host.await_whole()
+    node_host.until(lambda: not host.reconciler.last_errors, within_s=PATIENCE_S)
 
 
 def test_every_repair_follows_its_event_within_two_seconds(host: Healing) -> None:

@@ -91,6 +91,8 @@ class Hand(Protocol):
         mtu: int | None = None,
     ) -> None: ...
 
+    def take_reserved(self, name: netstate.IfName) -> None: ...
+
     def take_away(self, peer: netstate.IfName) -> None: ...
 
     def set_tx_checksum(self, name: netstate.IfName, *, on: bool) -> None: ...
@@ -146,6 +148,9 @@ class Shell:
         words += [] if mac is None else ["address", mac]
         words += [] if mtu is None else ["mtu", str(mtu)]
         self.run(f"ip link set {name} {' '.join(words)}")
+
+    def take_reserved(self, name: netstate.IfName) -> None:
+        self.run(f"ip link set {name} type bridge_slave group_fwd_mask 0")
 
     def take_away(self, peer: netstate.IfName) -> None:
         self.run(f"ip link set {peer} netns {self._container.path}")
@@ -295,12 +300,58 @@ def test_an_ipv6_route_moves_to_another_link(host: Host, old: netstate.Route, ne
     assert host.shows(DEVICE_V6, new)
 
 
-def test_an_ipv6_route_of_ours_takes_the_place_of_another(host: Host) -> None:
-    host.build(DEVICE_V6)
-    host.hand.add_foreign(DIRECT_V6)
-    host.build(TUNNEL_V6)
-    assert host.shows(DEVICE_V6, TUNNEL_V6)
-    assert not host.hand.has_foreign(DIRECT_V6)
+@pytest.mark.parametrize(
+    ("device", "ours", "foreign"),
+    [
+        (VXLAN, ROUTE, dataclasses.replace(DIRECT, destination=ROUTE.destination)),
+        (DEVICE_V6, TUNNEL_V6, DIRECT_V6),
+        (VXLAN, DIRECT, dataclasses.replace(DIRECT, gateway=ipaddress.ip_address("198.51.100.99"))),
+        (DEVICE_V6, DIRECT_V6, dataclasses.replace(DIRECT_V6, gateway=ipaddress.ip_address("2001:db8::99"))),
+    ],
+    ids=["another link", "another link, IPv6", "another gateway", "another gateway, IPv6"],
+)
+def test_a_route_of_somebody_else_is_never_replaced(
+    host: Host, device: netstate.VxlanLink, ours: netstate.Route, foreign: netstate.Route
+) -> None:
+    host.build(device)
+    host.hand.add_foreign(foreign)
+    add, change = netstate.Add(obj=ours), netstate.Change(old=dataclasses.replace(ours, onlink=False), new=ours)
+    for op in (add, change):
+        (failure,) = host.kernel.apply([op])
+        assert failure.op == op
+        told = f"there is a route that is not ours: {foreign.destination} via {foreign.gateway} dev {foreign.link}"
+        assert failure.reason.startswith(told)
+    assert host.hand.has_foreign(foreign)
+    assert host.shows(device)
+
+
+def test_among_many_routes_too_only_that_of_somebody_else_stays(host: Host) -> None:
+    ours = [
+        netstate.Route(destination=network, gateway=network.network_address, link=DEVICE)
+        for network in ipaddress.ip_network("10.2.0.0/17").subnets(new_prefix=24)
+    ]
+    foreign = dataclasses.replace(DIRECT, destination=ours[77].destination)
+    left = [route for route in ours if route.destination != foreign.destination]
+    host.build(VXLAN, ours[5])
+    host.hand.add_foreign(foreign)
+    for _ in range(2):  # at first only one of ours is there, then all
+        (failure,) = host.kernel.apply([netstate.Add(obj=route) for route in ours])
+        assert failure.op == netstate.Add(obj=ours[77])
+        assert failure.reason.startswith("there is a route that is not ours")
+        assert host.hand.has_foreign(foreign)
+        assert host.shows(VXLAN, *left)
+
+
+@pytest.mark.parametrize(("device", "ours"), [(VXLAN, DIRECT), (DEVICE_V6, DIRECT_V6)])
+def test_a_route_that_is_just_like_ours_becomes_ours(
+    host: Host, device: netstate.VxlanLink, ours: netstate.Route
+) -> None:
+    """As flanneld leaves them with host-gw."""
+    host.build(device)
+    host.hand.add_foreign(ours)
+    host.build(ours)
+    assert host.shows(device, ours)
+    assert not host.hand.has_foreign(ours)
 
 
 def test_a_forwarding_entry_is_removed_whatever_it_leads_to(host: Host) -> None:
@@ -328,8 +379,9 @@ def test_a_links_parameter_is_gone_with_the_link(host: Host) -> None:
     assert changed not in host.kernel.observe(frozenset({changed}))
 
 
-def test_a_links_parameter_comes_and_goes_with_the_link(host: Host) -> None:
-    wanted = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0")
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_links_parameter_comes_and_goes_with_the_link(host: Host, optional: bool) -> None:
+    wanted = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0", optional=optional)
     state = frozenset({wanted, BRIDGE})
     [failure] = host.kernel.apply([netstate.Add(obj=wanted)])
     assert failure.reason == "No such file or directory"
@@ -376,6 +428,21 @@ def test_a_port_is_isolated_from_the_start_and_wherever_it_goes(host: Host) -> N
         assert host.kernel.apply([netstate.Change(old=old, new=new)]) == []
         assert host.shows(BRIDGE, OTHER_BRIDGE, new)
     assert moved.isolated
+
+
+def test_a_port_that_takes_reserved_frames_is_seen_and_repaired(host: Host) -> None:
+    """As those of earlier versions do."""
+    host.build(BRIDGE, PAIR)
+    for wanted in (PAIR, PORT):
+        host.hand.take_reserved(PORT.name)
+        opened = dataclasses.replace(PORT, takes_reserved=True)
+        assert host.shows(BRIDGE, opened)
+        [op] = diff.plan(frozenset({BRIDGE, wanted}), host.kernel.observe(netstate.EMPTY))
+        assert diff.format_op(op) == f"ip link set {PORT.name} type bridge_slave group_fwd_mask 0xfffd"
+        shown = [diff.format_op(netstate.Add(obj=obj)) for obj in (PORT, opened)]
+        assert shown[1] == f"{shown[0]} && ip link set {PORT.name} type bridge_slave group_fwd_mask 0"
+        assert host.kernel.apply([op]) == []
+        assert host.shows(BRIDGE, PORT)
 
 
 def test_removing_a_bridge_leaves_its_ports_outside(host: Host) -> None:

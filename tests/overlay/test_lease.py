@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -238,3 +239,19 @@ def test_hosts_without_ipv4_are_told_apart_by_their_ipv6_address(
     one: lease.LeaseAttrs, other: lease.LeaseAttrs, same: bool
 ) -> None:
     assert (one.is_same_host(other), other.is_same_host(one)) == (same, same)
+
+
+def test_large_values_leave_nothing_in_memory() -> None:
+    """etcd takes 1.5 MB in a value; a key that is rewritten again and again with such must not fill a host."""
+    text = '{"PublicIP":"192.0.2.2","PublicIPv6":null,"BackendType":"vxlan","x":"%s%s"}'
+    tracemalloc.start()
+    try:
+        lease.parse_attrs(text % (0, "y" * 30_000))
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(100):
+            lease.parse_attrs(text % (number, "y" * 30_000))
+        assert tracemalloc.get_traced_memory()[0] - before < 300_000
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(errors.CodecError, match="characters"):
+        lease.parse_attrs(text % (0, "y" * 1_000_000))

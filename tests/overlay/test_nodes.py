@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from overlay import errors, lease, netstate, node, nodes, registry_fake
+from overlay import errors, lease, netstate, node, nodes, registry_fake, supervisor
 from tests.overlay import node_host
 
 BLUE = "/blue/network"
@@ -91,6 +91,16 @@ def test_leaving_gives_the_subnet_back_and_the_default_is_kept(world: World) -> 
     world.nodes.leave(node_host.PREFIX)
     node_host.until(lambda: world.registries[BLUE].read_leases().leases == {})
     assert [held.prefix for held in world.nodes.held()] == [node_host.PREFIX]
+
+
+def test_all_can_be_left_for_good_the_default_one_too(world: World) -> None:
+    world.start().wait(None, 5)
+    world.nodes.wait(BLUE, 5)
+    world.registries[BLUE].go_down()
+    assert world.nodes.leave_all() == [BLUE]
+    assert world.registries[node_host.PREFIX].read_leases().leases == {}
+    assert (world.nodes.held(), world.nodes.all(), world.host.store.prefixes()) == ([], [], [])
+    assert world.nodes.leave_all() == []
 
 
 def test_a_network_that_was_left_can_be_joined_again(world: World) -> None:
@@ -291,3 +301,30 @@ def test_stopping_many_takes_no_longer_than_stopping_one(world: World) -> None:
     began = time.monotonic()
     world.nodes.stop()
     assert time.monotonic() - began < 2
+
+
+class UnwillingRegistry(registry_fake.FakeRegistry):
+    """Fails as no registry should while a lease is given back, so often."""
+
+    failures = 0
+
+    def delete_lease(self, held: lease.Lease) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ZeroDivisionError
+        super().delete_lease(held)
+
+
+def test_a_subnet_is_given_back_however_often_that_fails(world: World) -> None:
+    unwilling = world.registries[BLUE] = UnwillingRegistry(BLUE_CONFIG)
+    world.nodes = nodes.Nodes(
+        node_host.PREFIX, world.make, supervisor.Supervisor(supervisor.Timing(first_s=0.001, cap_s=0.01))
+    )
+    world.host.claim_room = world.nodes.claim_room
+    world.start().wait(None, 5)
+    world.nodes.wait(BLUE, 5)
+    unwilling.failures = 3
+    world.nodes.leave(BLUE)
+    node_host.until(lambda: not unwilling.read_leases().leases)
+    assert (unwilling.failures, world.host.store.prefixes()) == (0, [node_host.PREFIX])
+    assert str(world.nodes.wait(BLUE, 5).subnet) == "10.9.1.0/24"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import time
 from collections.abc import Sequence
 
 import hypothesis
@@ -156,6 +157,33 @@ def test_a_peer_that_came_back_as_another_is_news_in_a_snapshot() -> None:
     moved = held(PEER, 22, revision=8)
     news = peers.read_event(book, registry.Snapshot(revision=8, leases={PEER: moved, OTHER: held(OTHER, 3)}), OWN)
     assert (news.put, news.gone) == ({PEER: moved}, frozenset())
+
+
+def test_ten_thousand_keys_that_are_no_lease_cost_a_burst_of_events_nothing() -> None:
+    junk = tuple(bad(f"/p/subnets/junk-{number:05d}") for number in range(10_000))
+    leases = {key: held(key, 2) for key in (number_key(number) for number in range(500))}
+    book = peers.read_event(peers.Book(), registry.Snapshot(revision=1, leases=leases, unreadable=junk), OWN).book
+    began = time.process_time()
+    for one in leases.values():
+        book = peers.read_event(book, delta(registry.LeasePut(lease=one)), OWN).book
+    peers.read_event(book, delta(*(registry.LeasePut(lease=one) for one in leases.values())), OWN)
+    assert time.process_time() - began < 1
+
+
+def test_of_endless_nonsense_a_book_keeps_so_much_and_reads_all_leases() -> None:
+    book = peers.Book()
+    for number in range(2 * peers.UNREADABLE_LIMIT):
+        book = peers.read_event(book, delta(bad(f"/p/subnets/junk-{number}")), OWN).book
+    assert len(book.unreadable) == peers.UNREADABLE_LIMIT
+    book = dataclasses.replace(book, leases={PEER: held(PEER, 2)})
+    spoilt = peers.read_event(
+        book, delta(bad("/p/subnets/10.2.2.0-24"), registry.LeasePut(lease=held(OTHER, 3))), OWN
+    )
+    assert (spoilt.gone, spoilt.book.leases) == (frozenset({PEER}), {OTHER: held(OTHER, 3)})
+
+
+def number_key(number: int) -> lease.SubnetKey:
+    return lease.SubnetKey(v4=ipaddress.IPv4Network(f"10.{number >> 8}.{number & 255}.0/24"))
 
 
 KEYS = st.sampled_from([OWN, PEER, OTHER])

@@ -608,7 +608,7 @@ def test_a_bug_in_a_pass_is_logged_and_the_thread_goes_on(caplog: pytest.LogCapt
     eventually(lambda: made.last_pass is not None)
     stop.set()
     thread.join(timeout=5)
-    assert "bug: unexpected error in a full pass" in caplog.text
+    assert "bug: unexpected error in a thread, trying again thread=reconciler" in caplog.text
 
 
 def test_what_an_owner_wrote_and_somebody_deletes_is_a_repair_at_once(world: World) -> None:

@@ -303,3 +303,52 @@ def test_a_call_that_nobody_answers_ends_at_its_deadline_even_where_pings_are_an
     finally:
         release.set()
         server.stop(None)
+
+
+def test_a_quiet_watch_tells_that_it_lives(cluster: etcd_server.Cluster) -> None:
+    """Others write into etcd meanwhile: its revision moves, and there is nothing to tell."""
+    settings = etcd_settings.EtcdSettings(endpoints=cluster.urls, progress_s=0.5)
+    with using(etcd_client.EtcdClient(settings)) as agreed, watching.Watching(agreed) as watch:
+        watch.wait_snapshot()
+        cluster.ctl("put", "/elsewhere", "x")
+        lives = registry.Progress(within_s=1.0)
+        watch.wait(lambda events: events.count(lives) >= 2, "two words")
+        agreed.put_lease(key(20), ATTRS, None)
+        watch.wait_changes(1)
+        assert (len(watch.snapshots), watch.outages) == (1, [])
+
+
+def test_a_tls_file_that_is_away_for_a_moment_is_an_outage(tmp_path: pathlib.Path) -> None:
+    """Certificates are replaced by deletion and writing, and etcd is restarted for them."""
+    with etcd_server.running(tmp_path, tls="ca") as cluster:
+        assert cluster.files is not None
+        authority = pathlib.Path(cluster.files.ca)
+        # a name: it is resolved anew, and so the files read anew, when its addresses are older than 30 s
+        url = cluster.urls[0].replace("127.0.0.1", "localhost")
+        with using(cluster.client(url, timeout_s=1.0)) as agreed, watching.Watching(agreed) as watch:
+            watch.wait_snapshot()
+            agreed._client._resolved_at = float("-inf")
+            aside = authority.rename(tmp_path / "aside")
+            cluster.kill()
+            watch.wait_outages()
+            with pytest.raises(errors.SettingsError, match="TLS file"):
+                agreed.read_config()
+            threading.Event().wait(1.0)  # the watch, too, has tried meanwhile; it tells of an outage only once
+            aside.rename(authority)
+            cluster.start()
+            watch.wait_snapshot(2)
+            agreed.put_lease(key(20), ATTRS, None)
+            watch.wait_changes(1)
+
+
+def test_a_watch_that_answers_no_longer_is_an_outage(cluster: etcd_server.Cluster) -> None:
+    settings = etcd_settings.EtcdSettings(endpoints=cluster.urls, progress_s=0.5, timeout_s=1.0)
+    with using(etcd_client.EtcdClient(settings)) as agreed, watching.Watching(agreed) as watch:
+        watch.wait(lambda events: registry.Progress(within_s=1.0) in events, "a first word")
+        cluster.members[0].signal(signal.SIGSTOP)
+        try:
+            told = watch.wait_outages(timeout_s=5.0)  # before gRPC's own pings notice
+        finally:
+            cluster.members[0].signal(signal.SIGCONT)
+        assert told.reason.endswith("no answer from the watch for 1.5 s")
+        watch.wait_snapshot(2, timeout_s=20.0)

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,7 +68,7 @@ entries: st.SearchStrategy[rtnl.Entry] = st.one_of(
             ),
             False,
             (
-                "34000000180001050700000000000000 02180000 fe460001 04000000 08000100 0a021500"
+                "34000000180001060700000000000000 02180000 fe460001 04000000 08000100 0a021500"
                 " 08000500 0a021500 08000400 05000000"
             ),
         ),
@@ -76,6 +77,18 @@ entries: st.SearchStrategy[rtnl.Entry] = st.one_of(
 @pytest.mark.skipif(struct.pack("=H", 1) != b"\1\0", reason="the golden bytes are little-endian")
 def test_an_entry_is_these_bytes(entry: rtnl.Entry, remove: bool, text: str) -> None:
     assert rtnl.pack_entry(entry, 5, 7, remove=remove) == bytes.fromhex(text)
+
+
+def test_only_a_route_that_is_to_replace_another_asks_for_it() -> None:
+    """NLM_F_EXCL else: docker0's connected route would give way. A neighbour is ours on a device of ours."""
+    route = netstate.Route(
+        destination=ipaddress.ip_network("10.2.21.0/24"), gateway=ipaddress.ip_address("10.2.21.0"), link=DEVICE
+    )
+    flags = [
+        int.from_bytes(rtnl.pack_entry(route, 5, 7, replace=replace)[6:8], sys.byteorder) for replace in (False, True)
+    ]
+    created = rtnl.NLM_F_REQUEST | rtnl.NLM_F_CREATE
+    assert flags == [created | rtnl.NLM_F_EXCL, created | rtnl.NLM_F_REPLACE]
 
 
 @given(entries)

@@ -77,6 +77,9 @@ def test_nothing_is_known_at_first(here: standing.Standing) -> None:
         revision=0,
         expires_in_s=None,
         heard_s=None,
+        watch_heard_s=None,
+        silence=None,
+        renewed_s=None,
         events=dict.fromkeys(tally.Event, 0),
         findings=preflight.Findings(),
     )
@@ -265,7 +268,8 @@ def test_who_joins_anew_has_no_trouble_with_the_link_of_before(here: standing.St
     """The attempt to join says what is wrong now; nobody looks at the link below before it has succeeded."""
     here.set_joined(member.Joined(member=MEMBER, lease=LEASE))
     here.set_underlay_trouble(errors.UnderlayError("no default route on this host"))
-    here.reset()
+    here.set_refused(member.Refused(member=MEMBER, by=LEASE))
+    assert here.forget_refusal()
     assert here.status().underlay_trouble is None
 
 
@@ -288,3 +292,28 @@ def test_every_word_of_the_registry_counts_as_heard(here: standing.Standing) -> 
     assert second is not None
     here.set_outage("gone")
     assert here.status().heard_s is not None
+
+
+def test_the_watch_and_the_keepalive_are_heard_each_for_itself(here: standing.Standing) -> None:
+    """A keepalive is answered by an etcd whose watch is broken, too."""
+    here.set_joined(member.Joined(member=MEMBER, lease=LEASE))
+    here.set_book(peers.Book())
+    here.set_progress(0.05)
+    assert here.status().silence is None
+    node_host.until(lambda: here.status().silence)
+    here.set_ttl(LEASE, 86_400)
+    seen = here.status()
+    assert seen.silence == "nothing heard for 0 s, where a word is due every 0 s"
+    assert seen.heard_s is not None
+    assert seen.renewed_s is not None
+    assert seen.watch_heard_s is not None
+    assert max(seen.renewed_s, seen.heard_s) < 0.05 < seen.watch_heard_s
+    here.set_book(peers.Book())
+    assert here.status().silence is None
+    here.set_outage("gone")
+    assert (here.status().silence, here.status().watch_heard_s) == (None, None)
+
+
+def test_a_registry_that_tells_no_progress_is_never_silent(here: standing.Standing) -> None:
+    here.set_book(peers.Book())
+    assert (here.status().silence, here.status().watch_heard_s) == (None, None)

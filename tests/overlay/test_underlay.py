@@ -274,3 +274,21 @@ def test_the_table_finds_what_a_walk_over_all_routes_finds(
     holding = [route for route in routes if ip in route.destination]
     expected = max(holding, key=lambda route: route.destination.prefixlen, default=None)
     assert underlay.RouteTable(routes).find(ip) == expected
+
+
+def test_ranges_of_the_host_inside_the_network_are_found() -> None:
+    """Not those around it: a host may have all of 10.0.0.0/8, and the network be a part of that on purpose."""
+    networks = (ipaddress.IPv4Network("10.2.0.0/16"), ipaddress.IPv6Network("fd00:2::/48"))
+    links = [
+        link("eth0", "10.0.0.5/8", "10.2.9.9/24", "fd00:2:0:9::1/64", default=True),
+        link("docker0", "172.17.0.1/16"),
+        link("br-db", "10.2.13.1/24", "10.2.13.2/24"),
+        link("br-all", "10.2.0.1/16", "fd00:2::1/48"),
+        link("flannel.1", "10.2.20.0/32", "10.2.21.1/24"),
+    ]
+    found = underlay.find_host_ranges(links, networks, {netstate.IfName("flannel.1")})
+    assert [(str(one.network), one.link) for one in found] == [
+        ("10.2.9.0/24", "eth0"),
+        ("fd00:2:0:9::/64", "eth0"),
+        ("10.2.13.0/24", "br-db"),
+    ]

@@ -9,7 +9,7 @@ from typing import Self
 
 from overlay import registry
 
-Event = registry.Snapshot | registry.Delta | registry.Outage
+Event = registry.WatchEvent
 
 
 class Watching:

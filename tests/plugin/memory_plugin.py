@@ -13,7 +13,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import creation, endpoint, engine, host_ports_fake, names
+from driver import confirmation, creation, endpoint, engine, host_ports_fake, names, network
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -33,13 +33,14 @@ from overlay import (
     node,
     nodes,
     nodestore,
+    offload,
     offload_watch,
-    probe,
     reconciler,
     registry_fake,
     statefile,
+    supervisor,
 )
-from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight
+from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight, uninstall
 from tests.overlay import node_host
 
 CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.constants(sticky_mac=False)}
@@ -69,6 +70,7 @@ ETH0 = dataclasses.replace(
 ADDRESSES = (ipaddress.IPv4Address("192.0.2.1"), ipaddress.IPv6Address("2001:db8::1"))
 """The host's own."""
 
+SUPERVISION = supervisor.Timing(first_s=0.01, cap_s=0.05, well_s=0.3)
 TIMING = engine_watch.Timing(period_s=0.01, confirm_s=0.01, retry_s=0.01, grace_s=0.0)
 
 
@@ -79,10 +81,14 @@ class FakeEngine:
         self.networks: list[engine.EngineNetwork] = []
         self.failure: str | None = None
         self.refusal: str | None = None
+        self.identity = engine.Identity(id="ENGINE", has_plugin=True)
         self.created: list[str] = []
         self.asked = 0
         self.meanwhile: Callable[[int], None] = lambda _asked: None
         """What else happens just before the look of this number."""
+
+    def identify(self) -> engine.Identity:
+        return self.identity
 
     def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
         self.asked += 1
@@ -101,6 +107,13 @@ class FakeEngine:
             raise driver_errors.EngineError(failure)
 
 
+class SilentPeers:
+    """Peers that answer no question about checksum offload."""
+
+    def ask(self, _tunnel: offload.Tunnel) -> offload.Answers:
+        return offload.Answers(kernel=False, crafted=False)
+
+
 class MemoryPlugin:
     """One host's plugin, as `plugin.app` builds it. Implements `http.Core`."""
 
@@ -114,23 +127,31 @@ class MemoryPlugin:
         firewall: firewall_fake.FirewallFake | None = None,
         registry: registry_fake.FakeRegistry | None = None,
         host: MemoryPlugin | None = None,
+        gate_open: bool = True,
     ) -> None:
         """`saved`: the state file knows the lease already, so that all works without any thread; `dual`: with IPv6.
 
-        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended.
+        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended. `gate_open`
+        False: passes remove nothing yet, as after any start.
         """
-        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA, confirmation.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
         self.kernel = host.kernel if host else kernel_fake.KernelFake([ETH0 if dual else node_host.ETH0])
         self.firewall = firewall or (host.firewall if host else firewall_fake.FirewallFake())
         fresh = registry or registry_fake.FakeRegistry((DUAL if dual else SAVED).config)
         self.registry = host.registry if host else fresh
         self.engine = host.engine if host else FakeEngine()
-        self.reconciler = reconciler.Reconciler(self.kernel, self.firewall)
-        self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node)
+        self.supervisor = supervisor.Supervisor(SUPERVISION)
+        self.store = nodestore.NodeStore(self.state)
+        self.reconciler = reconciler.Reconciler(self.kernel, self.firewall, supervisor_=self.supervisor)
+        self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node, self.supervisor)
         self.ago_s = 0.0
-        """How long ago addresses are granted now."""
-        clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
+        """How long ago addresses are granted now, and networks and endpoints made."""
+
+        def monotonic() -> float:
+            return time.monotonic() - self.ago_s
+
+        clock = ipam_service.Clock(monotonic=monotonic)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
         self.host_ports = host_ports_fake.HostPortsFake(*ADDRESSES)
         self.driver = driver_service.Driver(
@@ -138,10 +159,11 @@ class MemoryPlugin:
             self.nodes,
             self.reconciler,
             self.host_ports,
-            guard_wait_s=10.0,
+            timing=driver_service.Timing(guard_wait_s=10.0, monotonic=monotonic),
+            supervisor_=self.supervisor,
         )
         self.sources = sight.Sources(
-            docker=self.engine,
+            docker=confirmation.ConfirmedEngine(self.engine, self.state),
             state=self.state,
             driver=self.driver,
             ipam=self.ipam,
@@ -165,10 +187,13 @@ class MemoryPlugin:
             watch=self.watch,
             audit=self.auditor,
             etcd_requests=lambda: {"list": 2},
-            offload=offload_watch.OffloadWatch(self.nodes.all, probe.Probe(), lambda _count: 0),
+            offload=offload_watch.OffloadWatch(
+                self.nodes.all, SilentPeers(), lambda _count: 0, supervisor_=self.supervisor
+            ),
             methods=self.table,
             halt=threading.Event(),
             threads=[],
+            supervisor=self.supervisor,
         )
         self.not_ready: errors.OverlayError | None = None
         self.flannelds: tuple[flanneld.Flanneld, ...] = ()
@@ -178,7 +203,8 @@ class MemoryPlugin:
             nodestore.NodeStore(self.state).save(DUAL if dual else SAVED)
         self.nodes.restore(nodestore.NodeStore(self.state).prefixes())
         self.driver.restore()
-        self.reconciler.open_gate()
+        if gate_open:
+            self.reconciler.open_gate()
 
     def make_watch(
         self,
@@ -187,12 +213,14 @@ class MemoryPlugin:
         complete: Callable[[], None] = lambda: None,
     ) -> engine_watch.EngineWatch:
         return engine_watch.EngineWatch(
-            self.engine,
+            confirmation.ConfirmedEngine(self.engine, self.state),
             self.driver,
             self.ipam,
             self.nodes,
             functools.partial(sight.glance, self.sources),
-            engine_watch.Options(default_network=default_network, complete=complete, timing=timing),
+            engine_watch.Options(
+                default_network=default_network, complete=complete, timing=timing, supervisor=self.supervisor
+            ),
         )
 
     def join(self) -> MemoryPlugin:
@@ -253,6 +281,10 @@ class MemoryPlugin:
     def audit(self, settle_s: float, *, repair: bool) -> Mapping[str, Any]:
         return self.auditor.repair(settle_s) if repair else self.auditor.report(settle_s)
 
+    def uninstall(self) -> Mapping[str, Any]:
+        uninstall.require_unused(self.graph)
+        return {"left": uninstall.remove_all(self.graph)}
+
     def missing(self) -> tuple[str, ...]:
         return tuple(report.missing(self.graph))
 
@@ -262,15 +294,17 @@ class MemoryPlugin:
     def _make_node(self, prefix: str) -> node.Node:
         ports = member.Ports(
             registry=self.registry,
-            store=nodestore.NodeStore(self.state),
+            store=self.store,
             kernel=self.kernel,
             publish=self.reconciler.set,
-            in_use=lambda: bool(self.ipam.usage()),
+            in_use=lambda: self.ipam.is_in_use(prefix),
+            unless_in_use=lambda act: self.ipam.unless_in_use(prefix, act),
             claim_room=self.nodes.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: node_host.MAC,
             changed=lambda: self.driver.refresh(),  # noqa: PLW0108 - made after the nodes
             flannelds=lambda: self.flannelds,
+            supervisor=self.supervisor,
         )
         return node.Node(prefix, member.Options(), ports, timing=node_host.FAST)
 
@@ -278,9 +312,17 @@ class MemoryPlugin:
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
 POOL = requests.PoolRequest()
+NO_OPTIONS = network.Options()
 
 
-def fill_network(plugin: MemoryPlugin) -> str:
+def moved(plugin: MemoryPlugin, address: str) -> str:
+    """The underlay gets another address, and the kernel tells; the address alone."""
+    interface = ipaddress.IPv4Interface(address)
+    plugin.kernel.set_underlays([dataclasses.replace(node_host.ETH0, addresses=(interface,))])
+    return str(interface.ip)
+
+
+def fill_network(plugin: MemoryPlugin, options: network.Options = NO_OPTIONS) -> str:
     """A network on the whole lease; its pool's id."""
     granted = plugin.ipam.request_pool(POOL)
     gateway = requests.AddressRequest(pool_id=granted.id, purpose=requests.Purpose.GATEWAY)
@@ -289,7 +331,7 @@ def fill_network(plugin: MemoryPlugin) -> str:
         pool=ipaddress.IPv4Network(granted.cidr),
         gateway=ipaddress.IPv4Interface(plugin.ipam.request_address(gateway)),
     )
-    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,)))
+    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,), options=options))
     return granted.id
 
 
@@ -299,9 +341,9 @@ def take(plugin: MemoryPlugin, ip: str) -> None:
     plugin.ipam.request_address(requests.AddressRequest(pool_id=usage.id, ip=ipaddress.ip_address(ip)))
 
 
-def fill(plugin: MemoryPlugin) -> None:
+def fill(plugin: MemoryPlugin, options: network.Options = NO_OPTIONS) -> None:
     """A network on the whole lease, and one endpoint in it."""
-    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin)))
+    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin, options)))
     plugin.driver.create_endpoint(
         endpoint.Endpoint(id=ENDPOINT_ID, network_id=NETWORK_ID, address=address, mac=names.mac_of(address.ip))
     )

@@ -40,6 +40,7 @@ def test_every_option_is_in_the_readme_with_its_default() -> None:
     assert {name: default for name, (default, _) in table("option").items()} == {
         network.OPTION_GATEWAY: str(defaults.gateway_mode),
         network.OPTION_SPOOFING: "drop",
+        network.OPTION_OUTSIDE: "drop",
         network.OPTION_MTU: "the overlay's",
         network.OPTION_MASQUERADE: shown(defaults.masquerade),
         network.OPTION_ICC: shown(defaults.icc),

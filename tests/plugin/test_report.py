@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 import threading
 from collections.abc import Callable
@@ -67,6 +68,28 @@ def test_a_pool_nearly_used_up_is_told_and_does_not_make_the_plugin_unready(read
     ]
     assert gauges(ready)["flannelpy_addresses_short"] == 1.0
     assert missing(ready) == []
+
+
+def test_a_pool_outside_the_lease_is_told(ready: Plugin) -> None:
+    """Docker has a network from an earlier life, and its subnet is another host's by now."""
+    wandered = requests.KnownPool(
+        prefix=PREFIX,
+        cidr=ipaddress.IPv4Network("10.2.9.0/24"),
+        subpool=None,
+        gateway=None,
+        aux=frozenset(),
+        endpoints=None,
+    )
+    ready.ipam.adopt([wandered], seen_at=0.0)
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: pool 10.2.9.0/24 is no part of 10.2.1.0/24, which this host has, and no other")
+
+
+def test_a_lease_over_ours_is_told(ready: Plugin) -> None:
+    ready.registry.put_peer(node_host.key("10.2.0.0/22"), node_host.attrs("192.0.2.66"))
+    node_host.until(lambda: missing(ready))
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: lease 10.2.0.0/22 of 192.0.2.66 overlaps this host's 10.2.1.0/24")
 
 
 def test_a_flanneld_beside_us_is_told(ready: Plugin) -> None:
@@ -138,11 +161,13 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
     assert told["flannel_networks"][0]["confirmed"] is True
     assert told["engine"] == {
         "reachable": False,
+        "confirmed": False,
         "error": "not asked yet",
         "default_network": None,
         "mended": 0,
         "looked_s": None,
         "differences": {},
+        "refused": {},
     }
     assert told["kernel"]["failures"] == []
 
@@ -223,3 +248,15 @@ def test_another_mtu_below_reaches_the_bridges(ready: Plugin) -> None:
     ready.nodes.all()[0].look_at_underlay()
     bridges = {obj.mtu for obj in ready.kernel.observe(netstate.EMPTY) if isinstance(obj, netstate.BridgeLink)}
     assert (bridges, report.status(ready.graph)["networks"][0]["mtu"]) == ({8950}, 8950)
+
+
+def test_a_watch_that_says_nothing_is_missing_though_the_lease_is_renewed(ready: Plugin) -> None:
+    """The peers that come meanwhile are not known, whatever the keepalive is answered."""
+    here = ready.nodes.all()[0]._standing
+    here.set_progress(0.01)
+    node_host.until(lambda: missing(ready))
+    assert missing(ready)[0].startswith(f"{PREFIX}: watch of the peers: nothing heard for ")
+    assert gauges(ready)["flannelpy_watch_heard_seconds"] > 0.01
+    assert gauges(ready)["flannelpy_lease_renewed_seconds"] < 60
+    here.set_progress(60)
+    assert missing(ready) == []
