@@ -164,7 +164,7 @@ def test_a_flannel_host_is_taken_over_and_no_other_host_notices(pair, solo, flan
 
     # One that starts beside flannelpy renews the key and is told; once it has ended it is told no more.
     start_flanneld(pair, host)
-    value, grant, _ = key(pair)
+    (value, grant, _), _ = key(pair)
     pair.lab.etcdctl("put", f"--lease={grant:x}", KEY, value)
     rival = RIVAL.format(pid=host.daemon_pid("flanneld"))
     site.wait_for("the stray one is told", lambda: rival in site.ask(host, "/readyz")[1], 10)
