@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
+import time
 from typing import TYPE_CHECKING
 
 from overlay import errors
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DOCKER_WAIT_S, LOOK_S = 10.0, 0.1
+"""For Docker's first word after a start."""
+
 END_S = 10.0
 """For each background thread: a look at Docker or a pass that is under way."""
 
 
 def require_unused(built: graph.Graph) -> None:
-    """Raises InUse where a Docker network, or a container, is there, and NotReady while that is not known."""
+    """Raises InUse where a Docker network, or a container, is there, and NotReady where that is not known in time."""
+    deadline = time.monotonic() + DOCKER_WAIT_S
+    while not built.reconciler.gate_is_open and time.monotonic() < deadline:
+        built.halt.wait(LOOK_S)
     networks = [built.watch.network_of(net.pool) for net in built.driver.networks()]
     if networks:
         raise errors.InUse(f"not uninstalled: networks {', '.join(sorted(networks))}; docker network rm them first")

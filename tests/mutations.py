@@ -517,8 +517,8 @@ NETWORKS = (
         "never_meet",
         _one(
             NODE,
-            "        if self._left_with is not None:\n",
-            "        if self._left_with is None:\n",
+            "return self._left_with is None or",
+            "return self._left_with is not None or",
         ),
     ),
 )

@@ -15,7 +15,7 @@ from click import testing
 
 from overlay import netstate, nodestore
 from plugin import __main__ as command_line
-from plugin import app, graph
+from plugin import app, graph, uninstall
 from tests.overlay import node_host
 from tests.plugin import engine_model, kills, machine, memory_plugin
 from tests.plugin.test_server import IDS
@@ -97,8 +97,9 @@ def test_a_network_that_is_being_made_is_one(client: flask.testing.FlaskClient, 
 
 
 def test_before_docker_has_said_what_runs_nothing_is_removed(
-    client: flask.testing.FlaskClient, joined: Plugin
+    client: flask.testing.FlaskClient, joined: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(uninstall, "DOCKER_WAIT_S", 0.3)
     joined.reconciler._gate_open = False
     answer = client.post("/uninstall")
     assert answer.status_code == 503
@@ -175,12 +176,12 @@ def test_the_host_is_as_it_was_before(host: machine.Machine) -> None:
         (lease,) = json.loads(host.get("/status"))["flannel_networks"]
         net = dockerd.network_create(lease["subnet"], kills.NATIVE, pool_v6=lease["subnet_v6"])
         container = dockerd.run(net)
-        told = uninstall(host)
+        told = run_uninstall(host)
         assert (told.exit_code, "not uninstalled: networks" in told.output) == (2, True), told.output
         dockerd.rm(net, container)
         dockerd.network_rm(net)
         assert look(host) != before
-        told = uninstall(host)
+        told = run_uninstall(host)
         assert told.output == "nothing is left; now: docker plugin disable, rm\n"
         assert told.exit_code == 0
         assert look(host) == before
@@ -197,6 +198,6 @@ def test_the_host_is_as_it_was_before(host: machine.Machine) -> None:
     assert "Traceback" not in host.log()
 
 
-def uninstall(host: machine.Machine) -> testing.Result:
+def run_uninstall(host: machine.Machine) -> testing.Result:
     path = host.directory / "run/docker/plugins/flannelpy.sock"
     return testing.CliRunner().invoke(command_line.main, ["uninstall", "--socket", str(path)])
