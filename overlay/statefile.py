@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from overlay import errors, faults
 
 Row = tuple[Any, ...]  # what a column holds is known to the SQL beside the call, not to a type checker
+
+COPY_INFIX = ".of-"
+"""Between the file's name and the versions that a copy has."""
 
 
 class StateFileError(errors.OverlayError):
@@ -69,8 +73,7 @@ class StateFile:
         try:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-            for schema in schemas:
-                self._migrate(schema)
+            self._migrate(tuple(schemas))
         except BaseException as exc:
             self._connection.close()
             if isinstance(exc, sqlite3.Error):
@@ -116,17 +119,66 @@ class StateFile:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    def _migrate(self, schema: Schema) -> None:
+    def _migrate(self, schemas: Sequence[Schema]) -> None:
+        """Bring all rooms up to date. Writes nothing where nothing is to be done."""
+        versions = self._versions()
+        for schema in schemas:
+            if versions.get(schema.room, 0) > len(schema.steps):
+                raise StateFileError(self._explain_newer(schema.room, versions[schema.room]))
+        behind = [schema for schema in schemas if versions.get(schema.room, 0) < len(schema.steps)]
+        if any(schema.room in versions for schema in behind):
+            self._keep_copy(versions)
+        for schema in behind:
+            self._take_steps(schema, versions.get(schema.room, 0))
+
+    def _versions(self) -> dict[str, int]:
+        """By room; nothing in a new file."""
+        with self.read() as tx:
+            if not tx.rows("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"):
+                return {}
+            return dict(tx.rows("SELECT room, version FROM schema_version"))
+
+    def _take_steps(self, schema: Schema, version: int) -> None:
         with self.write() as tx:
             tx.run("CREATE TABLE IF NOT EXISTS schema_version (room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
-            found = tx.rows("SELECT version FROM schema_version WHERE room = ?", (schema.room,))
-            version = found[0][0] if found else 0
-            if version > len(schema.steps):
-                raise StateFileError(
-                    f"{self.path} was written by a newer flannelpy ({schema.room} version {version}); upgrade"
-                )
             for step in schema.steps[version:]:
                 for statement in step.split(";"):
                     if statement.strip():
                         tx.run(statement)
             tx.run("INSERT OR REPLACE INTO schema_version VALUES (?, ?)", (schema.room, len(schema.steps)))
+
+    def _keep_copy(self, versions: Mapping[str, int]) -> None:
+        """The file as it is, on disk beside it under a name with its versions: an older flannelpy can go on from it.
+
+        Raises StateFileError where there is no room for it; then nothing is migrated.
+        """
+        name = "-".join(f"{room}{version}" for room, version in sorted(versions.items()))
+        copy = self.path.with_name(f"{self.path.name}{COPY_INFIX}{name}")
+        unfinished = copy.with_name(copy.name + ".new")
+        try:
+            unfinished.unlink(missing_ok=True)
+            with self._lock:
+                self._connection.execute("VACUUM INTO ?", (str(unfinished),))
+            _sync(unfinished)
+            unfinished.replace(copy)
+            _sync(copy.parent)
+        except (OSError, sqlite3.Error) as exc:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise StateFileError(
+                f"cannot copy the state file {self.path} to {copy.name} before its migration: {exc}; make room for it"
+            ) from exc
+
+    def _explain_newer(self, room: str, version: int) -> str:
+        copies = sorted(copy.name for copy in self.path.parent.glob(f"{self.path.name}{COPY_INFIX}*"))
+        back = f", or put back one of its copies: {', '.join(copies)}" if copies else ""
+        return f"{self.path} was written by a newer flannelpy ({room} version {version}); upgrade{back}"
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Have a file, or a directory's names, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -104,6 +104,120 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: pathlib.Path) ->
     again.close()
 
 
+def test_before_a_migration_a_copy_is_kept_from_which_the_older_version_goes_on(path: pathlib.Path) -> None:
+    old = statefile.StateFile(path, [NOTES])
+    add(old, "one")
+    old.close()
+    new = statefile.StateFile(path, [NOTES_2, OTHERS])
+    add(new, "two")
+    new.close()
+    (copy,) = path.parent.glob("state.db.*")
+    assert copy.name == "state.db.of-notes1"
+    copies = r"upgrade, or put back one of its copies: state\.db\.of-notes1$"
+    with pytest.raises(statefile.StateFileError, match=copies):
+        statefile.StateFile(path, [NOTES])
+    path.unlink()  # as docs/operations.md has it
+    for left in ("state.db-wal", "state.db-shm"):
+        path.with_name(left).unlink(missing_ok=True)
+    copy.rename(path)
+    back = statefile.StateFile(path, [NOTES])
+    assert texts(back) == ["one"]
+    add(back, "three")
+    back.close()
+    again = statefile.StateFile(path, [NOTES_2])  # and forward once more
+    assert texts(again) == ["one", "three"]
+    again.close()
+
+
+def test_the_copy_has_what_was_only_in_the_log_yet(path: pathlib.Path) -> None:
+    old = statefile.StateFile(path, [NOTES])
+    add(old, "one")
+    assert path.with_name("state.db-wal").stat().st_size
+    statefile.StateFile(path, [NOTES_2]).close()  # the old one was killed, and closed nothing
+    old.close()
+    copy = statefile.StateFile(path.with_name("state.db.of-notes1"), [NOTES])
+    assert texts(copy) == ["one"]
+    copy.close()
+
+
+def test_a_second_migration_from_the_same_version_keeps_the_later_copy(path: pathlib.Path) -> None:
+    for text in ("one", "two"):
+        path.unlink(missing_ok=True)
+        old = statefile.StateFile(path, [NOTES])
+        add(old, text)
+        old.close()
+        statefile.StateFile(path, [NOTES_2]).close()
+    copy = statefile.StateFile(path.with_name("state.db.of-notes1"), [NOTES])
+    assert texts(copy) == ["two"]
+    copy.close()
+
+
+def test_a_new_file_and_a_new_room_need_no_copy(path: pathlib.Path) -> None:
+    statefile.StateFile(path, [NOTES]).close()
+    statefile.StateFile(path, [NOTES, OTHERS]).close()
+    assert [found.name for found in path.parent.iterdir()] == ["state.db"]
+
+
+def test_where_nothing_is_to_be_migrated_nothing_is_written(path: pathlib.Path) -> None:
+    statefile.StateFile(path, [NOTES]).close()
+    before = path.stat().st_mtime_ns
+    statefile.StateFile(path, [NOTES]).close()
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.contract
+def test_without_room_for_a_copy_nothing_is_migrated(path: pathlib.Path) -> None:
+    """A file system of its own, full but for a page: in a mount namespace that ends with its process."""
+    path.parent.mkdir(parents=True)
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", FULL.format(module="tests.overlay.test_statefile"), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    refusal, names, before, after = done.stdout.splitlines()
+    assert refusal.startswith(f"cannot copy the state file {path} to state.db.of-notes1 before its migration: ")
+    assert refusal.endswith("; make room for it")
+    assert names == "filler state.db"
+    assert before == "['one']"
+    assert after == "['one']"
+
+
+FULL = """
+import pathlib, subprocess, sys
+from overlay import statefile
+from {module} import NOTES, NOTES_2, add, texts
+path = pathlib.Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(path.parent)], check=True)
+old = statefile.StateFile(path, [NOTES])
+add(old, "one")
+old.close()
+filler = path.with_name("filler")
+with filler.open("wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+    file.truncate(file.tell() - 36 * 1024 - 4096)  # room for SQLite's log and index, not for a copy as well
+try:
+    statefile.StateFile(path, [NOTES_2])
+except statefile.StateFileError as exc:
+    print(exc)
+print(*sorted(found.name for found in path.parent.iterdir() if not found.name.endswith(("-wal", "-shm"))))
+old = statefile.StateFile(path, [NOTES])
+print(texts(old))
+old.close()
+filler.unlink()
+new = statefile.StateFile(path, [NOTES_2])
+print(texts(new))
+new.close()
+"""
+
+
 def test_the_file_of_a_newer_version_is_refused(path: pathlib.Path) -> None:
     statefile.StateFile(path, [NOTES_2]).close()
     with pytest.raises(statefile.StateFileError, match=r"newer flannelpy \(notes version 2\)"):
