@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from driver import creation, desired, endpoint, names, network, plumbing, rows
-from overlay import holdings, netstate
+from overlay import holdings, netstate, statefile
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,13 @@ class Follower:
     def refresh(self) -> None:
         """Let networks follow what became of their leases: the overlay's MTU, its devices, its ranges.
 
-        Cheap where nothing changed. What the kernel refuses is retried in the background.
+        Cheap where nothing changed. What the kernel refuses is retried in the background, and so is what a state file
+        that cannot be written does not take: networks stay as they are recorded until then.
         """
-        self._follow(lambda net: net)
+        try:
+            self._follow(lambda net: net)
+        except statefile.StateFileError as exc:
+            log.warning("networks do not follow their leases yet: %s", exc)
 
     def learn_chosen_mtu(self, network_id: names.NetworkId, chosen_mtu: int | None) -> None:
         """Docker's word on which MTU a network was created with: rows of before 1.1 do not tell."""

@@ -60,19 +60,19 @@ class StateFile:
 
     Deferred transactions that read and then write fail at once with "database is locked" under threads,
     whatever the busy timeout; BEGIN IMMEDIATE behind one lock does not.
+    A file on a full disk, or that cannot be written, can still be read: what it knows is needed most then. It is
+    opened anew before each write until that works.
     """
 
     def __init__(self, path: pathlib.Path, schemas: Iterable[Schema]) -> None:
         self.path = path
+        self.trouble: str | None = None
+        """Why it could not be written last; None where it could."""
         self._lock = threading.Lock()
+        self._stale = False  # to be opened anew before the next write
+        self._ended = False
+        self._connection = self._open()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-        except (OSError, sqlite3.Error) as exc:
-            raise StateFileError(f"cannot open the state file {path}: {exc}") from exc
-        try:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._connection.execute(f"PRAGMA {pragma}")
             self._migrate(tuple(schemas))
         except BaseException as exc:
             self._connection.close()
@@ -83,21 +83,32 @@ class StateFile:
     def close(self) -> None:
         """Close the file. A second close is harmless."""
         with self._lock:
+            self._ended = True
             self._connection.close()
+
+    def try_again(self) -> None:
+        """Where it could not be written last: see whether it can be now, by a write that changes nothing."""
+        if self.trouble is not None:
+            with contextlib.suppress(StateFileError), self.write() as tx:
+                tx.run("UPDATE schema_version SET version = version")
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
         """A transaction that is on disk when the block ends, or did not happen when the block raises."""
         with self._lock:
             try:
+                if self._stale and not self._ended:
+                    self._connection.close()
+                    self._connection = self._open()
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield Transaction(self._connection)
                 faults.reached("state.commit.before")
                 self._connection.execute("COMMIT")
                 faults.reached("state.commit.after")
+                self.trouble = None
             except sqlite3.Error as exc:
                 self._rollback()
-                raise StateFileError(f"cannot write the state file {self.path}: {exc}") from exc
+                raise self._explain(exc) from exc
             except BaseException:
                 self._rollback()
                 raise
@@ -113,6 +124,32 @@ class StateFile:
                 raise StateFileError(f"cannot read the state file {self.path}: {exc}") from exc
             finally:
                 self._rollback()
+
+    def _open(self) -> sqlite3.Connection:
+        """A connection that can at least read. Raises StateFileError."""
+        failure: Exception | None = None
+        for way in (_open_shared, _open_alone, _open_unwritable):
+            try:
+                connection = way(self.path)
+            except (OSError, sqlite3.Error) as exc:
+                failure = failure or exc
+                if not _has_content(self.path):
+                    break
+                continue
+            self._stale = failure is not None
+            if failure is not None:
+                self.trouble = f"the state file {self.path} can only be read: {failure}{_cure(failure)}"
+            return connection
+        self._stale = True
+        raise StateFileError(f"cannot open the state file {self.path}: {failure}{_cure(failure)}") from failure
+
+    def _explain(self, exc: sqlite3.Error) -> StateFileError:
+        message = f"cannot write the state file {self.path}: {exc}{_cure(exc)}"
+        if not isinstance(exc, sqlite3.IntegrityError | sqlite3.ProgrammingError):  # those are about what was written
+            self.trouble = message
+            # a file that was opened on a read-only disk stays so; one with a full disk is as good as it was
+            self._stale = self._stale or _code(exc).startswith(("SQLITE_READONLY", "SQLITE_IOERR"))
+        return StateFileError(message)
 
     def _rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -173,6 +210,55 @@ class StateFile:
         copies = sorted(copy.name for copy in self.path.parent.glob(f"{self.path.name}{COPY_INFIX}*"))
         back = f", or put back one of its copies: {', '.join(copies)}" if copies else ""
         return f"{self.path} was written by a newer flannelpy ({room} version {version}); upgrade{back}"
+
+
+def _open_shared(path: pathlib.Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _connect(str(path), ())
+
+
+def _open_alone(path: pathlib.Path) -> sqlite3.Connection:
+    """Without the log's index in shared memory, for which a full disk has no room. Source: sqlite.org/wal.html."""
+    return _connect(f"{path.absolute().as_uri()}?mode=rw", ("locking_mode = EXCLUSIVE",))
+
+
+def _open_unwritable(path: pathlib.Path) -> sqlite3.Connection:
+    """Without any lock or log, where no change is left in that."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.with_name(path.name + "-wal").stat().st_size:
+            raise OSError(f"{path} has a log of changes that cannot be read without writing")
+    return _connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", ())
+
+
+def _has_content(path: pathlib.Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size > 0
+    return False
+
+
+def _connect(name: str, pragmas: Sequence[str]) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        name, isolation_level=None, check_same_thread=False, timeout=5.0, uri=name.startswith("file:")
+    )
+    try:
+        for pragma in (*pragmas, "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("SELECT count(*) FROM sqlite_master")  # opens the log, and its index
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _code(exc: BaseException | None) -> str:
+    return getattr(exc, "sqlite_errorname", "") or ""
+
+
+def _cure(exc: BaseException | None) -> str:
+    """What to do, for the two things that happen to disks."""
+    if _code(exc) in {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}:
+        return "; make room on its disk"
+    return "; make it writable" if _code(exc).startswith("SQLITE_READONLY") else ""
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -44,6 +44,9 @@ from overlay import (
 from plugin import audit, engine_watch, http, plugin_id, settings, sight
 
 STATE_FILE = "flannelpy.db"
+STATE_FILE_S = 5.0
+"""Between two looks whether a state file that could not be written can be."""
+
 HOST_PROC = pathlib.Path("/host/procfs")
 STANDALONE_CONFIG = '{"Network": "10.2.0.0/16", "Backend": {"Type": "vxlan"}}'
 """The network of a host without etcd whose operator chose none."""
@@ -79,6 +82,7 @@ class Graph:
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),
             (self.nodes.follow_underlay, "underlay"),
+            (self._keep_file_written, "state-file"),
             *([(self.offload.run, "offload")] if self.settings.tx_checksum == "auto" else []),
         )
         for run, name in background:
@@ -93,6 +97,19 @@ class Graph:
         for thread in self.threads:
             thread.join(timeout=3)
         self.state.close()
+
+    def _keep_file_written(self, stop: threading.Event) -> None:
+        """After a full disk: what could not be written meanwhile is, and /readyz says so."""
+        behind = False
+        while not stop.wait(STATE_FILE_S):
+            behind = behind or self.state.trouble is not None
+            self.state.try_again()
+            if self.state.trouble is None:
+                for one in self.nodes.all():
+                    one.save_again()
+                if behind:
+                    self.driver.refresh()
+                    behind = False
 
 
 def build(

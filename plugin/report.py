@@ -22,6 +22,8 @@ def missing(built: graph.Graph) -> Iterator[str]:
         yield from _missing_of(one.status())
     yield from built.supervisor.troubles()
     yield from _stray_pools(built)
+    if built.state.trouble:
+        yield built.state.trouble
     if built.reconciler.last_errors:
         yield f"kernel: {built.reconciler.last_errors[0]}"
     elif built.reconciler.last_pass is None:

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from overlay import statefile
+from tests.overlay import small_disk
 
 NOTES = statefile.Schema(room="notes", steps=("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)",))
 NOTES_2 = statefile.Schema(
@@ -296,3 +297,84 @@ def test_what_was_acknowledged_survives_kill_9_and_halves_do_not(path: pathlib.P
     file.close()
     assert found == [str(number) for number in range(len(found) // 2) for _ in range(2)]
     assert len(found) // 2 in (acknowledged + 1, acknowledged + 2)
+
+
+UNWRITABLE = """
+import os, signal
+from overlay import statefile
+from tests.overlay.test_statefile import NOTES, NOTES_2, add, texts
+path = disk / "state.db"
+
+def live(killed):
+    child = os.fork()
+    if child == 0:
+        file = statefile.StateFile(path, [NOTES])
+        add(file, "saved")
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        file.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+def attempt(work):
+    try:
+        print(work())
+    except statefile.StateFileError as exc:
+        print("refused:", exc)
+
+live({killed})
+{break_}
+file = statefile.StateFile(path, [NOTES])
+print(texts(file))
+attempt(lambda: add(file, "lost" * 10_000))
+print(file.trouble)
+attempt(lambda: texts(file))
+attempt(lambda: statefile.StateFile(path, [NOTES_2]))
+{mend}
+file.try_again()
+print(file.trouble)
+add(file, "again")
+print(texts(file))
+file.close()
+again = statefile.StateFile(path, [NOTES])
+print(texts(again))
+again.close()
+"""
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(
+    ("break_", "mend", "cure"),
+    [("fill()", "make_room()", "; make room on its disk"), ("remount('ro')", "remount('rw')", "; make it writable")],
+    ids=["full", "read-only"],
+)
+def test_a_file_that_cannot_be_written_is_read_and_written_when_it_can_be(
+    tmp_path: pathlib.Path, killed: bool, break_: str, mend: str, cure: str
+) -> None:
+    """After an orderly end, and after kill -9, when some of it is only in the log."""
+    told = small_disk.run(UNWRITABLE.format(killed=killed, break_=break_, mend=mend), tmp_path / "disk")
+    saved, refused, trouble, still, migration, after, written, reopened = told
+    assert saved == still == "['saved']"
+    path = tmp_path / "disk/state.db"
+    assert refused.startswith(f"refused: cannot write the state file {path}: ")
+    assert refused.endswith(cure)
+    assert refused == f"refused: {trouble}"
+    assert migration.startswith("refused: ")
+    assert after == "None"
+    assert written == reopened == "['saved', 'again']"
+
+
+@pytest.mark.contract
+def test_a_new_file_on_a_full_disk_is_refused_and_the_disk_named(tmp_path: pathlib.Path) -> None:
+    code = """
+from overlay import statefile
+from tests.overlay.test_statefile import NOTES
+fill()
+try:
+    statefile.StateFile(disk / "state.db", [NOTES])
+except statefile.StateFileError as exc:
+    print(exc)
+"""
+    (told,) = small_disk.run(code, tmp_path / "disk")
+    assert told.endswith("; make room on its disk")

@@ -165,6 +165,13 @@ def fail_writer(plugin: memory_plugin.MemoryPlugin, _fail: Fail) -> Iterator[Non
     start_container(3)
 
 
+def fail_state_file(plugin: memory_plugin.MemoryPlugin, fail: Fail) -> Iterator[None]:
+    fail(plugin.state, "try_again")
+    yield
+    plugin.state.trouble = "the disk was full"
+    node_host.until(lambda: plugin.state.trouble is None, "the file is tried again", 20)
+
+
 CASES: dict[str, tuple[str, Case]] = {
     "node, its watch": (f"node:{node_host.PREFIX}", fail_node_at_its_watch),
     "node, an event": (f"node:{node_host.PREFIX}", fail_node_at_an_event),
@@ -176,6 +183,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "offload": ("offload", fail_offload),
     "engine": ("engine", fail_engine),
     "writer": ("writer", fail_writer),
+    "state-file": ("state-file", fail_state_file),
 }
 
 
