@@ -183,7 +183,7 @@ class App:
         if address is None:
             return
         try:
-            self._metrics.serve(address.host, address.port)
+            self._metrics.serve(address.host, address.port, self._supervisor)
         except OSError as exc:  # containers do without: no reason to refuse them
             log.warning("metrics not served at METRICS_ADDRESS %s:%d: %s", address.host, address.port, exc)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import prometheus_client
 from prometheus_client import core, exposition
 
+from overlay import supervisor
 from plugin import metrics_server
 
 CONTENT_TYPE = exposition.CONTENT_TYPE_PLAIN_0_0_4
@@ -42,9 +43,9 @@ class Metrics:
         """Prometheus' text format."""
         return prometheus_client.generate_latest(self._registry)
 
-    def serve(self, host: str, port: int) -> None:
+    def serve(self, host: str, port: int, watched: supervisor.Supervisor) -> None:
         """Serve over TCP as well, from a thread of its own. Raises OSError."""
-        self._server = metrics_server.MetricsServer(host, port, self.render, CONTENT_TYPE)
+        self._server = metrics_server.MetricsServer(host, port, self.render, CONTENT_TYPE, watched)
 
     def close(self) -> None:
         """Stop serving; harmless where nothing is served."""

@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from overlay import supervisor
+
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 16
@@ -46,7 +48,14 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, host: str, port: int, render: Callable[[], bytes], content_type: str, *, deadline_s: float = DEADLINE_S
+        self,
+        host: str,
+        port: int,
+        render: Callable[[], bytes],
+        content_type: str,
+        watched: supervisor.Supervisor,
+        *,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.content_type = content_type
@@ -61,10 +70,12 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._is_short = False  # of descriptors
         super().__init__((host, port), _Handler)
         poll_s = min(0.5, deadline_s / 4)
-        threading.Thread(target=self.serve_forever, args=(poll_s,), name="metrics", daemon=True).start()
+        self._stop = threading.Event()
+        watched.start("metrics", lambda: self.serve_forever(poll_s), self._stop)
 
     def close(self) -> None:
         """Stop listening, and end what is connected."""
+        self._stop.set()
         self.shutdown()
         self.server_close()
         with self._lock:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from overlay import supervisor
 from plugin import metrics, metrics_server
 from tests.overlay import node_host
 
@@ -29,7 +30,10 @@ def start() -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def serve(render: Callable[[], bytes] = lambda: b"text\n", deadline_s: float = DEADLINE_S) -> int:
-            server = metrics_server.MetricsServer("127.0.0.1", 0, render, "text/plain", deadline_s=deadline_s)
+            watched = supervisor.Supervisor(supervisor.Timing(first_s=0.01))
+            server = metrics_server.MetricsServer(
+                "127.0.0.1", 0, render, "text/plain", watched, deadline_s=deadline_s
+            )
             stack.callback(server.close)
             return int(server.server_address[1])
 
@@ -55,7 +59,7 @@ def test_silent_connections_cost_a_bounded_number_of_threads_and_descriptors_and
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     told = metrics.Metrics(lambda: [("flannelpy_peers", "Peers known.", {}, 3.0)])
-    told.serve("127.0.0.1", port)
+    told.serve("127.0.0.1", port, supervisor.Supervisor())
     threads, open_before = threading.active_count(), descriptors()
     most, ends = metrics_server.CONNECTIONS + 1, 100
     try:
@@ -173,3 +177,16 @@ def test_out_of_descriptors_it_waits_quietly_and_goes_on(start: Start, caplog: p
     assert [record.getMessage() for record in caplog.records] == [
         "metrics: no connection can be taken, trying on: Too many open files"
     ]
+
+
+def test_a_thread_that_fails_serves_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [RuntimeError("injected")]
+
+    def fail_once(self: metrics_server.MetricsServer) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(metrics_server.MetricsServer, "service_actions", fail_once)
+    port = start()
+    until(lambda: not failures)
+    assert fetch(port) == b"text\n"
