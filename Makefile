@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PACKAGES := overlay ipam driver plugin lab bench
-ENGINES ?= 20.10 26.1 28.5
+ENGINES ?= $(shell $(PYTHON) -m lab engines)
 SECONDS ?= 1800
 comma := ,
 # What the tests of etcd, kernel and firewall run on this machine itself, in namespaces of their own

@@ -42,6 +42,10 @@ class Held:
         """The lease."""
         return [HELD]
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Always."""
+        return held == HELD
+
     def leave(self, prefix: str) -> None:
         """Nothing."""
 

@@ -11,10 +11,11 @@ import contextlib
 import dataclasses
 import ipaddress
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from driver import compare, creation, endpoint, engine, errors, names, network, service
 from overlay import errors as overlay_errors
+from overlay import netstate
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def find(
             for end in endpoints
             if end.network_id in our_ids and end.id not in seen_endpoints
         ),
-        missing_networks=tuple(net for net in ours if net.id not in known_ids and _is_whole(net)),
+        missing_networks=tuple(net for net in ours if net.id not in known_ids and net.pools),
         missing_endpoints=tuple(
             _as_endpoint(net.id, end) for net in ours for end in net.endpoints if end.id not in known_endpoints
         ),
@@ -112,48 +113,73 @@ def removals(findings: Findings) -> Findings:
     return Findings(stale_networks=findings.stale_networks, stale_endpoints=findings.stale_endpoints)
 
 
-def mend(driver: service.Driver, findings: Findings) -> list[str]:
-    """Make the driver know what Docker knows; a line for each thing mended. What cannot be mended is logged."""
-    done = []
+def settled(findings: Findings, recent: Collection[str]) -> Findings:
+    """Of these the ones about networks and endpoints that were not made or forgotten a moment ago."""
+    return dataclasses.replace(
+        findings,
+        stale_networks=findings.stale_networks.difference(recent),
+        stale_endpoints=findings.stale_endpoints.difference(recent),
+        missing_networks=tuple(net for net in findings.missing_networks if net.id not in recent),
+        missing_endpoints=tuple(end for end in findings.missing_endpoints if end.id not in recent),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Mending:
+    """What became of findings: a line for each thing mended, and why the others could not be, by what they are."""
+
+    done: tuple[str, ...] = ()
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def mend(driver: service.Driver, findings: Findings) -> Mending:
+    """Make the driver know what Docker knows. One thing that cannot be mended does not keep the others from it."""
+    done: list[str] = []
+    refused: dict[str, str] = {}
     for endpoint_id in sorted(findings.stale_endpoints):
-        driver.delete_endpoint(endpoint_id)
-        done.append(f"endpoint {endpoint_id[:12]} forgotten: Docker does not know it")
+        with _noted(refused, f"endpoint {endpoint_id[:12]} cannot be forgotten"):
+            driver.delete_endpoint(endpoint_id)
+            done.append(f"endpoint {endpoint_id[:12]} forgotten: Docker does not know it")
     for network_id in sorted(findings.stale_networks):
-        with _logged(f"network {network_id[:12]} not taken away whole, retrying in the background"):
+        with _noted(refused, f"network {network_id[:12]} not taken away whole, retrying in the background"):
             driver.delete_network(network_id)
         done.append(f"network {network_id[:12]} forgotten: Docker does not know it")
     for net in findings.missing_networks:
-        with _logged(f"network {net.id[:12]} ({net.name}) cannot be adopted"):
+        with _noted(refused, f"network {net.id[:12]} ({net.name}) cannot be adopted"):
             driver.create_network(_request(net))
             done.append(
                 f"network {net.id[:12]} adopted from Docker: {', '.join(str(pool.cidr) for pool in net.pools)}"
             )
+    rows = {net.id: net for net in driver.networks()}
     for net in findings.changed_networks:
-        with _logged(f"network {net.id[:12]} ({net.name}) cannot be corrected"):
-            driver.correct_network(_request(net))
+        with _noted(refused, f"network {net.id[:12]} ({net.name}) cannot be corrected"):
+            driver.correct_network(_request(net, rows.get(net.id)))
             done.append(f"network {net.id[:12]} corrected from Docker")
     known = {net.id for net in driver.networks()}
     for end in findings.changed_endpoints:
-        with _logged(f"endpoint {end.id[:12]} cannot be corrected"):
+        with _noted(refused, f"endpoint {end.id[:12]} cannot be corrected"):
             driver.correct_endpoint(end)
             done.append(f"endpoint {end.id[:12]} corrected from Docker: {end.address.ip}")
     for end in findings.missing_endpoints:
         if end.network_id in known:
-            with _logged(f"endpoint {end.id[:12]} cannot be adopted"):
+            with _noted(refused, f"endpoint {end.id[:12]} cannot be adopted"):
                 driver.adopt_endpoint(end)
                 done.append(f"endpoint {end.id[:12]} adopted from Docker: {end.address.ip}")
     for network_id, chosen_mtu in findings.chosen_mtus:
-        driver.learn_chosen_mtu(network_id, chosen_mtu)
-    return done
+        with _noted(refused, f"network {network_id[:12]} cannot be corrected"):
+            driver.learn_chosen_mtu(network_id, chosen_mtu)
+    return Mending(done=tuple(done), refused=refused)
 
 
 @contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """One thing that cannot be mended does not keep the others from it."""
+def _noted(refused: dict[str, str], what: str) -> Iterator[None]:
     try:
         yield
     except (errors.DriverError, overlay_errors.OverlayError) as exc:
-        log.warning("%s: %s", what, exc)
+        refused[what] = str(exc)
+    except Exception as exc:  # a bug met with one network must not cost the others their look
+        refused[what] = f"bug: {type(exc).__name__}: {exc}"
+        log.debug("%s", what, exc_info=True)  # every look meets it again; the line is said once
 
 
 def _chosen_mtus(ours: Iterable[engine.EngineNetwork]) -> frozenset[tuple[names.NetworkId, int | None]]:
@@ -164,15 +190,11 @@ def _chosen_mtus(ours: Iterable[engine.EngineNetwork]) -> frozenset[tuple[names.
     return frozenset(chosen)
 
 
-def _is_whole(net: engine.EngineNetwork) -> bool:
-    return bool(net.pools) and all(pool.gateway is not None for pool in net.pools)
-
-
-def _request(net: engine.EngineNetwork) -> creation.Request:
-    """CreateNetwork, as Docker would ask for it."""
+def _request(net: engine.EngineNetwork, row: network.Network | None = None) -> creation.Request:
+    """CreateNetwork, as Docker would ask for it; `row` is what we have of the network."""
     v4, v6 = [], []
     for pool in net.pools:
-        gateway, length = pool.gateway, pool.cidr.prefixlen
+        gateway, length = _gateway(pool, row), pool.cidr.prefixlen
         match pool.cidr:
             case ipaddress.IPv4Network() as cidr:
                 v4.append(_pool_data(cidr, ipaddress.IPv4Interface((gateway, length))))
@@ -181,6 +203,17 @@ def _request(net: engine.EngineNetwork) -> creation.Request:
     return creation.Request(
         id=net.id, v4=tuple(v4), v6=tuple(v6), options=network.parse_options(net.options), internal=net.internal
     )
+
+
+def _gateway(pool: engine.EnginePool, row: network.Network | None) -> netstate.IPAddress:
+    """The gateway in a pool of which engines before 29 tell none: that of a `--subnet` without `--gateway`.
+
+    Then it is what our IPAM answered when the network was made, the first address (`ipam.pool.Pool.first`).
+    """
+    if pool.gateway is not None:
+        return pool.gateway
+    gateways = () if row is None else (row.gateway.ip, *((row.v6.gateway.ip,) if row.v6 is not None else ()))
+    return next((ip for ip in gateways if ip in pool.cidr), pool.cidr[1])
 
 
 def _pool_data(cidr: creation.Pool, gateway: creation.Gateway) -> creation.PoolData[creation.Pool, creation.Gateway]:

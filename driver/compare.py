@@ -95,7 +95,7 @@ def _networks(known: Known, seen: Collection[engine.EngineNetwork]) -> Iterator[
                 kind=Kind.NETWORK_STALE,
                 thing=net.id[:12],
                 says=difference.Says(docker=difference.ABSENT, state=net.pools),
-                repair="forget it with its endpoints: Docker does not know it",
+                repair="forget it with its endpoints, once it is old enough: Docker does not know it",
             )
         elif told.ours and (change := _network_change(net, told)) is not None:
             yield change
@@ -149,7 +149,7 @@ def _endpoints(known: Known, seen: Collection[engine.EngineNetwork]) -> Iterator
                 kind=Kind.ENDPOINT_STALE,
                 thing=end.id[:12],
                 says=difference.Says(docker=difference.ABSENT, state=_text(end)),
-                repair="forget it: Docker does not know it",
+                repair="forget it, once it is old enough: Docker does not know it",
                 mark=end.id,
             )
     for endpoint_id, (network_id, told) in theirs.items():

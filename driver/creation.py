@@ -72,6 +72,7 @@ def plan(request: Request, held: list[lease.HeldSubnet], bridge: netstate.IfName
         gateway_mode=request.options.gateway_mode,
         icc=request.options.icc,
         spoofing=request.options.spoofing,
+        outside=request.options.outside,
         iface_prefix=request.options.iface_prefix,
         v6=_plan_v6(request, holding) if request.ipv6 or request.v6 else None,
     )

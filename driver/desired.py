@@ -19,7 +19,6 @@ FORWARDING_V6: netstate.NetState = frozenset({netstate.Sysctl(key="net.ipv6.conf
 
 BRIDGE_SYSCTLS_V6 = {
     "disable_ipv6": "0",  # operators and images switch IPv6 off for new links
-    "accept_ra": "0",  # a container is no router of the host's
     "accept_dad": "0",  # or the gateway's address is not usable before a first container has joined, and one second
 }
 """What IPv6 on a bridge needs. Source: kernel Documentation/networking/ip-sysctl.rst."""
@@ -60,15 +59,17 @@ def loopback(net: network.Network, *, on: bool) -> netstate.NetState:
 
 
 def network_state(net: network.Network) -> netstate.NetState:
-    """The bridge with the gateway's addresses; its MAC follows the address as a container's does."""
+    """The bridge with the gateway's addresses; its MAC follows the address as a container's does.
+
+    A container is no router of the host's, whatever families its network has: the host would take its advertisements.
+    """
     bridge = netstate.BridgeLink(name=net.bridge, mac=names.mac_of(net.gateway.ip), mtu=net.mtu)
-    v4: netstate.NetState = frozenset({bridge, netstate.Address(link=net.bridge, interface=net.gateway)})
+    conf = f"net.ipv6.conf.{net.bridge.replace('.', '/')}"
+    accept_ra = netstate.Sysctl(key=f"{conf}.accept_ra", value="0", optional=True)
+    v4: netstate.NetState = frozenset({bridge, accept_ra, netstate.Address(link=net.bridge, interface=net.gateway)})
     if net.v6 is None:
         return v4
-    parameters = (
-        netstate.Sysctl(key=f"net.ipv6.conf.{net.bridge.replace('.', '/')}.{name}", value=value)
-        for name, value in BRIDGE_SYSCTLS_V6.items()
-    )
+    parameters = (netstate.Sysctl(key=f"{conf}.{name}", value=value) for name, value in BRIDGE_SYSCTLS_V6.items())
     return v4.union(parameters, [netstate.Address(link=net.bridge, interface=net.v6.gateway)])
 
 
@@ -105,6 +106,7 @@ def firewall_plan(
             internal=net.internal,
             masquerade=net.masquerade,
             icc=net.icc,
+            outside=net.outside,
             prefix=net.prefix,
             published=frozenset(published.get(net.id, ())),
             v6=_firewall_rules_v6(net.v6, direct=net.direct) if net.v6 is not None else None,

@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from driver import errors, names, network, routes
-from overlay import firewall, netstate
+from overlay import fields, firewall, netstate
 
 NEXTHOP = 0
 """RouteType of a StaticRoute through a next hop. Source: moby daemon/libnetwork/types/types.go."""
+
+OPTION_IFNAME = "com.docker.network.endpoint.ifname"
+"""Asks for an interface's name; what Join may answer has a field for it, which engines do not read (DstName)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,13 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NativeExit:
-    """One NIC: the bridge is the default gateway, the plugin masquerades."""
+    """One NIC: the bridge is the default gateway, the plugin masquerades.
 
+    Unless another network of the container's is the gateway, which no driver is told: so the flannel network has its
+    routes in any case.
+    """
+
+    routes: tuple[routes.Route, ...]
     gateway: ipaddress.IPv4Address
     gateway_v6: ipaddress.IPv6Address | None = None
 
@@ -113,6 +121,23 @@ class Joined:
     iface_prefix: str = network.IFACE_PREFIX
 
 
+def refuse_options(options: fields.JsonObject) -> None:
+    """Raise BadRequest for what a --driver-opt of one connection asks for and cannot have.
+
+    All else is let by: engines put words of their own among them, and newer ones others.
+    """
+    name = fields.text(options, OPTION_IFNAME, "")
+    if name:
+        raise errors.BadRequest(
+            f"{OPTION_IFNAME}={name[:80]}: engines let no network plugin name an interface; leave it away, or create "
+            f"the network with -o {network.OPTION_IFACE_PREFIX}=PREFIX"
+        )
+    for key in sorted(set(options) & set(network.OPTIONS)):
+        raise errors.BadRequest(
+            f"{key} is an option of a network and not of one container; use docker network create -o {key}=VALUE"
+        )
+
+
 def require_address(net: network.Network, end: Endpoint) -> None:
     """Raise BadRequest unless the endpoint's addresses are a container's in this network."""
     if not _is_containers(end.address.ip, net.pool, net.gateway.ip):
@@ -136,37 +161,36 @@ def _is_containers(ip: netstate.IPAddress, pool: netstate.IPNetwork, gateway: ne
 
 
 def choose_exit(net: network.Network, leases: Iterable[netstate.IPNetwork], *, publishes: bool) -> Exit:
-    """The way out for one endpoint. leases: what this host holds, of which the network's pools are all or a part.
+    """The way out for one endpoint. leases: as in `routes.plan`.
 
     dockerd shows and serves published ports only where it attaches docker_gwbridge itself, which costs a second NIC
     and about 145 ms; so only an endpoint with port mappings pays. Where the operator forbade docker_gwbridge, ports
     are published by us (`driver.publishing`), and Docker cannot show them.
     """
+    static = routes.plan(net, leases)
     if net.internal:
-        return NoExit(routes=routes.plan(net, leases))
+        return NoExit(routes=static)
     auto = net.gateway_mode is network.GatewayMode.AUTO
     if (publishes and auto) or net.gateway_mode is network.GatewayMode.DOCKER:
-        return DockerExit(routes=routes.plan(net, leases))
-    return NativeExit(gateway=net.gateway.ip, gateway_v6=net.v6.gateway.ip if net.v6 is not None else None)
+        return DockerExit(routes=static)
+    gateway_v6 = net.v6.gateway.ip if net.v6 is not None else None
+    return NativeExit(routes=static, gateway=net.gateway.ip, gateway_v6=gateway_v6)
 
 
 def format_join(joined: Joined) -> dict[str, Any]:
     """Join's answer. The interface's final name is Docker's: the prefix and the lowest free number."""
     answer: dict[str, Any] = {
         "InterfaceName": {"SrcName": joined.container_end, "DstPrefix": joined.iface_prefix},
-        "StaticRoutes": [],
+        "StaticRoutes": [_format_route(route) for route in joined.way.routes],
     }
     match joined.way:
         case NativeExit(gateway=gateway, gateway_v6=gateway_v6):
             ways = {"Gateway": str(gateway)} | ({"GatewayIPv6": str(gateway_v6)} if gateway_v6 else {})
             return answer | ways | {"DisableGatewayService": True}
-        case DockerExit(routes=static):
-            return answer | {"StaticRoutes": [_format_route(route) for route in static]}
-        case NoExit(routes=static):
-            return answer | {
-                "StaticRoutes": [_format_route(route) for route in static],
-                "DisableGatewayService": True,
-            }
+        case DockerExit():
+            return answer
+        case NoExit():
+            return answer | {"DisableGatewayService": True}
 
 
 def _format_route(route: routes.Route) -> dict[str, Any]:

@@ -20,6 +20,8 @@ Method = Callable[[fields.JsonObject], Answer]
 OPTION_INTERNAL = "com.docker.network.internal"
 OPTION_GENERIC = "com.docker.network.generic"
 OPTION_PORTMAP = "com.docker.network.portmap"
+OPTION_IPV4_ALONE = "com.docker.network.driver.private.no_proxy_6to4"
+"""Says that another network is the container's IPv6 gateway, and publishes there; engines from 29.4.1 on."""
 
 CONSTANT: Mapping[str, Answer] = {
     # global connectivity: swarm then resolves names of this driver's networks across nodes
@@ -57,6 +59,8 @@ def _create_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
     if not ipv4:
         raise errors.BadRequest("a flannelpy network needs IPv4; leave --ipv4=false away")
     network.require_agreed(generic, ipv4=ipv4, ipv6=ipv6)
+    if network.OPTION_IPV4 not in options:
+        network.require_heeded(generic)
     driver.create_network(
         creation.Request(
             id=_network_id(body),
@@ -76,6 +80,7 @@ def _delete_network(driver: service.Driver, body: fields.JsonObject) -> Answer:
 
 
 def _create_endpoint(driver: service.Driver, body: fields.JsonObject) -> Answer:
+    endpoint.refuse_options(fields.mapping(body, "Options"))
     interface = fields.mapping(body, "Interface")
     address_v6 = fields.text(interface, "AddressIPv6", "")
     address = fields.ipv4_interface(fields.text(interface, "Address", ""), "Interface.Address")
@@ -129,8 +134,10 @@ def _allocate_network(body: fields.JsonObject) -> Answer:
 
 def _program(driver: service.Driver, body: fields.JsonObject) -> Answer:
     """Only where ports are ours to publish: elsewhere the engine does so itself (see `endpoint.choose_exit`)."""
-    wanted = fields.objects(fields.mapping(body, "Options"), OPTION_PORTMAP)
-    driver.publisher.publish(_network_id(body), _endpoint_id(body), wanted)
+    options = fields.mapping(body, "Options")
+    wanted = fields.objects(options, OPTION_PORTMAP)
+    ipv4_alone = fields.flag(options, OPTION_IPV4_ALONE, default=False)
+    driver.publisher.publish(_network_id(body), _endpoint_id(body), wanted, ipv4_alone=ipv4_alone)
     return {}
 
 

@@ -3,13 +3,14 @@
     DriverError                 status 500
     ├── BadRequest              400: the request breaks the API, or asks for what cannot be
     ├── WrongIpam               400: the network does not take its addresses from this plugin
-    ├── UnknownNetwork          404
-    ├── UnknownEndpoint         404
+    ├── UnknownNetwork          410
+    ├── UnknownEndpoint         410
     ├── Conflict                409: the id, or a name made from it, is taken by something else
     ├── PortTaken               409: a port of the host is in use, or is no port of this host
     └── EngineError             the Engine API did not answer, or refused; background work only
 
-`status` is the HTTP status that `plugin` answers with.
+`status` is the HTTP status that `plugin` answers with. Never 404: engines take it for a method that is not there, and
+go on (moby pkg/plugins, IsNotFound).
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ class WrongIpam(DriverError):
 class UnknownNetwork(DriverError):
     """No network of this id is known here."""
 
-    status = 404
+    status = 410
 
 
 class UnknownEndpoint(DriverError):
     """No endpoint of this id is known here."""
 
-    status = 404
+    status = 410
 
 
 class Conflict(DriverError):
@@ -57,6 +58,12 @@ class PortTaken(DriverError):
     """A port of the host is in use, or is no port of this host."""
 
     status = 409
+
+
+class OutOfDescriptors(DriverError):
+    """This process, or the host, has too few descriptors or too little memory for one more reserved port."""
+
+    status = 503
 
 
 class EngineError(DriverError):

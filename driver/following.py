@@ -35,8 +35,12 @@ class Follower:
         return net
 
     def leased(self, net: network.Network) -> list[netstate.IPNetwork]:
-        """This host's subnets in the network's flannel network, as far as they are known."""
-        return [subnet for held in self._leases.held() if held.prefix == net.prefix for subnet in held.subnets]
+        """What this host has of the network's flannel network: its subnets, as far as known, and its networks' pools.
+
+        Pools lie outside the subnet after it was lost, or before it is known.
+        """
+        subnets = [subnet for held in self._leases.held() if held.prefix == net.prefix for subnet in held.subnets]
+        return subnets + [pool for one in self._rows.networks() if one.prefix == net.prefix for pool in one.all_pools]
 
     def refresh(self) -> None:
         """Let networks follow what became of their leases: the overlay's MTU, its devices, its ranges.
@@ -63,13 +67,16 @@ class Follower:
         self._plumbing.write_firewall_again()
         self._plumbing.write_guard_again()
 
-    def adopt_endpoint(self, end: endpoint.Endpoint) -> None:
-        """Record an endpoint that Docker knows and we do not; its veth pair is there or is Docker's loss."""
+    def adopt_endpoint(self, end: endpoint.Endpoint) -> tuple[network.Network, endpoint.Endpoint] | None:
+        """Record an endpoint that Docker knows and we do not; its veth pair is there or is Docker's loss.
+
+        What was recorded; None where nothing was, since it is known, or its network is not.
+        """
         adopted = self._rows.adopt_endpoint(end)
-        if adopted is None:
-            return
-        self._plumbing.write_guard_again()
-        self._plumbing.plumb_endpoint_again(*adopted)
+        if adopted is not None:
+            self._plumbing.write_guard_again()
+            self._plumbing.plumb_endpoint_again(*adopted)
+        return adopted
 
     def correct_endpoint(self, end: endpoint.Endpoint) -> None:
         """Record what Docker says of an endpoint, over whatever the state file and memory have."""

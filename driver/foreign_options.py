@@ -23,7 +23,8 @@ class Foreign:
 
 _MODE: Final = Foreign(
     why="a flannelpy network is as nat; in place of routed use "
-    "-o com.docker.network.bridge.enable_ip_masquerade=false, in place of isolated --internal",
+    "-o com.docker.network.bridge.enable_ip_masquerade=false -o flannelpy.outside=allow, in place of isolated "
+    "--internal",
     harmless=frozenset({"", "nat"}),
 )
 _SOURCE: Final = Foreign(why="what leaves the overlay has the address of the interface that it leaves by")
@@ -44,7 +45,8 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
         harmless=_NO,
     ),
     "com.docker.network.bridge.trusted_host_interfaces": Foreign(
-        why="only the flannel network and this host reach a container by its own address; use -p"
+        why="only the flannel network and this host reach a container by its own address; use -p, or "
+        "-o flannelpy.outside=allow"
     ),
     "com.docker.network.driver.overlay.vxlanid_list": Foreign(
         why="the VNI is in the flannel network's config in etcd, see --ipam-opt flannelpy.prefix"

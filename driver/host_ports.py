@@ -16,22 +16,22 @@ class HostPorts(Protocol):
     """Safe to call from any thread; no call waits for anybody."""
 
     def reserve(self, port: ports.HostPort) -> bool:
-        """Reserve a port; False if anybody has it, we included. Raises PortTaken where this host has no such address.
+        """Reserve a port; False if anybody has it, we included. From then on it is taken for everybody else.
 
-        From then on it is taken for every other process of the host.
+        Raises PortTaken where this host has no such address, and OutOfDescriptors.
         """
         ...
 
     def reserve_any(self, protocol: firewall.Protocol, ip: netstate.IPAddress) -> ports.HostPort | None:
-        """Reserve some port from the host's range for such; None if all are taken. Raises PortTaken as `reserve`."""
+        """Reserve some port from the host's range for such; None if all are taken. Raises as `reserve`."""
         ...
 
     def reserve_again(self, port: ports.HostPort) -> bool:
         """Reserve what was ours before a restart: as `reserve`, but the host's address may be still to come."""
         ...
 
-    def forget_flows(self, port: firewall.PublishedPort) -> None:
-        """Have clients looked at anew that speak to a port which is published, or no more, without a connection."""
+    def forget_flows(self, published: Collection[firewall.PublishedPort]) -> None:
+        """Have clients looked at anew that speak to ports which are published, or no more, without a connection."""
         ...
 
     def forget_stale_flows(

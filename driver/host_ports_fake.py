@@ -17,7 +17,8 @@ EPHEMERAL = range(32768, 61000)
 
 
 class HostPortsFake:
-    """See `host_ports.HostPorts`. `others` are what other processes have; `addresses` the host's own.
+    """See `host_ports.HostPorts`. `others` are what other processes have; `addresses` the host's own; `most` as many
+    ports can be reserved.
 
     `forgotten`: the ports whose clients were looked at anew, in order; `kept_flows`: the pools whose were,
     and the ports whose were not.
@@ -27,6 +28,7 @@ class HostPortsFake:
         self.addresses = set(addresses)
         self.others: set[ports.HostPort] = set()
         self.held: set[ports.HostPort] = set()
+        self.most: int | None = None
         self.forgotten: list[firewall.PublishedPort] = []
         self.kept_flows: tuple[tuple[netstate.IPNetwork, ...], tuple[firewall.PublishedPort, ...]] | None = None
         self._lock = threading.Lock()
@@ -44,14 +46,16 @@ class HostPortsFake:
     def reserve_again(self, port: ports.HostPort) -> bool:
         """See `host_ports.HostPorts.reserve_again`."""
         with self._lock:
+            if self.most is not None and len(self.held) >= self.most:
+                raise errors.OutOfDescriptors(f"{len(self.held)} ports are reserved")
             if any(_overlap(port, other) for other in self.held | self.others):
                 return False
             self.held.add(port)
         return True
 
-    def forget_flows(self, port: firewall.PublishedPort) -> None:
+    def forget_flows(self, published: Collection[firewall.PublishedPort]) -> None:
         """See `host_ports.HostPorts.forget_flows`."""
-        self.forgotten.append(port)
+        self.forgotten += published
 
     def forget_stale_flows(
         self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]

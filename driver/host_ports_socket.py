@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import resource
 import socket
 import threading
 from collections.abc import Callable, Collection
 
-from driver import errors, ports
+from driver import errors, network, ports
 from overlay import conntrack, faults, firewall, netstate
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,20 @@ log = logging.getLogger(__name__)
 _KINDS = {firewall.Protocol.TCP: socket.SOCK_STREAM, firewall.Protocol.UDP: socket.SOCK_DGRAM}
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+_UNLIMITED = 1 << 20  # fs.nr_open, above which no limit counts
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+DESCRIPTOR_RESERVE = 1024
+"""Descriptors, at most a quarter of all, that reserved ports leave to the plugin's own work: the engine's calls,
+netlink, tools, and etcd, whose client ends the process for want of one."""
 
 
 class HostPortsSocket:
-    """See `host_ports.HostPorts`."""
+    """See `host_ports.HostPorts`. `descriptors`: how many this process may have; None: as its limit says."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: int | None = None) -> None:
+        limit = descriptors or _descriptor_limit()
+        self._most = limit - min(DESCRIPTOR_RESERVE, limit // 4)
         self._lock = threading.Lock()
         self._sockets: dict[ports.HostPort, socket.socket] = {}
 
@@ -44,9 +53,9 @@ class HostPortsSocket:
         """See `host_ports.HostPorts.reserve_again`."""
         return self._hold(port, absent=True) is not None
 
-    def forget_flows(self, port: firewall.PublishedPort) -> None:
+    def forget_flows(self, published: Collection[firewall.PublishedPort]) -> None:
         """See `host_ports.HostPorts.forget_flows`."""
-        _look_anew(ports.format_published(port), lambda: conntrack.forget_flows(port))
+        _look_anew(ports.format_all(published), lambda: conntrack.forget_flows(published))
 
     def forget_stale_flows(
         self, pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]
@@ -77,6 +86,10 @@ class HostPortsSocket:
 
     def _hold(self, port: ports.HostPort, *, absent: bool) -> ports.HostPort | None:
         """What is reserved, which is `port` but for its number where that is 0; None if it is taken."""
+        with self._lock:
+            count = len(self._sockets)
+        if count >= self._most:
+            raise errors.OutOfDescriptors(self._explain_shortage(port, f"{count} ports are reserved"))
         try:
             sock = socket.socket(_FAMILIES[port.ip.version], _KINDS[port.protocol])
             try:
@@ -87,6 +100,8 @@ class HostPortsSocket:
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
                 return None
+            if exc.errno in _SHORTAGES:
+                raise errors.OutOfDescriptors(self._explain_shortage(port, exc.strerror or str(exc))) from exc
             where = f"{ports.format_host(port.ip)}:{port.number}"
             hint = "; it is no address of this host" if exc.errno == errno.EADDRNOTAVAIL else ""
             raise errors.PortTaken(f"Bind for {where} failed: {exc.strerror}{hint}") from exc
@@ -94,6 +109,18 @@ class HostPortsSocket:
         with self._lock:
             self._sockets[held] = sock
         return held
+
+    def _explain_shortage(self, port: ports.HostPort, reason: str) -> str:
+        return (
+            f"Bind for {ports.format_host(port.ip)}:{port.number} failed: {reason}, and each needs a descriptor: "
+            f"{self._most} ports at most with this process's limit (LimitNOFILE of containerd, or of its unit); "
+            f"publish fewer, or use a network with {network.OPTION_GATEWAY}=auto, where Docker publishes"
+        )
+
+
+def _descriptor_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def _look_anew(at: str, forget: Callable[[], int]) -> None:

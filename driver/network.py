@@ -23,9 +23,11 @@ OPTION_BRIDGE = "com.docker.network.bridge.name"
 OPTION_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
 OPTION_ICC = "com.docker.network.bridge.enable_icc"
 OPTION_SPOOFING = "flannelpy.spoofing"
+OPTION_OUTSIDE = "flannelpy.outside"
 OPTIONS = (
     OPTION_GATEWAY,
     OPTION_SPOOFING,
+    OPTION_OUTSIDE,
     OPTION_MTU,
     OPTION_MASQUERADE,
     OPTION_ICC,
@@ -36,11 +38,17 @@ OPTIONS = (
 SPOOFING = {"drop": False, "allow": True}
 """What may be said of forged addresses, and whether containers may then send under any."""
 
+OUTSIDE = {"drop": False, "allow": True}
+"""What may be said of whoever is routed to the containers, and whether they then reach more than published ports."""
+
 IFACE_PREFIX = "eth"
 
 OPTION_IPV4 = "com.docker.network.enable_ipv4"
 OPTION_IPV6 = "com.docker.network.enable_ipv6"
-ENGINE_OPTIONS = (OPTION_IPV4, OPTION_IPV6)
+ADVERTISING_OPTIONS = ("com.docker.network.advertise_addr_nmsgs", "com.docker.network.advertise_addr_ms")
+"""How often, and how far apart, engines from 28 on tell neighbours of a new address, whatever the driver."""
+
+ENGINE_OPTIONS = (OPTION_IPV4, OPTION_IPV6, *ADVERTISING_OPTIONS)
 """What newer engines read themselves, from -o or default-network-opts, and tell us beside it; older ones do not."""
 
 MIN_MTU = 68
@@ -76,7 +84,8 @@ class Network:
     `prefix`, VTEP device `device`, `direct` as in HeldSubnet); `gateway` is the bridge's address. `chosen_mtu` is
     what the operator asked for, None to follow the overlay; `mtu` is what the overlay has room for of it now.
     `route_level` keeps it apart from its neighbours, see `driver.routes`. Without `icc` its containers do not reach
-    each other; with `spoofing` they may send under any address and MAC. Units: bytes.
+    each other; with `spoofing` they may send under any address and MAC; with `outside` they are reached by whoever is
+    routed to them. Units: bytes.
     """
 
     id: names.NetworkId
@@ -97,6 +106,7 @@ class Network:
     route_level: int = 0
     icc: bool = True
     spoofing: bool = False
+    outside: bool = False
 
     @property
     def all_pools(self) -> tuple[netstate.IPNetwork, ...]:
@@ -123,6 +133,7 @@ class Options:
     iface_prefix: str = IFACE_PREFIX
     icc: bool = True
     spoofing: bool = False
+    outside: bool = False
 
 
 def parse_options(raw: Mapping[str, object]) -> Options:
@@ -145,7 +156,8 @@ def parse_options(raw: Mapping[str, object]) -> Options:
         bridge=names.parse_bridge(name, OPTION_BRIDGE) if (name := values.get(OPTION_BRIDGE)) else None,
         iface_prefix=names.parse_iface_prefix(values.get(OPTION_IFACE_PREFIX) or IFACE_PREFIX, OPTION_IFACE_PREFIX),
         icc=_flag(OPTION_ICC, values.get(OPTION_ICC, "true")),
-        spoofing=_spoofing(values.get(OPTION_SPOOFING, "drop")),
+        spoofing=_choice(OPTION_SPOOFING, values.get(OPTION_SPOOFING, "drop"), SPOOFING),
+        outside=_choice(OPTION_OUTSIDE, values.get(OPTION_OUTSIDE, "drop"), OUTSIDE),
     )
 
 
@@ -154,6 +166,13 @@ def require_agreed(raw: Mapping[str, object], *, ipv4: bool, ipv6: bool) -> None
     for key, asked, words in ((OPTION_IPV4, ipv4, "leave it away"), (OPTION_IPV6, ipv6, "use --ipv6")):
         if key in raw and _flag(key, _text(key, raw[key])) != asked:
             raise errors.BadRequest(f"{key}={raw[key]}: this engine does not heed it; {words}")
+
+
+def require_heeded(raw: Mapping[str, object]) -> None:
+    """Raise BadRequest where the operator asked an engine of before 28 for what engines do since."""
+    for key in ADVERTISING_OPTIONS:
+        if key in raw:
+            raise errors.BadRequest(f"{key}={_text(key, raw[key])[:80]}: this engine does not heed it; leave it away")
 
 
 def follow(net: Network, held: lease.HeldSubnet | None) -> Network:
@@ -208,10 +227,10 @@ def _gateway_mode(value: str) -> GatewayMode:
         ) from exc
 
 
-def _spoofing(value: str) -> bool:
-    if value not in SPOOFING:
-        raise errors.BadRequest(f"{OPTION_SPOOFING}: expected one of {', '.join(SPOOFING)}, got {value[:80]!r}")
-    return SPOOFING[value]
+def _choice(key: str, value: str, choices: Mapping[str, bool]) -> bool:
+    if value not in choices:
+        raise errors.BadRequest(f"{key}: expected one of {', '.join(choices)}, got {value[:80]!r}")
+    return choices[value]
 
 
 def _mtu(value: str) -> int:

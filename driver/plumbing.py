@@ -38,6 +38,8 @@ class Plumbing(Protocol):
 
     def write_guard(self) -> None: ...
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]: ...
+
 
 class Plumber:
     """See the module. Safe to call from any thread."""
@@ -57,6 +59,7 @@ class Plumber:
         self.set = inner.set
         self.forget = inner.forget
         self.remove = inner.remove
+        self.list_published = inner.list_published
 
     def set_again(self, owner: str, state: netstate.NetState) -> None:
         """Declare a slice."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping
 
@@ -19,9 +20,14 @@ PROTOCOLS: Mapping[int, firewall.Protocol] = {6: firewall.Protocol.TCP, 17: fire
 
 SCTP = 132
 MAX_PORT = 65535
+LISTED = 20
 ANYWHERE: Mapping[int, netstate.IPAddress] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 """All addresses of the host, by family."""
+LOOPBACK_V6 = ipaddress.IPv6Address(1)
 
+
+Target = tuple[firewall.Protocol, int]
+"""A port of a container."""
 
 Ends = tuple[tuple[netstate.IPAddress, netstate.IPAddress], ...]
 """For each family the address of the host and that of the container."""
@@ -64,6 +70,11 @@ def parse_bindings(bindings: Iterable[fields.JsonObject]) -> tuple[Binding, ...]
     return tuple(_parse_binding(one) for one in bindings)
 
 
+def over_ipv4(bindings: Iterable[Binding]) -> tuple[Binding, ...]:
+    """Those that mean an IPv4 address of the host, or any of its addresses."""
+    return tuple(one for one in bindings if one.host_ip is None or one.host_ip.version == 4)
+
+
 def is_publisher(net: network.Network) -> bool:
     """Whether ports of this network's containers are published here, and not by Docker or not at all."""
     return net.gateway_mode is network.GatewayMode.NATIVE and not net.internal
@@ -84,12 +95,21 @@ def addresses(binding: Binding, end: endpoint.Endpoint) -> Ends:
     return ((binding.host_ip, own[binding.host_ip.version]),)
 
 
+def by_target(published: Iterable[firewall.PublishedPort]) -> dict[Target, set[firewall.PublishedPort]]:
+    """Ports by what they lead to."""
+    found: dict[Target, set[firewall.PublishedPort]] = {}
+    for one in published:
+        found.setdefault((one.protocol, one.port), set()).add(one)
+    return found
+
+
 def kept(
     binding: Binding, end: endpoint.Endpoint, published: Collection[firewall.PublishedPort]
 ) -> tuple[firewall.PublishedPort, ...]:
     """Those of an endpoint's ports that serve this binding already, () if not in all families.
 
-    So that a repeated call changes nothing, an ephemeral port least of all.
+    So that a repeated call changes nothing, an ephemeral port least of all. `published`: those that lead to the
+    binding's port are enough.
     """
     wanted = addresses(binding, end)
     for number in sorted({one.host_port for one in published if binding.allows(one.host_port)}):
@@ -112,6 +132,15 @@ def publish(binding: Binding, wanted: Ends, number: int) -> tuple[firewall.Publi
 def host_port(port: firewall.PublishedPort) -> HostPort:
     """The host's side of a published port."""
     return HostPort(protocol=port.protocol, ip=port.host_ip, number=port.host_port)
+
+
+def of_endpoint(
+    published: Iterable[firewall.PublishedPort], end: endpoint.Endpoint
+) -> tuple[firewall.PublishedPort, ...]:
+    """Those that lead to an endpoint, in the order of the host's ports."""
+    own = {address.ip for address in (end.address, end.address_v6) if address is not None}
+    found = (port for port in published if port.address in own)
+    return tuple(sorted(found, key=lambda port: (port.host_port, port.protocol, port.host_ip.packed)))
 
 
 def needs_loopback(published: Iterable[firewall.PublishedPort]) -> bool:
@@ -145,6 +174,12 @@ def decode_published(text: str) -> tuple[firewall.PublishedPort, ...]:
 def format_published(port: firewall.PublishedPort) -> str:
     """As `docker ps` shows it: `0.0.0.0:8080->80/tcp`."""
     return f"{format_host(port.host_ip)}:{port.host_port}->{port.port}/{port.protocol}"
+
+
+def format_all(published: Collection[firewall.PublishedPort]) -> str:
+    """For a line of the log: those of a range of thousands are not all in it."""
+    listed = ",".join(format_published(port) for port in itertools.islice(published, LISTED))
+    return f"{listed},… ({len(published)} ports)" if len(published) > LISTED else listed or "none"
 
 
 def format_host(ip: netstate.IPAddress) -> str:

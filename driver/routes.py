@@ -1,10 +1,11 @@
-"""Which routes a container gets that leaves by another way than its network's bridge.
+"""Which routes to its flannel network a container gets, whatever its default gateway is.
 
-Pure. Caller: `driver.endpoint`. Without a gateway of ours a container reaches its flannel network by static routes.
-Docker gives a container no interface whose address a route of it covers already, and no route twice, through
-whichever interface: so a network that has but a slice of its lease gives routes around the lease, and its neighbours
-in the lease the same way in smaller pieces. Source: moby daemon/libnetwork/osl/interface_linux.go,
-checkRouteConflict; osl/route_linux.go.
+Pure. Caller: `driver.endpoint`. No driver is told which of a container's networks is its default gateway, so each
+gives its routes: peers see the container's address in their own network, whatever else it is connected to. Docker
+gives a container no interface whose address a route of it covers already, and no route twice, through whichever
+interface: so a network that has but a slice of its lease gives routes around the lease, and its neighbours in the
+lease the same way in smaller pieces. Source: moby daemon/libnetwork/osl/interface_linux.go, checkRouteConflict;
+osl/route_linux.go.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from driver import network
-from overlay import netstate
+from overlay import firewall, netstate
 
 MAX_LEVEL = 4
 """How often routes are halved at most: a /16 around a /24 takes eight routes, and 128 then."""
@@ -34,7 +35,10 @@ def choose_level(taken: Iterable[int]) -> int:
 
 
 def plan(net: network.Network, leases: Iterable[netstate.IPNetwork]) -> tuple[Route, ...]:
-    """To the other hosts' containers; where the network has its lease whole, in one route. leases: this host's."""
+    """To the other hosts' containers; where the network has its lease whole, in one route.
+
+    leases: what this host has of the flannel network, its networks' pools too where they are in no lease of today.
+    """
     leased = list(leases)
     targets = _around(net.overlay, net.pool, leased, net.route_level)
     routes = [Route(target=target, next_hop=net.gateway.ip) for target in targets]
@@ -47,14 +51,19 @@ def plan(net: network.Network, leases: Iterable[netstate.IPNetwork]) -> tuple[Ro
 def _around(
     overlay: netstate.IPNetwork, pool: netstate.IPNetwork, leased: Iterable[netstate.IPNetwork], level: int
 ) -> list[netstate.IPNetwork]:
-    lease = next((one for one in leased if netstate.is_part(pool, one)), pool)
-    if lease == pool or not netstate.is_part(lease, overlay):
-        return [overlay]
-    return [piece for part in _without(overlay, lease) for piece in _pieces(part, level)]
+    local = firewall.collapse(one for one in (pool, *leased) if netstate.is_part(one, overlay))
+    if local == (pool,):
+        return [overlay] if pool != overlay else []
+    left = [overlay]
+    for one in local:
+        left = [rest for part in left for rest in _without(part, one)]
+    return [piece for part in left for piece in _pieces(part, level)]
 
 
 def _without(whole: netstate.IPNetwork, part: netstate.IPNetwork) -> list[netstate.IPNetwork]:
-    """What is left of a network, in order of address. Shape: `part` lies in `whole`."""
+    """What is left of a network, in order of address."""
+    if not netstate.is_part(part, whole):
+        return [whole]
     if whole == part:
         return []
     return [

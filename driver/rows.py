@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
+from collections.abc import Callable
 
-from driver import creation, endpoint, errors, names, network, routes, store
+from driver import creation, endpoint, errors, names, network, recent, routes, store
 from overlay import firewall, netstate
 
 
 class Rows:
     """See the module. What removes or changes one that is known no more does nothing, and says so."""
 
-    def __init__(self, file: store.DriverStore) -> None:
+    def __init__(self, file: store.DriverStore, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = file
+        self._recent = recent.Recent(monotonic)
         self._lock = threading.Lock()  # over the two tables and the file; never held across kernel calls
         self._networks: dict[names.NetworkId, network.Network] = {}
         self._endpoints: dict[names.EndpointId, endpoint.Endpoint] = {}
@@ -31,7 +34,13 @@ class Rows:
         with self._lock:
             self._networks = {net.id: net for net in networks}
             self._endpoints = {end.id: end for end in endpoints}
+            self._recent.note([*self._networks, *self._endpoints])
         return networks, endpoints
+
+    def recent(self) -> frozenset[str]:
+        """The ids of the networks and endpoints that were made or forgotten a moment ago, see `driver.recent`."""
+        with self._lock:
+            return self._recent.ids()
 
     def networks(self) -> list[network.Network]:
         """All networks of this host."""
@@ -84,6 +93,7 @@ class Rows:
             if known is None:
                 creation.require_room(net, self._networks.values())
                 self._save_network(net)
+                self._recent.note([net.id])
         return net
 
     def change_network(self, after: network.Network) -> list[endpoint.Endpoint] | None:
@@ -99,6 +109,7 @@ class Rows:
         with self._lock:
             ends = self._endpoints_of(network_id)
             self._store.delete_network(network_id)
+            self._recent.note([network_id, *(end.id for end in ends)])
             known = self._networks.pop(network_id, None)
             for end in ends:
                 del self._endpoints[end.id]
@@ -119,6 +130,7 @@ class Rows:
             if known is not None:
                 return net, known, False
             end = dataclasses.replace(end, mtu=net.mtu).named_beside(self._endpoints.values())
+            self._recent.note([end.id])
             self._save_endpoint(end)
         return net, end, True
 
@@ -144,6 +156,7 @@ class Rows:
     def remove_endpoint(self, endpoint_id: names.EndpointId) -> endpoint.Endpoint | None:
         """Forget an endpoint; what it was, or None where it is unknown."""
         with self._lock:
+            self._recent.note([endpoint_id])
             self._store.delete_endpoint(endpoint_id)
             known = self._endpoints.pop(endpoint_id, None)
             self._left.discard(endpoint_id)

@@ -8,8 +8,11 @@ engine). Calls no Engine API and waits for no etcd but where a lease is truly ne
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
+import time
+from collections.abc import Callable
 
 from driver import (
     creation,
@@ -31,11 +34,19 @@ from overlay import holdings, netstate, supervisor, turns
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """`guard_wait_s`: how long an endpoint waits for its guard, in seconds; `monotonic`: the clock."""
+
+    guard_wait_s: float = plumbing.GUARD_WAIT_S
+    monotonic: Callable[[], float] = time.monotonic
+
+
 class Driver:
     """The network driver. Every method may be called again with the same arguments.
 
-    Some are those of what it is made of: `networks` and `endpoints` of `rows.Rows`, `refresh`, `learn_chosen_mtu`,
-    `adopt_endpoint` and `correct_endpoint` of `following.Follower`.
+    Some are those of what it is made of: `networks`, `endpoints` and `recent` of `rows.Rows`, `refresh`,
+    `learn_chosen_mtu` and `correct_endpoint` of `following.Follower`.
     """
 
     def __init__(
@@ -45,19 +56,21 @@ class Driver:
         inner: plumbing.Plumbing,
         host: host_ports.HostPorts,
         *,
-        guard_wait_s: float = plumbing.GUARD_WAIT_S,
+        timing: Timing | None = None,
         supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
-        self._rows = rows.Rows(file)
-        self._plumbing = plumbing.Plumber(inner, self._rows, supervisor_ or supervisor.Supervisor(), guard_wait_s)
+        timing = timing or Timing()
+        watched = supervisor_ or supervisor.Supervisor()
+        self._rows = rows.Rows(file, timing.monotonic)
+        self._plumbing = plumbing.Plumber(inner, self._rows, watched, timing.guard_wait_s)
         self._follower = following.Follower(self._rows, self._plumbing, leases)
         self.publisher = publishing.Publisher(self._rows, self._plumbing, host)
         self._creations = turns.Turns()  # one network is made by one caller at a time; others are not held up
         self.networks = self._rows.networks
         self.endpoints = self._rows.endpoints
+        self.recent = self._rows.recent
         self.refresh = self._follower.refresh
         self.learn_chosen_mtu = self._follower.learn_chosen_mtu
-        self.adopt_endpoint = self._follower.adopt_endpoint
         self.correct_endpoint = self._follower.correct_endpoint
 
     def restore(self) -> None:
@@ -119,8 +132,9 @@ class Driver:
                 take_away()
             except overlay_errors.KernelError as exc:
                 refused += exc.failures
+        give_back = self.publisher.release_later if refused else self.publisher.release
         for end in ends:
-            self.publisher.release(end.published)
+            give_back(end.published)
         log.info("network deleted id=%s bridge=%s", network_id[:12], known.bridge)
         if refused:
             raise overlay_errors.KernelError(refused)
@@ -151,11 +165,11 @@ class Driver:
         """
         net, end = self._rows.require_endpoint(network_id, endpoint_id)
         again = self._rows.has_left(endpoint_id)
-        answer = endpoint.Joined(
-            container_end=end.container_end,
-            way=endpoint.choose_exit(net, self._follower.leased(net), publishes=publishes),
-            iface_prefix=net.iface_prefix,
-        )
+        others = [one for one in self.endpoints() if one.sandbox == sandbox != "" and one.id != end.id]
+        way = endpoint.choose_exit(net, self._follower.leased(net), publishes=publishes)
+        if self._has_routes(net, others):
+            way = dataclasses.replace(way, routes=())
+        answer = endpoint.Joined(container_end=end.container_end, way=way, iface_prefix=net.iface_prefix)
         if end.joined:
             return answer
         if again:
@@ -163,10 +177,21 @@ class Driver:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
             self._plumbing.plumb_endpoint(net, end)
         end = self._rows.mark_joined(end, sandbox)
-        if any(other.sandbox == sandbox != "" for other in self.endpoints() if other.id != end.id):
+        if others:
             self._plumbing.write_guard()  # each of them may now speak for all
         self._plumbing.plumb_endpoint(net, end)
         return answer
+
+    def _has_routes(self, net: network.Network, others: list[endpoint.Endpoint]) -> bool:
+        """Whether a container has the network's very routes through another one, which Docker would not add again.
+
+        Only where a lease has more slices than there are levels, or slices of before levels were recorded.
+        """
+        joined = {one.network_id for one in others}
+        return any(
+            one.id in joined and (one.prefix, one.route_level) == (net.prefix, net.route_level)
+            for one in (self.networks() if others else ())
+        )
 
     def leave(self, endpoint_id: names.EndpointId) -> None:
         """Docker brings the container's end back, for a Join or a DeleteEndpoint to follow; unknown is success."""
@@ -185,6 +210,12 @@ class Driver:
             self._plumbing.forget(desired.endpoint_owner(endpoint_id))
         if known is not None and known.published:
             self.publisher.forget(known)
+
+    def adopt_endpoint(self, end: endpoint.Endpoint) -> None:
+        """Record an endpoint that Docker knows and we do not, with the ports that it publishes."""
+        adopted = self._follower.adopt_endpoint(end)
+        if adopted is not None:
+            self.publisher.adopt(*adopted)
 
     def correct_network(self, request: creation.Request) -> None:
         """Record what Docker says of a network, over whatever the state file and memory have. As `create_network`."""

@@ -61,6 +61,10 @@ SCHEMA = statefile.Schema(
         ALTER TABLE networks ADD COLUMN spoofing INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE endpoints ADD COLUMN sandbox TEXT NOT NULL DEFAULT ''
         """,
+        # 1.3: networks of before are closed to the outside, too
+        """
+        ALTER TABLE networks ADD COLUMN outside INTEGER NOT NULL DEFAULT 0
+        """,
     ),
 )
 
@@ -68,19 +72,21 @@ SCHEMA = statefile.Schema(
 _SAVE_NETWORK = """
     INSERT INTO networks (
         id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing,
+        outside
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET bridge = excluded.bridge, pool = excluded.pool, gateway = excluded.gateway,
     prefix = excluded.prefix, overlay = excluded.overlay, device = excluded.device, mtu = excluded.mtu,
     internal = excluded.internal, masquerade = excluded.masquerade, gateway_mode = excluded.gateway_mode,
     pool_v6 = excluded.pool_v6, gateway_v6 = excluded.gateway_v6, overlay_v6 = excluded.overlay_v6,
     device_v6 = excluded.device_v6, chosen_mtu = excluded.chosen_mtu, direct = excluded.direct,
     iface_prefix = excluded.iface_prefix, route_level = excluded.route_level, icc = excluded.icc,
-    spoofing = excluded.spoofing
+    spoofing = excluded.spoofing, outside = excluded.outside
 """
 _LOAD_NETWORKS = """
     SELECT id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, gateway_mode,
-    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing
+    pool_v6, gateway_v6, overlay_v6, device_v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing,
+    outside
     FROM networks ORDER BY rowid
 """
 _SAVE_ENDPOINT = """
@@ -141,6 +147,7 @@ class DriverStore:
                     net.route_level,
                     net.icc,
                     net.spoofing,
+                    net.outside,
                 ),
             )
 
@@ -184,7 +191,7 @@ def _texts_v6(v6: network.NetworkV6 | None) -> tuple[str | None, ...]:
 
 def _network(row: statefile.Row) -> network.Network:
     network_id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade, mode, *later = row
-    *v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing = later
+    *v6, chosen_mtu, direct, iface_prefix, route_level, icc, spoofing, outside = later
     return network.Network(
         id=names.NetworkId(network_id),
         bridge=netstate.IfName(bridge),
@@ -203,6 +210,7 @@ def _network(row: statefile.Row) -> network.Network:
         route_level=route_level,
         icc=bool(icc),
         spoofing=bool(spoofing),
+        outside=bool(outside),
         v6=_network_v6(*v6) if v6[0] is not None else None,
     )
 

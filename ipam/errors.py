@@ -5,7 +5,7 @@
     │   ├── PoolOutsideLease        the subnet is no part of this host's lease
     │   ├── PoolUnusable            the pool or its --ip-range has no address to hand out
     │   └── AddressOutsidePool      not in the pool, or its network or broadcast address
-    ├── UnknownPool                 404: no such pool here
+    ├── UnknownPool                 410: no such pool here (404 tells engines that there is no such method)
     ├── PoolTaken                   409: another pool has some or all of these addresses
     ├── LeasesOverlap               409: two flannel networks gave this host the same addresses
     ├── AddressTaken                409: another endpoint, or the gateway, has the address
@@ -47,7 +47,7 @@ class AddressOutsidePool(BadRequest):
 class UnknownPool(IpamError):
     """There is no such pool here."""
 
-    status = 404
+    status = 410
 
 
 class PoolTaken(IpamError):

@@ -122,8 +122,12 @@ def _adopt_pool(
 def _adopt_addresses(
     change: store.Change, entry: store.PoolEntry, item: requests.KnownPool, look: Look, freed: Freed
 ) -> list[str]:
+    kinds = kinds_of(item)
+    if item.gateway is None and not any(used.kind is pool.Kind.GATEWAY for _ip, used in entry.addresses.in_use()):
+        # engines before 29 tell no gateway of a pool of the user's own: it is what we gave when the network was made
+        kinds.setdefault(entry.addresses.first, pool.Kind.GATEWAY)
     lines = []
-    for ip, kind in sorted(kinds_of(item).items(), key=lambda row: int(row[0])):
+    for ip, kind in sorted(kinds.items(), key=lambda row: int(row[0])):
         if ip not in item.cidr:
             lines.append(f"address {ip} of Docker cannot be adopted: it is not in pool {entry.id}")
             continue

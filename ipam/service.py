@@ -30,6 +30,9 @@ GRACE_S = 20.0
 A start that goes on calls again soon: the engine repeats a broken call after 1, 2, 4 and 8 s, then gives it up.
 Source: moby pkg/plugins/client.go (backoff, abort)."""
 
+_GRANT_TRIES = 5
+"""How often a new network asks for the lease again where it has become another one meanwhile."""
+
 QUARANTINE_S = 60.0
 """How long an address is kept for who had it."""
 
@@ -75,13 +78,31 @@ class Ipam:
         PoolOutsideLease, PoolTaken, PoolUnusable.
         """
         with self._claims.hold(request.prefix):
-            held = self._holdings.wait(request.prefix, self._lease_wait_s)
-            others = [other for other in self._holdings.held() if other.prefix != held.prefix]
-            leases.refuse_overlap(held, others)
-            leases.hint_other_prefix(request, held, others)
-            granted = self._store.change(functools.partial(self._grant, request, held))
-        log.info("pool granted pool=%s prefix=%s subpool=%s", granted.id, held.prefix, request.subpool)
-        return granted
+            deadline = self._clock.monotonic() + self._lease_wait_s
+            for _ in range(_GRANT_TRIES):
+                held = self._holdings.wait(request.prefix, max(0.0, deadline - self._clock.monotonic()))
+                others = [other for other in self._holdings.held() if other.prefix != held.prefix]
+                leases.refuse_overlap(held, others)
+                leases.hint_other_prefix(request, held, others)
+                granted = self._store.change(functools.partial(self._grant, request, held))
+                if granted is not None:
+                    log.info("pool granted pool=%s prefix=%s subpool=%s", granted.id, held.prefix, request.subpool)
+                    return granted
+        raise overlay_errors.NotReady(
+            f"this host's subnet {held.subnet} is no longer its own, and no other one is yet"
+        )
+
+    def is_in_use(self, prefix: str) -> bool:
+        """Whether a pool was granted out of the lease under `prefix`."""
+        return prefix in self._prefixes()
+
+    def unless_in_use(self, prefix: str, act: Callable[[], None]) -> bool:
+        """Call `act` if there is no such pool, and grant none meanwhile; tells whether it was called."""
+        with self._store.read() as pools:
+            free = all(entry.prefix != prefix for entry in pools.values())
+            if free:
+                act()
+            return free
 
     def release_pool(self, pool_id: str) -> None:
         """Free a pool with all its addresses. What is unknown is released already."""
@@ -176,7 +197,10 @@ class Ipam:
 
     def _grant(
         self, request: requests.PoolRequest, held: lease.HeldSubnet, change: store.Change
-    ) -> requests.GrantedPool:
+    ) -> requests.GrantedPool | None:
+        """None where the lease has become another one since it was told."""
+        if not self._holdings.holds(held):
+            return None
         taken = [entry.addresses.cidr for entry in change.pools.values()]
         leased = leases.of_family(held, request.version)
         cidr = slices.plan(leased, taken, request.cidr)

@@ -21,7 +21,8 @@ class Boot:
     """What a machine boots from.
 
     root: the read-only root; disk: a directory that holds what outlives a reboot; nameserver: the lines of
-    /etc/resolv.conf; shares: (directory of this machine, path inside); isolated: has a network of its own.
+    /etc/resolv.conf; shares: (directory of this machine, path inside); isolated: has a network of its own; forwards:
+    has ip_forward on before anything runs.
     """
 
     hostname: str
@@ -30,15 +31,9 @@ class Boot:
     resolv_conf: str
     shares: Sequence[tuple[pathlib.Path, str]] = ()
     iptables: str = "nft"
+    forwards: bool = False
     isolated: bool = True
 
-
-# Nobody forwards before dockerd does: a new namespace inherits the machine's value, and dockerd sets FORWARD's
-# policy to DROP only when it is the one who switches forwarding on. rp_filter is Debian's value.
-_SYSCTLS = """
-echo 0 > /proc/sys/net/ipv4/ip_forward
-echo 2 > /proc/sys/net/ipv4/conf/default/rp_filter
-"""
 
 _IPTABLES_LEGACY = """
 ln -sf /usr/sbin/iptables-legacy etc/alternatives/iptables
@@ -74,7 +69,7 @@ printf %s {shlex.quote(boot.resolv_conf)} > etc/resolv.conf
 echo {hostname} > etc/hostname
 printf '127.0.0.1 localhost\\n127.0.1.1 %s\\n' {hostname} > etc/hosts
 {_IPTABLES_LEGACY if boot.iptables == "legacy" else ""}
-{_SYSCTLS if boot.isolated else ""}
+{_sysctls(boot) if boot.isolated else ""}
 pivot_root . mnt
 cd /
 umount -l /mnt
@@ -91,3 +86,15 @@ def _bind(source: pathlib.Path, target: str) -> str:
         f'mkdir -p "$(dirname {inside})"; [ -d {outer} ] && mkdir -p {inside} || : >> {inside}; '
         f"mount --rbind {outer} {inside}"
     )
+
+
+def _sysctls(boot: Boot) -> str:
+    """A new namespace inherits the machine's values.
+
+    As a rule nobody forwards before dockerd does: it sets FORWARD's policy to DROP only when it is the one who
+    switches forwarding on. rp_filter is Debian's value.
+    """
+    return f"""
+echo {int(boot.forwards)} > /proc/sys/net/ipv4/ip_forward
+echo 2 > /proc/sys/net/ipv4/conf/default/rp_filter
+"""

@@ -16,6 +16,7 @@ import click
 
 from lab import command, config, errors, host, images, lab, machine, packages, roots, state
 
+_ENGINES = ", ".join(config.ENGINES)
 _name = click.option("--name", default="lab", show_default=True, help="Which lab.")
 
 
@@ -40,7 +41,7 @@ def main() -> None:
 @main.command()
 @_name
 @click.option("--hosts", default=2, show_default=True, help="How many Docker hosts: h1, h2, ...")
-@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--engine", default="28.5", show_default=True, help=f"{_ENGINES}; several with commas.")
 @click.option("--etcd", "etcd_members", default=1, show_default=True, help="How many etcd members: 0, 1 or 3.")
 @click.option("--registry/--no-registry", default=True, show_default=True, help="A registry for all hosts.")
 @click.option(
@@ -96,6 +97,12 @@ def exec_(*, name: str, machine_name: str, command: tuple[str, ...]) -> NoReturn
     os.execvpe(words[0], words, {**machine.ENV, "TERM": os.environ.get("TERM", "dumb")})  # noqa: S606  the terminal is handed over as it is
 
 
+@main.command()
+def engines() -> None:
+    """Show the engines that there are, for scripts."""
+    click.echo(" ".join(config.ENGINES))
+
+
 @main.command("roots")
 @click.option("--build", is_flag=True, help="Make those that are missing.")
 @click.option("--remove", is_flag=True, help="Delete them all.")
@@ -110,7 +117,7 @@ def roots_(*, build: bool, remove: bool) -> None:
 
 
 @main.command()
-@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1 or 28.5.")
+@click.option("--engine", default="28.5", show_default=True, help=f"One of {_ENGINES}.")
 @click.option("--keep", is_flag=True, help="Leave the lab running.")
 def demo(*, engine: str, keep: bool) -> None:
     """Tell the classic flannel guide's story, with the plugin on two hosts."""
@@ -123,7 +130,7 @@ def demo(*, engine: str, keep: bool) -> None:
 @click.option("--seconds", default=1800.0, show_default=True, help="How long things are broken.")
 @click.option("--seed", type=int, help="The same seed breaks the same things; by chance if not given.")
 @click.option("--hosts", default=4, show_default=True, help="How many Docker hosts.")
-@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--engine", default="28.5", show_default=True, help=f"{_ENGINES}; several with commas.")
 @click.option("--keep", is_flag=True, help="Leave the lab running.")
 def chaos(*, seconds: float, seed: int | None, hosts: int, engine: str, keep: bool) -> None:
     """Break everything at random for a while and see whether containers still reach each other."""
@@ -138,7 +145,7 @@ def chaos(*, seconds: float, seed: int | None, hosts: int, engine: str, keep: bo
 @main.command()
 @click.option("--count", default=50, show_default=True, help="How many reboots, dealt out to the engines.")
 @click.option("--seed", type=int, help="Of the schedule; by chance if not given.")
-@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--engine", default="28.5", show_default=True, help=f"{_ENGINES}; several with commas.")
 @click.option("--keep", is_flag=True, help="Leave the lab running.")
 def reboots(*, count: int, seed: int | None, engine: str, keep: bool) -> None:
     """Cut the power of hosts again and again and see whether every restart=always container comes back."""
@@ -161,7 +168,7 @@ def reboots(*, count: int, seed: int | None, engine: str, keep: bool) -> None:
 @main.command("random")
 @click.option("--ops", "operations", default=1000, show_default=True, help="How many operations.")
 @click.option("--seed", type=int, help="The same seed does the same things; by chance if not given.")
-@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1 or 28.5.")
+@click.option("--engine", default="28.5", show_default=True, help=f"One of {_ENGINES}.")
 @click.option("--firewall", default="iptables-nft", show_default=True, help="As of `up`.")
 @click.option("--live-restore", is_flag=True, help="Containers outlive dockerd.")
 @click.option("--burst", "only", type=int, help="Only this burst of the run, from 0.")
@@ -179,7 +186,7 @@ def random_(*, seed: int | None, live_restore: bool, **options: Any) -> None:  #
 @main.command("crowd")
 @click.option("--hosts", default=10, show_default=True, help="How many Docker hosts.")
 @click.option("--containers", default=20, show_default=True, help="How many on each.")
-@click.option("--engine", default="28.5", show_default=True, help="20.10, 26.1, 28.5; several with commas.")
+@click.option("--engine", default="28.5", show_default=True, help=f"{_ENGINES}; several with commas.")
 @click.option("--keep", is_flag=True, help="Leave the lab running.")
 def crowd_(**options: Any) -> None:  # Any: click's values
     """Start many containers at the same moment on all hosts: do all run, and how long do the plugin's calls take?"""

@@ -12,11 +12,56 @@ from typing import Any, Final
 
 from lab import errors
 
-SUITES: Final[Mapping[str, str]] = {"20.10": "bookworm", "26.1": "trixie", "28.5": "forky"}
-ENGINES: Final = tuple(SUITES)
 FIREWALLS: Final = ("iptables-nft", "iptables-legacy", "nftables")
-NFTABLES_ENGINES: Final = ("28.5",)
-"""Those that know the backend nftables: 28.5 only in part, see `host`. Docker 29 has it as --firewall-backend."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Nftables:
+    """How a dockerd is made to filter with nftables itself.
+
+    args: its flags; env: variables of its environment; needs_forwarding: it does not switch ip_forward on, so the
+    host does at its boot, and so it sets no policy of FORWARD either.
+    """
+
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    needs_forwarding: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What the lab knows of an engine.
+
+    suite: of Debian, whose docker.io it is; "": none has it yet. nftables None: it filters with iptables alone.
+    """
+
+    suite: str
+    nftables: Nftables | None = None
+
+    @property
+    def firewalls(self) -> tuple[str, ...]:
+        """Those of FIREWALLS that it has."""
+        return tuple(one for one in FIREWALLS if one != "nftables" or self.nftables is not None)
+
+
+KNOWN: Final[Mapping[str, Engine]] = {
+    "20.10": Engine(suite="bookworm"),
+    "26.1": Engine(suite="trixie"),
+    # It has no flag for it. It says so in `docker info`, makes no DOCKER-USER, and writes the name server's rules of
+    # each container with nft; those of bridges stay with iptables.
+    "28.5": Engine(suite="forky", nftables=Nftables(env={"DOCKER_FIREWALL_BACKEND": "nftables"})),
+    "29": Engine(
+        suite="",
+        nftables=Nftables(
+            args=("--firewall-backend=nftables", "--feature=swarm-nftables=true"), needs_forwarding=True
+        ),
+    ),
+}
+"""Once a suite has the next docker.io its name goes in here, and everything runs on that engine too."""
+
+SUITES: Final[Mapping[str, str]] = {name: engine.suite for name, engine in KNOWN.items() if engine.suite}
+ENGINES: Final = tuple(SUITES)
+NFTABLES_ENGINES: Final = tuple(name for name in ENGINES if KNOWN[name].nftables is not None)
 ETCD_MEMBERS: Final = (0, 1, 3)
 MAX_HOSTS: Final = 50
 
@@ -29,7 +74,7 @@ class LabConfig:
 
     name: lower-case letters and digits, at most 16; every namespace and directory of the lab begins with it.
     hosts: 1 to 50 Docker hosts, h1 to hN.
-    engine: "20.10", "26.1", "28.5", or several with commas, dealt out to the hosts in turn ("28.5,20.10").
+    engine: one of ENGINES, or several with commas, dealt out to the hosts in turn ("28.5,20.10").
     etcd_members: 0 (none), 1 or 3.
     firewall: the flavour behind the `iptables` command on the hosts, or dockerd's own backend nftables.
     dockerd_args: more flags for every dockerd, such as "--live-restore".
@@ -73,6 +118,10 @@ class LabConfig:
         """Say which engine host number `index` (from 0) runs."""
         engines = self.engine.split(",")
         return engines[index % len(engines)]
+
+    def nftables_of(self, engine: str) -> Nftables:
+        """What makes an engine's dockerd filter as `firewall` says; nothing where that is iptables."""
+        return (KNOWN[engine].nftables if self.firewall == "nftables" else None) or Nftables()
 
     @property
     def suites(self) -> tuple[str, ...]:

@@ -12,12 +12,9 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, Final
 
-from lab import boot, command, errors, machine, plan, underlay
+from lab import boot, command, config, errors, machine, plan, underlay
 
 DOCKERD: Final = "dockerd"
-NFTABLES: Final[Mapping[str, str]] = {"DOCKER_FIREWALL_BACKEND": "nftables"}
-"""How 28.5 is told to use nftables; it has no flag for it. It says so in `docker info`, makes no DOCKER-USER, and
-writes the name server's rules of each container with nft; those of bridges stay with iptables."""
 _START_S: Final = 45
 
 
@@ -31,7 +28,7 @@ class Host(machine.Machine):
         self.ip = seat.ip
         self.ip_v6 = seat.ip_v6
         self.dockerd_args = args
-        self.dockerd_env: Mapping[str, str] = {}
+        self.nftables = config.Nftables()
         self.on_boot: Callable[[], None] = lambda: None
         self._lab = lab
         self._seat = seat
@@ -73,8 +70,7 @@ class Host(machine.Machine):
         Raises: LabError with the end of dockerd's log, Timeout.
         """
         if self.daemon_pid(DOCKERD) is None:
-            environment = [f"{name}={value}" for name, value in self.dockerd_env.items()]
-            self.spawn(DOCKERD, ["env", *environment, "dockerd", *self._flags(), *self.dockerd_args])
+            self.spawn(DOCKERD, self.dockerd_command)
         if wait:
             wait_dockerd(self, timeout_s=timeout_s)
 
@@ -115,9 +111,18 @@ class Host(machine.Machine):
         """Put the cable back."""
         underlay.set_link(self._lab, self._seat, up=True)
 
-    def _flags(self) -> list[str]:
+    @property
+    def dockerd_command(self) -> list[str]:
+        """How its dockerd is started."""
+        environment = [f"{name}={value}" for name, value in self.nftables.env.items()]
         registry = self._lab.registry_name
-        return ["--insecure-registry", registry] if registry else []
+        insecure = ["--insecure-registry", registry] if registry else []
+        return ["env", *environment, "dockerd", *insecure, *self.nftables.args, *self.dockerd_args]
+
+    @property
+    def forward_policy(self) -> str:
+        """What the policy of FORWARD in iptables is once dockerd runs: it forbids what it has itself switched on."""
+        return "ACCEPT" if self.nftables.needs_forwarding else "DROP"
 
 
 def wait_dockerd(on: machine.Machine, *, timeout_s: float = _START_S) -> None:

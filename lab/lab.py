@@ -184,7 +184,7 @@ class Lab:
 
     def _host(self, seat: plan.Seat) -> host.Host:
         made = host.Host(self.plan, seat, spec=self._spec(seat), args=self.config.dockerd_args)
-        made.dockerd_env = host.NFTABLES if self.config.firewall == "nftables" else {}
+        made.nftables = self.config.nftables_of(made.engine)
         made.on_boot = self.save
         return made
 
@@ -202,6 +202,7 @@ class Lab:
             resolv_conf=f"nameserver {plan.UNDERLAY[1]}\n",
             shares=[(self.shared_dir, SHARED), *shares],
             iptables="legacy" if self.config.firewall == "iptables-legacy" else "nft",
+            forwards=seat in self.plan.hosts and self.config.nftables_of(engine).needs_forwarding,
         )
 
 

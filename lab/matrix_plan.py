@@ -10,12 +10,8 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-ENGINES: Final = ("20.10", "26.1", "28.5")
-FIREWALLS: Final[Mapping[str, Sequence[str]]] = {
-    "20.10": ("iptables-nft", "iptables-legacy"),
-    "26.1": ("iptables-nft", "iptables-legacy"),
-    "28.5": ("iptables-nft", "iptables-legacy", "nftables"),
-}
+from lab import config
+
 SEEDS: Final[Mapping[int, bool]] = {7: False, 8: True}
 """Of the random operations; whether with live-restore."""
 REBOOTS: Final = 17
@@ -54,8 +50,8 @@ def choose(among: Iterable[Cell], only: str) -> list[Cell]:
 
 
 def _suites() -> Iterator[Cell]:
-    for engine in ENGINES:
-        for firewall in FIREWALLS[engine]:
+    for engine in config.ENGINES:
+        for firewall in config.KNOWN[engine].firewalls:
             for live in (False,) if firewall == "iptables-legacy" else (False, True):
                 words = (*_PYTEST, "tests/system", "--engine", engine, "--firewall", firewall)
                 yield Cell(
@@ -68,7 +64,7 @@ def _suites() -> Iterator[Cell]:
 
 
 def _randoms() -> Iterator[Cell]:
-    for engine in ENGINES:
+    for engine in config.ENGINES:
         for seed, live in SEEDS.items():
             words = (*_LAB, "random", "--ops", "1000", "--seed", str(seed), "--engine", engine)
             yield Cell(
@@ -81,13 +77,13 @@ def _randoms() -> Iterator[Cell]:
 
 
 def _reboots() -> Iterator[Cell]:
-    for engine in ENGINES:
+    for engine in config.ENGINES:
         words = (*_LAB, "reboots", "--count", str(REBOOTS), "--seed", "7", "--engine", engine)
         yield Cell(scenario="reboots", engine=engine, firewall="iptables-nft", words=words)
 
 
 def _crowds() -> Iterator[Cell]:
-    for engine in ENGINES:
+    for engine in config.ENGINES:
         for hosts, containers in ((1, 100), (10, 20)):
             words = (*_LAB, "crowd", "--hosts", str(hosts), "--containers", str(containers), "--engine", engine)
             name = f"crowd{hosts}x{containers}"

@@ -28,10 +28,10 @@ def put_config(built: lab.Lab, text: str = CONFIG, prefix: str = PREFIX) -> None
     built.etcdctl("put", f"{prefix}/config", text)
 
 
-def install(on: host.Host, image: str, **settings: str) -> None:
+def install(on: host.Host, image: str, *, alias: str = PLUGIN, **settings: str) -> None:
     """The README's command."""
     words = [f"{name}={value}" for name, value in settings.items()]
-    options = ("--alias", PLUGIN, "--grant-all-permissions", image)
+    options = ("--alias", alias, "--grant-all-permissions", image)
     on.docker("plugin", "install", *options, *words, timeout_s=120)
 
 
@@ -41,14 +41,14 @@ def create_network(on: host.Host, name: str, *options: str) -> None:
     on.docker("network", "create", *drivers, *options, name, timeout_s=60)
 
 
-def remove(on: host.Host) -> None:
+def remove(on: host.Host, *, alias: str = PLUGIN) -> None:
     """Take containers, networks and the plugin off a host, whatever state they are in."""
     for name in on.docker("ps", "-aq").split():
         on.try_docker("rm", "-f", name, timeout_s=90)
     for name in on.docker("network", "ls", "-q", "--filter", "type=custom").split():
         on.try_docker("network", "rm", name, timeout_s=90)
-    on.try_docker("plugin", "disable", "-f", PLUGIN, timeout_s=90)
-    on.try_docker("plugin", "rm", "-f", PLUGIN, timeout_s=90)
+    on.try_docker("plugin", "disable", "-f", alias, timeout_s=90)
+    on.try_docker("plugin", "rm", "-f", alias, timeout_s=90)
 
 
 def subnet_of(on: host.Host, network: str) -> str:
@@ -58,14 +58,12 @@ def subnet_of(on: host.Host, network: str) -> str:
 
 def ip_of(on: host.Host, container: str, network: str = "mynet") -> str:
     """A container's address in a network."""
-    form = "{{(index .NetworkSettings.Networks " + json.dumps(network) + ").IPAddress}}"
-    return on.docker("inspect", "-f", form, container)
+    return _address_of(on, container, network, "IPAddress")
 
 
 def ip6_of(on: host.Host, container: str, network: str = "mynet") -> str:
-    """A container's IPv6 address in a network."""
-    form = "{{(index .NetworkSettings.Networks " + json.dumps(network) + ").GlobalIPv6Address}}"
-    return on.docker("inspect", "-f", form, container)
+    """A container's IPv6 address in a network; "" where it has none."""
+    return _address_of(on, container, network, "GlobalIPv6Address")
 
 
 def inside(on: host.Host, container: str, words: str, timeout_s: float = 60) -> str:
@@ -173,6 +171,12 @@ def request(on: host.Host, verb: str, path: str, body: bytes | None = None) -> t
         return response.status, response.read().decode()
     finally:
         connection.close()
+
+
+def _address_of(on: host.Host, container: str, network: str, field: str) -> str:
+    """As JSON: for an address that is not there a template of newer engines' prints "invalid IP"."""
+    networks = json.loads(on.docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", container))
+    return str(networks[network][field])
 
 
 class _UnixConnection(http.client.HTTPConnection):

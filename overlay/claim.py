@@ -14,10 +14,13 @@ from overlay import errors, lease, netconfig, registry, subnets
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What this host wrote last, from the state file or from this run."""
+    """What this host wrote last, from the state file or from this run.
+
+    `attrs` None: this host had the subnet, but did not write its key; a flanneld did.
+    """
 
     key: lease.SubnetKey
-    attrs: lease.LeaseAttrs
+    attrs: lease.LeaseAttrs | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ def claim_subnet(
         return reclaim(last, snapshot, attrs)
     before = None if last is None else snapshot.leases.get(last.key)
     if last is not None and before is not None and before.attrs == last.attrs and subnets.fits(config, last.key):
-        return Rewrite(over=before)  # word for word ours, even if this host has another address by now
+        return judge(before, attrs, last)  # word for word ours, even if this host has another address by now
     choice = subnets.choose_subnet(config, snapshot, attrs, last.key if last else None, pick)
     match choice:
         case subnets.Reuse() if choice.lease.attrs == attrs:
@@ -106,22 +109,30 @@ def judge(holder: lease.Lease, attrs: lease.LeaseAttrs, last: Published) -> Keep
 def find_rival(ours: lease.Lease, snapshot: registry.Snapshot) -> lease.Lease | None:
     """An older lease under another key that overlaps ours: created between our look and our own creation.
 
-    etcd's compare knows keys, not addresses, so that it cannot refuse a subnet of another length.
+    etcd's compare knows keys, not addresses, so that it cannot refuse a subnet of another length, nor an IPv6 one
+    beside another IPv4 one.
     """
     rivals = (one for one in snapshot.leases.values() if one.key != ours.key and one.key.overlaps(ours.key))
     return next((one for one in rivals if one.mod_revision < ours.mod_revision), None)
 
 
-def explain_overlap(ours: lease.Lease, rival: lease.Lease) -> str:
-    """The error of a host whose new lease overlaps an older one of another length."""
+def explain_overlap(key: lease.SubnetKey, rival: lease.Lease) -> str:
+    """The status line and error of a host whose subnet another host has too, in part or in one family."""
     return (
-        f"ours={ours.key} theirs={rival.key} holder={rival.attrs.host}: give all hosts one network config; "
-        "ours is given back unless containers use it"
+        f"lease {rival.key} of {rival.attrs.host} overlaps this host's {key}, and other hosts reach one of the two: "
+        "give all hosts one network config; on one of these two remove its flannelpy networks, then delete its key "
+        f"{lease.format_subnet_key(key)} or {lease.format_subnet_key(rival.key)}"
     )
 
 
-def explain_taken(key: lease.SubnetKey, by: lease.Lease, ours: lease.LeaseAttrs) -> str:
-    """The status line and error of a host that lost its subnet."""
+def explain_taken(key: lease.SubnetKey, by: lease.Lease, ours: lease.LeaseAttrs, *, copied: bool = False) -> str:
+    """The status line and error of a host that lost its subnet, or never had it: its state file was copied."""
+    if copied:
+        return (
+            f"subnet {by.key} is leased by {by.attrs.host}, and the state file of this host ({ours.host}) was copied "
+            "from that machine: containers here keep their addresses and are cut off; remove this host's flannelpy "
+            "networks, and it takes a subnet of its own"
+        )
     return (
         f"subnet {by.key} is leased by {by.attrs.host}, but containers of this host ({ours.host}) use {key}: "
         "they keep their addresses and are cut off; remove this host's flannelpy networks, or free the other lease"

@@ -33,16 +33,22 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PORT = struct.Struct(">H")
 
 
-def forget_flows(port: firewall.PublishedPort) -> int:
-    """Forget the UDP flows to a port of this host that is published, or no more; how many. Raises OSError.
+def forget_flows(published: Collection[firewall.PublishedPort]) -> int:
+    """Forget the UDP flows to ports of this host that are published, or no more; how many. Raises OSError.
 
-    Those that are redirected to the container, and those that this host itself was to answer. The kernel picks out
-    the port; before Linux 5.8 it shows all flows.
+    Those that are redirected to the container, and those that this host itself was to answer. All flows are looked at
+    once, however many ports there are: that takes the kernel 10 ms even where there are none. It picks out a single
+    port itself; before Linux 5.8 it shows all flows.
     """
-    if port.protocol is not firewall.Protocol.UDP:
-        return 0
+    by_number = _by_number(published)
     is_local = functools.cache(_is_local)
-    return _forget(port.host_ip.version, port.host_port, lambda flow: _is_of(port, flow, is_local))
+
+    def is_wanted(flow: _Flow) -> bool:
+        return any(_is_of(port, flow, is_local) for port in by_number.get(flow.target_port, ()))
+
+    only = next(iter(by_number)) if len(by_number) == 1 else 0
+    versions = {port.host_ip.version for ports in by_number.values() for port in ports}
+    return sum(_forget(version, only, is_wanted) for version in sorted(versions))
 
 
 def forget_stale_flows(pools: Collection[netstate.IPNetwork], published: Collection[firewall.PublishedPort]) -> int:
@@ -50,12 +56,22 @@ def forget_stale_flows(pools: Collection[netstate.IPNetwork], published: Collect
 
     What a crash left redirected between the rules that went and the flows that were to follow. Raises OSError.
     """
+    by_number = _by_number(published)
 
     def is_stale(flow: _Flow) -> bool:
         is_redirected = flow.answering != flow.target and any(flow.answering in pool for pool in pools)
-        return is_redirected and not any(_redirects(port, flow) for port in published)
+        return is_redirected and not any(_redirects(port, flow) for port in by_number.get(flow.target_port, ()))
 
     return sum(_forget(version, 0, is_stale) for version in {pool.version for pool in pools})
+
+
+def _by_number(published: Collection[firewall.PublishedPort]) -> dict[int, list[firewall.PublishedPort]]:
+    """Those of UDP, by the host's port."""
+    found: dict[int, list[firewall.PublishedPort]] = {}
+    for port in published:
+        if port.protocol is firewall.Protocol.UDP:
+            found.setdefault(port.host_port, []).append(port)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +135,7 @@ def _redirects(port: firewall.PublishedPort, flow: _Flow) -> bool:
 
 
 def _meets(port: firewall.PublishedPort, flow: _Flow) -> bool:
-    """Whether the flow's first packet was for this port of the host."""
-    if port.protocol is not firewall.Protocol.UDP or flow.target_port != port.host_port:
-        return False
+    """Whether the flow's first packet, which was for a port of this number, was for this port of the host."""
     return port.host_ip == flow.target or (
         port.host_ip.is_unspecified and port.host_ip.version == flow.target.version
     )

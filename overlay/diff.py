@@ -223,9 +223,13 @@ def _format_link_change(old: netstate.Link, new: netstate.Link) -> str:
 def _format_port(port: netstate.BridgePort, before: netstate.BridgePort) -> list[str]:
     """The switches of a port that differ."""
     switches = (("hairpin", port.hairpin, before.hairpin), ("isolated", port.isolated, before.isolated))
-    return [
+    lines = [
         f"bridge link set dev {port.name} {word} {'on' if on else 'off'}" for word, on, was in switches if on != was
     ]
+    if port.takes_reserved != before.takes_reserved:
+        mask = "0" if port.takes_reserved else "0xfffd"
+        lines.append(f"ip link set {port.name} type bridge_slave group_fwd_mask {mask}")
+    return lines
 
 
 def _format_tx_checksum(link: netstate.VxlanLink) -> str:

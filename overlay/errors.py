@@ -15,6 +15,10 @@
     ├── OutOfSubnets                every subnet of the network is leased
     ├── NotReady                    503: no lease within the time a handler may wait
     ├── CodecError                  a key or value that is not flannel's
+    ├── InUse                       409: what is to be removed serves containers
+    ├── Uninstalled                 503: everything of ours was removed from this host
+    ├── HostOccupied                503: another plugin of ours serves this host
+    ├── KernelTooOld                nothing of it can work on this host
     └── KernelError                 the kernel refused one or more changes
         └── NameTaken               a link that is not ours has a name that one of ours was to have
 
@@ -95,6 +99,28 @@ class NotReady(OverlayError):
 
 class CodecError(OverlayError):
     """A key or value under the registry's subnets that flannel could not have written."""
+
+
+class InUse(OverlayError):
+    """What is to be removed serves containers; the message says what must go first."""
+
+    status = 409
+
+
+class Uninstalled(OverlayError):
+    """Everything of ours was removed from this host, and nothing comes back until the plugin is started again."""
+
+    status = 503
+
+
+class HostOccupied(OverlayError):
+    """Another plugin of ours serves this host: two would undo each other's work."""
+
+    status = 503
+
+
+class KernelTooOld(OverlayError):
+    """This host's kernel lacks what everything here needs."""
 
 
 class KernelError(OverlayError):

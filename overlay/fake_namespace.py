@@ -27,6 +27,7 @@ class FakeLink:
     tx_checksum: bool = True
     learns_reserved: bool = True
     isolated: bool = False
+    takes_reserved: bool = False
     bridge: netstate.IfName = NO_BRIDGE
     hairpin: bool = False
     peer: netstate.IfName | None = None
@@ -151,6 +152,7 @@ class FakeNamespace:
         link.bridge, link.mtu, link.up, link.made_as = new.bridge, new.mtu, True, new
         link.hairpin = isinstance(new, netstate.BridgePort) and new.hairpin
         link.isolated = new.isolated
+        link.takes_reserved = False
         return ""
 
     def remove(self, obj: netstate.KernelObject) -> str:
@@ -187,7 +189,7 @@ class FakeNamespace:
         self.drop(name, netstate.Address, netstate.Neighbour, netstate.FdbEntry, netstate.Route, netstate.Sysctl)
         for above, other in list(self.links.items()):
             if other.bridge == name:
-                other.bridge, other.hairpin, other.isolated = NO_BRIDGE, False, False
+                other.bridge, other.hairpin, other.isolated, other.takes_reserved = NO_BRIDGE, False, False, False
             if isinstance(other.made_as, netstate.VxlanLink) and other.made_as.underlay == name:
                 self.delete_link(above)
 
@@ -226,6 +228,7 @@ def _show(name: netstate.IfName, link: FakeLink) -> netstate.Link | None:
                 mtu=link.mtu,
                 hairpin=link.hairpin,
                 isolated=link.isolated,
+                takes_reserved=link.takes_reserved,
                 up=link.up,
             )
         case _:

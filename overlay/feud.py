@@ -20,6 +20,7 @@ class Feud:
         self._pause_s = pause_s
         self._answered_at: float | None = None
         self._seen_at: float | None = None
+        self._host = ""
         self._told = ""
 
     def hold_back(self, now: float, ours: lease.LeaseAttrs, found: lease.Lease) -> float:
@@ -34,6 +35,7 @@ class Feud:
             self._answered_at = now
             return 0.0
         self._seen_at = now
+        self._host = ours.host
         self._told = (
             f"subnet {found.key} is published again and again with our PublicIP {ours.host} and other data, "
             f"{found.attrs.backend_data}: a second host has this address, and peers reach only one of the two; "
@@ -41,8 +43,8 @@ class Feud:
         )
         return left_s
 
-    def told(self, now: float) -> str | None:
-        """The line for an operator, for as long as the other host gives signs of life."""
-        if self._seen_at is None or now > self._seen_at + _REMEMBERED * self._pause_s:
+    def told(self, now: float, ours: lease.LeaseAttrs) -> str | None:
+        """The line for an operator, while the other host gives signs of life and our address is still the one."""
+        if self._seen_at is None or now > self._seen_at + _REMEMBERED * self._pause_s or ours.host != self._host:
             return None
         return self._told

@@ -77,6 +77,9 @@ class BridgeRules:
     """Of containers of this bridge, in both families; an internal bridge publishes none."""
     icc: bool = True
     """Whether its containers reach others of the flannel network; its own ports are isolated (netstate) if not."""
+    outside: bool = False
+    """Whether its containers are reached by whoever is routed here, past published ports; an internal bridge's are
+    not."""
 
 
 FirewallPlan = frozenset[BridgeRules]
@@ -132,6 +135,7 @@ class Half:
     internal: bool
     masquerade: bool
     published: tuple[PublishedPort, ...] = ()
+    outside: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +166,11 @@ class Domain:
     def direct_overlays(self) -> tuple[netstate.IPNetwork, ...]:
         """The overlays whose packets are met on the underlay too, known by their addresses alone."""
         return collapse(half.overlay for half in self.halves if half.direct)
+
+    @property
+    def outside(self) -> tuple[netstate.IfName, ...]:
+        """Those of its bridges whose containers are reached by whoever is routed here."""
+        return tuple(half.bridge for half in self.halves if half.outside)
 
 
 def domains(plan: FirewallPlan, family: Family) -> list[Domain]:
@@ -208,6 +217,7 @@ def _half(rules: BridgeRules, family: Family) -> Half | None:
         internal=rules.internal,
         masquerade=rules.masquerade,
         published=() if rules.internal else _published(rules, family),
+        outside=rules.outside and not rules.internal,
     )
 
 

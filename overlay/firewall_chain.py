@@ -17,6 +17,10 @@ _DOCKER_USER = "-A FORWARD -j DOCKER-USER"
 _DOCKER_PATTERNS = ("docker+", "br-+")
 """How the engine names its bridges unless told otherwise; `+` is iptables' wildcard."""
 
+DOCKER_MAP = ("map", "ip", "docker-bridges", "filter-forward-in-jumps")
+"""Where an engine that filters with nftables names its bridges. Source: moby daemon/libnetwork/drivers/bridge."""
+
+_MAPPED = re.compile(r'"([^"]+)" : jump')
 _OUTGOING = re.compile(r"(?<!! )-o (\S+)")
 
 
@@ -49,7 +53,8 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
     Links of one flannel network exchange everything, a bridge with itself too (bridge-nf-call-iptables=1, and so do
     the neighbours that look for each other). Other traffic may leave through a bridge that is not internal and be
     answered; towards the engine's own bridges (`docker`) the engine's rules decide, or we'd open what it isolates.
-    What was sent to a published port may enter, wherever it comes from: that it was redirected says so.
+    What was sent to a published port may enter, wherever it comes from: that it was redirected says so. So may all
+    that enters a bridge, or its way to other hosts, where its operator opened them to the outside.
     """
     chain = firewall.CHAIN
     domains = firewall.domains(plan, family)
@@ -57,6 +62,8 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
     open_bridges = [half.bridge for domain in domains for half in domain.halves if not half.internal]
     if not open_bridges:
         return inside
+    opened = [link for domain in domains if domain.outside for link in (*domain.outside, *domain.devices)]
+    answering = [device for domain in domains if domain.outside for device in domain.devices]
     publishing = [half.bridge for domain in domains for half in domain.halves if half.published]
     ours = {link for domain in domains for link in domain.links}
     named = sorted(name for name in set(docker) - ours if not name.startswith(("docker", "br-")))
@@ -64,8 +71,10 @@ def forward_rules(plan: firewall.FirewallPlan, family: firewall.Family, docker: 
         *inside,
         *(f"-A {chain} -o {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" for name in open_bridges),
         *(f"-A {chain} -o {name} -m conntrack --ctstate DNAT -j ACCEPT" for name in publishing),
+        *(f"-A {chain} -o {name} -j ACCEPT" for name in opened),
         *(f"-A {chain} -o {name} -j RETURN" for name in (*_DOCKER_PATTERNS, *named)),
         *(f"-A {chain} -i {name} -j ACCEPT" for name in open_bridges),
+        *(f"-A {chain} -i {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT" for name in answering),
     ]
 
 
@@ -80,6 +89,11 @@ def docker_bridges(listing: str) -> frozenset[str]:
         if (line.startswith("-A DOCKER") and not line.startswith("-A DOCKER-USER ")) or line.endswith(" -j DOCKER")
         for name in _OUTGOING.findall(line)
     )
+
+
+def mapped_bridges(listing: str) -> frozenset[str]:
+    """The same in what `nft list` prints of DOCKER_MAP."""
+    return frozenset(_MAPPED.findall(listing))
 
 
 def _between_links(domain: firewall.Domain) -> Iterator[str]:

@@ -25,16 +25,20 @@ from overlay import (
     firewall_chain,
     firewall_look,
     firewall_port,
+    firewall_ports,
     firewall_table,
     firewall_tools,
     guard,
     guard_exec,
     nft_events,
+    tunnel_exec,
+    tunnel_guard,
 )
 
 log = logging.getLogger(__name__)
 
 GuardPlan = guard.GuardPlan
+TunnelPlan = tunnel_guard.TunnelPlan
 
 LOCK_WAIT_S = 5
 """Seconds to wait for the lock of the legacy iptables: less than `firewall_tools.Tools.timeout_s`."""
@@ -52,6 +56,7 @@ class _Round:
     plan: firewall.FirewallPlan
     quiet: bool
     tools: firewall_tools.Run
+    bridges: set[str] = dataclasses.field(default_factory=set)
     written: list[str] = dataclasses.field(default_factory=list)
     failures: list[str] = dataclasses.field(default_factory=list)
 
@@ -68,6 +73,8 @@ class FirewallExec:
         self._look_every_s = look_every_s
         self._journal = nft_events.Journal()
         self._guard = guard_exec.GuardExec(self._tools, self._journal, look_every_s)
+        self._tunnels = tunnel_exec.TunnelExec(self._tools, self._journal, look_every_s)
+        self._bridges: frozenset[str] = frozenset()  # of the engine, by its own rules
         self._quiet: tuple[firewall.FirewallPlan, nft_events.Mark] | None = None
         self._quiet_until = 0.0
         self._written: dict[str, tuple[str, str]] = {}  # by nft family: what we wrote, and what nft lists of it
@@ -83,6 +90,7 @@ class FirewallExec:
         work = _Round(plan=plan, quiet=self._is_quiet(plan, now), tools=self._tools.begin())
         for family in firewall.FAMILIES:
             self._ensure_family(work, family)
+        self._note_bridges(work)
         if work.written or work.failures:
             self._quiet = None
         elif work.quiet:
@@ -102,24 +110,59 @@ class FirewallExec:
             log.debug("guard written objects=%d", len(plan))
         return written
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """See `firewall_port.Firewall.list_published`."""
+        run = self._tools.begin()
+        listings = (run.list_nft("table", family.table, firewall.TABLE) for family in firewall.FAMILIES)
+        try:
+            return frozenset(port for text in listings if text for port in firewall_ports.parse_published(text))
+        except ValueError as exc:
+            raise errors.KernelError([f"nft list table {firewall.TABLE}: {exc}"]) from exc
+
+    def tunnels(self, plan: TunnelPlan) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.tunnels`; the place is "nft-inet"."""
+        return self._tunnels.ensure(plan, self._bridges)
+
     def limits(self) -> tuple[str, ...]:
         """See `firewall_port.Firewall.limits`."""
-        return (f"forged addresses are not dropped: {self._guard.unsupported}",) if self._guard.unsupported else ()
+        said = {
+            "forged addresses are not dropped": self._guard.unsupported,
+            "containers are not kept from the tunnels' port": self._tunnels.unsupported,
+        }
+        return tuple(f"{what}: {why}" for what, why in said.items() if why)
 
     def look(
-        self, plan: firewall.FirewallPlan, guarded: GuardPlan | None = None
+        self,
+        plan: firewall.FirewallPlan,
+        guarded: GuardPlan | None = None,
+        tunnels: TunnelPlan | None = None,
     ) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
         run = self._tools.begin()
         tools = firewall_look.Tools(list_nft=run.list_nft, run=run.run, legacy_tables=_legacy_tables)
-        found = tuple(firewall_look.look(tools, plan))
-        return found if guarded is None else (*found, *guard_exec.look(run, guarded))
+        found = list(firewall_look.look(tools, plan))
+        if guarded is not None:
+            found += guard_exec.look(run, guarded)
+        if tunnels is not None:
+            found += firewall_look.look_at_tunnels(tools, tunnels)
+        return tuple(found)
 
     def events(self, stop: threading.Event) -> Iterator[None]:
         """See `firewall_port.Firewall.events`."""
         for numbers in nft_events.changes(stop):
             if self._journal.hear(numbers):
                 yield
+
+    def _note_bridges(self, work: _Round) -> None:
+        """Remember the engine's bridges: those that its rules name, in whichever tool it wrote them.
+
+        While nftables is quiet only the legacy tables were read, and no bridge of another kind has gone.
+        """
+        if work.quiet:
+            self._bridges |= work.bridges
+        elif firewall.domains(work.plan, firewall.IPV4) and not work.failures:
+            listed = "" if work.bridges else work.tools.list_nft(*firewall_chain.DOCKER_MAP) or ""
+            self._bridges = frozenset(work.bridges | firewall_chain.mapped_bridges(listed))
 
     def _is_quiet(self, plan: firewall.FirewallPlan, now: nft_events.Mark) -> bool:
         """Whether nobody has changed nftables since all of `plan` was found there, but we with the guard."""
@@ -187,6 +230,7 @@ class FirewallExec:
             return False
         if _UNREADABLE in listing:
             raise errors.KernelError([f"{flavour}-save -t filter: {_UNREADABLE}; rename the table that nft made"])
+        work.bridges |= firewall_chain.docker_bridges(listing)
         script = firewall_chain.forward_script(work.plan, family, listing)
         if script:
             work.tools.run(f"{flavour}-restore", "--noflush", "-w", str(LOCK_WAIT_S), script=script)

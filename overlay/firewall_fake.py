@@ -9,10 +9,11 @@ import functools
 import threading
 from collections.abc import Iterator
 
-from overlay import errors, firewall, firewall_port, guard
+from overlay import errors, firewall, firewall_port, guard, tunnel_guard
 
 GuardPlan = guard.GuardPlan
-Plan = firewall.FirewallPlan | GuardPlan
+TunnelPlan = tunnel_guard.TunnelPlan
+Plan = firewall.FirewallPlan | GuardPlan | TunnelPlan
 
 
 class FirewallFake:
@@ -21,6 +22,7 @@ class FirewallFake:
     def __init__(self, places: tuple[str, ...] = ("nft",)) -> None:
         self.plan: firewall.FirewallPlan = frozenset()
         self.guarded: guard.GuardPlan = frozenset()
+        self.tunnelled: TunnelPlan = frozenset()
         self.refusal: str | None = None
         self._places = places
         self._changes = 0
@@ -46,19 +48,40 @@ class FirewallFake:
             self.guarded = plan
             return ("nft-bridge",)
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """See `firewall_port.Firewall.list_published`."""
+        return frozenset(port for rules in self.plan for port in rules.published)
+
+    def tunnels(self, plan: TunnelPlan) -> tuple[str, ...]:
+        """Record the plan. Raises KernelError while told to."""
+        with self._changed:
+            if self.refusal is not None:
+                raise errors.KernelError([self.refusal])
+            if plan == self.tunnelled:
+                return ()
+            self.tunnelled = plan
+            return ("nft-inet",)
+
     def limits(self) -> tuple[str, ...]:
         """See `firewall_port.Firewall.limits`."""
         return ()
 
     def look(
-        self, plan: firewall.FirewallPlan, guarded: GuardPlan | None = None
+        self,
+        plan: firewall.FirewallPlan,
+        guarded: GuardPlan | None = None,
+        tunnels: TunnelPlan | None = None,
     ) -> tuple[firewall_port.Finding, ...]:
         """See `firewall_port.Inspector.look`."""
         with self._changed:
             if self.refusal is not None:
                 raise errors.KernelError([self.refusal])
-            found = self._look_at(self._places, plan, self.plan)
-            return found if guarded is None else (*found, *self._look_at(("nft-bridge",), guarded, self.guarded))
+            found = [*self._look_at(self._places, plan, self.plan)]
+            if guarded is not None:
+                found += self._look_at(("nft-bridge",), guarded, self.guarded)
+            if tunnels is not None:
+                found += self._look_at(("nft-inet",), tunnels, self.tunnelled)
+            return tuple(found)
 
     @staticmethod
     def _look_at(places: tuple[str, ...], plan: Plan, seen: Plan) -> tuple[firewall_port.Finding, ...]:
@@ -84,13 +107,13 @@ class FirewallFake:
     def flush(self) -> None:
         """All rules are gone, as after `nft flush ruleset`."""
         with self._changed:
-            self.guarded = frozenset()
+            self.guarded, self.tunnelled = frozenset(), frozenset()
             self._change(frozenset())
 
     def flush_unheard(self) -> None:
         """All rules are gone and no event tells, as after `iptables-legacy -F`."""
         with self._changed:
-            self.plan, self.guarded = frozenset(), frozenset()
+            self.plan, self.guarded, self.tunnelled = frozenset(), frozenset(), frozenset()
 
     def _differs_from(self, seen: int) -> bool:
         return self._changes != seen
@@ -101,5 +124,5 @@ class FirewallFake:
         self._changed.notify_all()
 
 
-def _name(one: firewall.BridgeRules | guard.GuardedPort | guard.GuardedBridge) -> str:
-    return one.bridge if isinstance(one, firewall.BridgeRules) else one.name
+def _name(one: object) -> str:
+    return one.bridge if isinstance(one, firewall.BridgeRules) else str(getattr(one, "name", one))

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from overlay import errors, firewall_port, group_commit, pace
+from overlay import errors, firewall, firewall_port, group_commit, pace
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ class PlanKeeper(Generic[T]):
 
 
 class FirewallKeeper:
-    """All plans of one packet filter: `rules` change with networks, the `guard` with every container."""
+    """All plans of one packet filter: `rules` change with networks, the `guard` with every container, `tunnels` with
+    leases."""
 
     def __init__(self, filters: firewall_port.Firewall, failed: Callable[[], None]) -> None:
         """`failed` is told when a write was not possible; it must return at once."""
@@ -88,13 +89,18 @@ class FirewallKeeper:
         self._failed = failed
         self.rules = PlanKeeper(filters.ensure)
         self.guard = PlanKeeper(filters.guard)
+        self.tunnels = PlanKeeper(filters.tunnels)
+
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """What the host's rules publish now. Raises KernelError."""
+        return self._filters.list_published()
 
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do, a line each."""
         return self._filters.limits()
 
     def write(self, keeper: PlanKeeper[Any]) -> None:
-        """Have what one of the two was told written. Raises KernelError."""
+        """Have what one of them was told written. Raises KernelError."""
         try:
             keeper.write()
         except errors.KernelError:
@@ -102,8 +108,8 @@ class FirewallKeeper:
             raise
 
     def check(self, *, gate_open: bool) -> Check:
-        """Write what is missing of either."""
-        found = [one.check(gate_open=gate_open) for one in (self.rules, self.guard)]
+        """Write what is missing of any; the rules first, in which the engine's bridges are read."""
+        found = [one.check(gate_open=gate_open) for one in (self.rules, self.guard, self.tunnels)]
         return Check(
             repaired=tuple(place for one in found for place in one.repaired),
             troubles=tuple(dict.fromkeys(line for one in found for line in one.troubles)),

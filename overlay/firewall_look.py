@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from overlay import errors, firewall, firewall_chain, firewall_port, firewall_table
+from overlay import errors, firewall, firewall_chain, firewall_port, firewall_table, tunnel_guard
 
 TWIN = "flannelpy-audit"
 """The dormant table. One that a killed plugin left is harmless, and replaced by the next look."""
@@ -49,17 +49,33 @@ def look(tools: Tools, plan: firewall.FirewallPlan) -> Iterator[firewall_port.Fi
             yield from _look_at_chain(plan, family, flavour, listing)
 
 
+def look_at_tunnels(tools: Tools, plan: tunnel_guard.TunnelPlan) -> Iterator[firewall_port.Finding]:
+    """The same of the table that keeps containers from the tunnels. Raises KernelError."""
+    engine: set[str] = set()
+    for _, listing in _chain_listings(tools, firewall.IPV4):
+        engine |= firewall_chain.docker_bridges(listing)
+    if not engine:
+        engine |= firewall_chain.mapped_bridges(tools.list_nft(*firewall_chain.DOCKER_MAP) or "")
+    script = tunnel_guard.script(plan, engine)
+    yield from _look_at(tools, "nft-inet", f"inet {tunnel_guard.TABLE}", script if plan else None)
+
+
 def _look_at_table(
     tools: Tools, plan: firewall.FirewallPlan, family: firewall.Family
 ) -> Iterator[firewall_port.Finding]:
     place = "nft" if family is firewall.IPV4 else f"nft-{family.table}"
-    wanted = bool(firewall.domains(plan, family))
-    seen = tools.list_nft("table", family.table, firewall.TABLE)
-    if not wanted:
+    script = firewall_table.nft_script(plan, family) if firewall.domains(plan, family) else None
+    yield from _look_at(tools, place, f"{family.table} {firewall.TABLE}", script)
+
+
+def _look_at(tools: Tools, place: str, table: str, script: str | None) -> Iterator[firewall_port.Finding]:
+    """`table` as "ip flannelpy"; `script` writes it, None where it should not be."""
+    seen = tools.list_nft("table", *table.split())
+    if script is None:
         if seen is not None:
             yield firewall_port.Finding(place=place, how=firewall_port.How.STALE, seen=_shown(_rules(seen)))
         return
-    should = _rules(_list_twin(tools, plan, family))
+    should = _rules(_list_twin(tools, table, script))
     if seen is None:
         yield firewall_port.Finding(place=place, how=firewall_port.How.MISSING, wanted=_shown(should))
     elif (found := _rules(seen)) != should:
@@ -71,18 +87,18 @@ def _look_at_table(
         )
 
 
-def _list_twin(tools: Tools, plan: firewall.FirewallPlan, family: firewall.Family) -> str:
+def _list_twin(tools: Tools, table: str, script: str) -> str:
     """How nft lists the table that we would write."""
-    ours, twin = f"table {family.table} {firewall.TABLE}", f"table {family.table} {TWIN}"
-    script = firewall_table.nft_script(plan, family).replace(ours, twin)
-    script = script.replace(f"{twin} {{\n", f"{twin} {{\n\tflags dormant;\n")
+    family = table.split(maxsplit=1)[0]
+    ours, twin = f"table {table}", f"table {family} {TWIN}"
+    script = script.replace(ours, twin).replace(f"{twin} {{\n", f"{twin} {{\n\tflags dormant;\n")
     tools.run("nft", "-f", "-", script=script)
     try:
-        listing = tools.list_nft("table", family.table, TWIN)
+        listing = tools.list_nft("table", family, TWIN)
     finally:
         tools.run("nft", "-f", "-", script=f"{twin}\ndelete {twin}\n")
     if listing is None:
-        raise errors.KernelError([f"nft list table {family.table} {TWIN}: gone since it was written"])
+        raise errors.KernelError([f"nft list table {family} {TWIN}: gone since it was written"])
     return listing
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from overlay import firewall, guard
+from overlay import firewall, guard, tunnel_guard
 
 
 class How(enum.Enum):
@@ -52,6 +52,14 @@ class Firewall(Protocol):
         """
         ...
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """What the host's rules publish now, whoever wrote them. Raises KernelError."""
+        ...
+
+    def tunnels(self, plan: tunnel_guard.TunnelPlan) -> tuple[str, ...]:
+        """Keep containers from the ports of `plan`; otherwise as `guard`."""
+        ...
+
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do for us, a line each."""
         ...
@@ -68,10 +76,16 @@ class Firewall(Protocol):
 class Inspector(Protocol):
     """What the audit asks of the packet filter. Adapters: as of `Firewall`."""
 
-    def look(self, plan: firewall.FirewallPlan, guarded: guard.GuardPlan | None = None) -> tuple[Finding, ...]:
+    def look(
+        self,
+        plan: firewall.FirewallPlan,
+        guarded: guard.GuardPlan | None = None,
+        tunnels: tunnel_guard.TunnelPlan | None = None,
+    ) -> tuple[Finding, ...]:
         """Where the host's rules are not those of `plan`, without a change of them and past all that is remembered.
 
-        And where its guard is not that of `guarded`; None to leave that out, as where the kernel has none.
+        And where its guards are not those of `guarded` and `tunnels`; None to leave one out, as where the kernel has
+        none.
         Raises KernelError where a place could not be looked at.
         """
         ...

@@ -1,4 +1,4 @@
-"""The text of our nft table in one family: masquerade at the edge of the overlay, isolation, and forged sources.
+"""The text of our nft table in one family: masquerade at the edge of the overlay, isolation, who may come in.
 
 Pure. Used by `firewall_exec`; see `firewall` for why this table only drops. A flannel network is known by its links,
 and by its addresses where its packets cross the underlay as they are (Domain.direct_overlays): never by the
@@ -25,8 +25,12 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
         nft_text.chain("gateway", _forged(domains, family), "type filter hook prerouting priority mangle"),
         nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
     ]
-    if drops := [*_internal_drops(domains, family), *_closed_drops(domains, family), *_between(domains, family)]:
-        parts.append(nft_text.chain("forward", drops, "type filter hook forward priority filter"))
+    entrances = list(_entrances(domains, family))
+    if entrances:
+        parts.append(nft_text.chain("outside", _OUTSIDE))
+    drops = [*_internal_drops(domains, family), *_closed_drops(domains, family), *_between(domains, family)]
+    if drops or entrances:
+        parts.append(nft_text.chain("forward", [*drops, *entrances], "type filter hook forward priority filter"))
     return f"{fresh}{name} {{\n" + "\n".join(parts) + "}\n"
 
 
@@ -35,7 +39,7 @@ def nft_shape(text: str) -> tuple[int, ...]:
 
     The texts themselves differ: nft sorts and merges set elements, each version in its own way.
     """
-    return tuple(text.count(word) for word in ("\tchain ", " masquerade", " drop\n", " map @", " : "))
+    return tuple(text.count(word) for word in ("\tchain ", " masquerade", "drop\n", " goto ", " map @", " : "))
 
 
 def _forged(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -71,6 +75,35 @@ def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> It
         if direct := domain.direct_overlays:
             elsewhere = f"oifname != {nft_text.names(['lo', *domain.links])}"
             yield f"{target} {nft_text.networks(direct)} {foreign} {elsewhere} masquerade fully-random"
+
+
+_OUTSIDE = ("ct state established,related accept", "ct status dnat accept", "drop")
+"""What enters from outside: answers, connections of before these rules, and published ports.
+
+All else goes, and with it what conntrack does not know: a container answers even a packet of no connection.
+"""
+
+
+def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """The ways into a flannel network from outside: its bridges here, and its way to other hosts.
+
+    The policy of FORWARD is no help: an engine sets it only where it switches ip_forward on itself, and none does
+    that filters with nftables. Containers on the engine's own bridges are outside, as they are of one another. Those
+    on its gateway bridge may be ours, but never reach a bridge without icc.
+    """
+    for domain in domains:
+        origin = f"iifname != {nft_text.names([*domain.links, firewall.GATEWAY_BRIDGE])}"
+        if direct := domain.direct_overlays:
+            origin += f" {family.table} saddr != {nft_text.networks(direct)}"
+        ways = [half.bridge for half in domain.halves if not half.internal and not half.outside]
+        if not domain.outside:
+            ways += domain.devices
+            if direct:
+                yield f"{family.table} daddr {nft_text.networks(direct)} {origin} goto outside"
+        if ways:
+            yield f"oifname {nft_text.names(ways)} {origin} goto outside"
+    if closed := [bridge for domain in domains for bridge in domain.closed]:
+        yield f'oifname {nft_text.names(closed)} iifname "{firewall.GATEWAY_BRIDGE}" goto outside'
 
 
 def _internal_drops(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:

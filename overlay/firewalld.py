@@ -19,7 +19,7 @@ from typing import Any
 import jeepney
 from jeepney.io import blocking
 
-from overlay import errors, faults, firewall, firewall_port, guard, netstate
+from overlay import errors, faults, firewall, firewall_port, guard, netstate, tunnel_guard
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,14 @@ class Consenting:
     def guard(self, plan: guard.GuardPlan) -> tuple[str, ...]:
         """See `firewall_port.Firewall.guard`: firewalld does not see what one bridge forwards."""
         return self._inner.guard(plan)
+
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """See `firewall_port.Firewall.list_published`."""
+        return self._inner.list_published()
+
+    def tunnels(self, plan: tunnel_guard.TunnelPlan) -> tuple[str, ...]:
+        """See `firewall_port.Firewall.tunnels`: a drop needs nobody's consent."""
+        return self._inner.tunnels(plan)
 
     def limits(self) -> tuple[str, ...]:
         """See `firewall_port.Firewall.limits`."""

@@ -22,6 +22,10 @@ class Holdings(Protocol):
         """All leases known now, the default one first. Never waits."""
         ...
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Whether a lease that `wait` has told is still this host's. Never waits, and takes no lock for long."""
+        ...
+
     def leave(self, prefix: str) -> None:
         """Nothing uses `prefix` any more: give its subnet back. The default prefix is kept."""
         ...

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, lookout, member, nodestore, registry, standing, tally
+from overlay import claim, errors, lease, lookout, member, nodestore, standing, tally
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class Timing:
     `heal_first_s` and `heal_s` are the pauses before the first and every later rewrite of our own key, of which
     between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
-    publishes our address.
+    publishes our address; what is told as amiss was looked at `findings_s` ago at most. Who moved while it was down
+    claims its key when nobody has renewed it for `watch_s`, which is longer than `beat_s`.
     """
 
     beat_s: float = 120.0
@@ -40,6 +41,8 @@ class Timing:
     slow_s: float = 1.0
     doubt_s: float = 3.0
     feud_s: float = 60.0
+    findings_s: float = 5.0
+    watch_s: float = 150.0
 
 
 class Keeper:
@@ -64,10 +67,10 @@ class Keeper:
         self._standing = here
         self._publish = publish
         self._random = random.SystemRandom()
-        self._created: int | None = None  # the etcd lease of a key that is new, until a snapshot shows it alone
         self._unclaimed = False  # our own key is still to be claimed
+        self._outdated = False  # it says where this host was
         self._slow = False
-        self._lookout = lookout.Lookout(prefix, ports, here, timing.feud_s)
+        self._lookout = lookout.Lookout(prefix, ports, here, feud_s=timing.feud_s, findings_s=timing.findings_s)
         self._wake = threading.Event()
         self._beat_at = time.monotonic() + timing.beat_s
         self._heal_at = self._beat_at + timing.heal_s
@@ -77,36 +80,28 @@ class Keeper:
         """Look at what is due: the thread is to end, or there is something to claim."""
         self._wake.set()
 
+    def look_again(self) -> None:
+        """Take back what was amiss around this network and is no more."""
+        self._lookout.look_again()
+
+    def claim_soon(self) -> None:
+        """Claim the subnet in the thread of `run`: who calls must not wait for a registry."""
+        self._outdated = True
+        self._wake.set()
+
     def beat_now(self) -> None:
         """Keep alive at once: how long the lease has left is unknown."""
         self._beat_at = time.monotonic()
         self._wake.set()
 
-    def give_back(self, held: lease.Lease) -> None:
-        """Delete our key; where that fails, it ends by itself."""
+    def give_back(self, held: lease.Lease) -> bool:
+        """Delete our key; where that fails, which is told, it ends by itself."""
         try:
             self._ports.registry.delete_lease(held)
         except errors.OverlayError as exc:
             log.warning("lease left to expire prefix=%s subnet=%s reason=%s", self._prefix, held.key, exc)
-
-    def yields(self, seen: registry.Snapshot) -> bool:
-        """Give our new key back where it turns out to overlap an older one; tells whether to join anew.
-
-        A subnet that containers use already stays, and the error says that there are two.
-        """
-        with self.deciding:
-            known, held, _ = self._standing.now()
-            rival = claim.find_rival(held, seen) if held is not None and held.lease_id == self._created else None
-            if known is None or held is None or rival is None:
-                return False
-            self._created = None
-            log.error("subnet overlaps prefix=%s %s", self._prefix, claim.explain_overlap(held, rival))
-            self._standing.count(tally.Event.OVERLAPPED)
-            if self._ports.in_use():
-                return False
-            self.give_back(held)
-            self._standing.reset()
-            return True
+            return False
+        return True
 
     def check_own(self, told: lease.Lease | None) -> None:
         """Something happened to our key, perhaps by ourselves. `told`: the lease under it now, None: it is gone."""
@@ -124,12 +119,12 @@ class Keeper:
         """
         with self.deciding:
             known, held, _ = self._standing.now()
-            if known is None:
-                return
+            if known is None or not self._standing.is_settled():
+                return  # joining decides about the key
             if told is not None and held is not None and not self._is_news(told, held, known):
                 return
             try:
-                self.settle(self._claim_now(known, rewrite=rewrite))
+                self.settle(self._claim_now(known, rewrite=rewrite), known)
             except errors.OverlayError as exc:
                 self._fail(exc)
 
@@ -143,15 +138,43 @@ class Keeper:
             self._wake.set()
         return wait_s <= 0
 
-    def settle(self, outcome: member.Joined | member.Refused, event: tally.Event = tally.Event.LEASE_HELD) -> None:
-        """Remember the outcome on disk, then say so. Called under `deciding`."""
+    def settle(
+        self,
+        outcome: member.Joined | member.Refused,
+        basis: member.Membership | None,
+        event: tally.Event = tally.Event.LEASE_HELD,
+    ) -> None:
+        """Remember the outcome on disk, then say so. Called under `deciding`; `basis`: who we were when it began.
+
+        Raises NotReady where a Docker network got the subnet of `basis` meanwhile, and this is another one.
+        """
         if isinstance(outcome, member.Refused):
-            self._standing.set_refused(outcome)
+            self._standing.set_refused(outcome, basis)
+            self._publish()
             return
-        if self._standing.has_left():
+        if not self._standing.has_left():
+            self._take_over(outcome, basis)
+        known, held, _ = self._standing.now()
+        if known is not None and held is outcome.lease:
+            if outcome.former is not None:
+                self.give_back(outcome.former)
+            self._tell(known, held, event)
+        elif self._standing.has_left():
             self.give_back(outcome.lease)
-            return
-        known, held = outcome.member, outcome.lease
+
+    def _take_over(self, joined: member.Joined, basis: member.Membership | None) -> None:
+        """Be who has this lease. Where its subnet is new, no Docker network may have the one before it."""
+        held = joined.lease
+        if basis is None or basis.own.key == held.key:
+            self._remember(joined, basis)
+        elif not self._ports.unless_in_use(lambda: self._remember(joined, basis)):
+            if held.ttl_s is not None:  # created just now
+                self.give_back(held)
+            raise errors.NotReady(f"a Docker network got subnet {basis.own.key} while {held.key} was claimed")
+
+    def _remember(self, joined: member.Joined, basis: member.Membership | None) -> None:
+        """On disk first: what Docker networks get from now on is of this subnet, also after a crash."""
+        known, held = joined.member, joined.lease
         self._ports.store.save(
             nodestore.SavedNode(
                 prefix=self._prefix,
@@ -160,17 +183,20 @@ class Keeper:
                 attrs=held.attrs,
                 mac=known.own.mac,
                 mac_v6=known.own.mac_v6,
+                machine=self._ports.machine(),
+                lease_id=held.lease_id,
             )
         )
-        self._created = held.lease_id if held.ttl_s is not None and held.lease_id else None
-        if not self._standing.set_joined(outcome):
-            self.give_back(held)
-            return
+        self._standing.set_joined(joined, basis)
+
+    def _tell(self, known: member.Membership, held: lease.Lease, event: tally.Event) -> None:
         self._standing.count(event)
         log.info("%s prefix=%s subnet=%s public_ip=%s", _SAID[event], self._prefix, held.key, held.attrs.host)
         self._heal_at = self._later(self._timing.heal_first_s)
         if held.ttl_s is None:
             self._beat_at = time.monotonic()  # a key taken over may have been about to expire
+        if known.attrs != held.attrs:
+            self.claim_soon()  # the underlay has changed while the registry was asked
         self._wake.set()
         self._publish()
         self._ports.changed()
@@ -199,9 +225,16 @@ class Keeper:
             raise
 
     def _left_s(self) -> float:
-        return 0.0 if self._unclaimed else max(0.0, min(self._beat_at, self._heal_at) - time.monotonic())
+        return (
+            0.0
+            if self._unclaimed or self._outdated
+            else max(0.0, min(self._beat_at, self._heal_at) - time.monotonic())
+        )
 
     def _do_due(self, now: float) -> None:
+        if self._outdated:
+            self._outdated = False
+            self.claim()
         if now >= self._heal_at:
             self._heal_at = self._later(self._timing.heal_s)
             self._heal()
@@ -243,7 +276,7 @@ class Keeper:
             if known is None or held is None:
                 return
             try:
-                self.settle(self._claim_now(known, rewrite=True), tally.Event.KEY_HEALED)
+                self.settle(self._claim_now(known, rewrite=True), known, tally.Event.KEY_HEALED)
             except (errors.SubnetTaken, errors.LeaseLost) as exc:
                 self._fail(exc)
             except errors.OverlayError as exc:

@@ -207,6 +207,12 @@ class KernelFake:
             self._space.links[name].tx_checksum = on
         self._notify()
 
+    def take_reserved(self, name: netstate.IfName) -> None:
+        """`ip link set NAME type bridge_slave group_fwd_mask 0`."""
+        with self._lock:
+            self._space.links[name].takes_reserved = True
+        self._notify()
+
     def take_away(self, peer: netstate.IfName) -> None:
         """Move the far end of a pair into a container."""
         with self._lock:

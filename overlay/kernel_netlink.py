@@ -11,6 +11,7 @@ stays, and ours is refused, unless it is flanneld's: `standing_routes`. Those on
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import pathlib
@@ -120,9 +121,9 @@ class KernelNetlink:
     def observe_silent(self, desired: netstate.NetState) -> netstate.NetState:
         """See `kernel.Kernel.observe_silent`."""
         return frozenset(
-            netstate.Sysctl(key=obj.key, value=value)
+            dataclasses.replace(obj, value=value)
             for obj in desired
-            if isinstance(obj, netstate.Sysctl) and (value := self._sysctls.read(obj.key)) is not None
+            if isinstance(obj, netstate.Sysctl) and (value := self._read(obj)) is not None
         )
 
     def events(
@@ -130,6 +131,10 @@ class KernelNetlink:
     ) -> Iterator[None]:
         """See `kernel.Kernel.events`."""
         return kernel_events.Listener(lambda: self._links, is_wanted).events(stop)
+
+    def _read(self, parameter: netstate.Sysctl) -> str | None:
+        value = self._sysctls.read(parameter.key)
+        return parameter.value if value is None and _may_lack(parameter) else value
 
     def _refuse_strange(self, sock: rtnl_socket.RtnlSocket, ops: Sequence[netstate.Op]) -> list[kernel.Failure]:
         """What would be given to a bridge that only has the name of one of ours; nothing where all names are ours."""
@@ -154,7 +159,9 @@ class KernelNetlink:
     def _apply_one(self, writer: link_writer.LinkWriter, op: netstate.Op) -> None:
         match op:
             case netstate.Add(obj=netstate.Sysctl() as new) | netstate.Change(new=netstate.Sysctl() as new):
-                self._sysctls.write(new.key, new.value)
+                if not (self._sysctls.read(new.key) is None and _may_lack(new)):
+                    routerless = writer.find_routerless() if new.key == sysctls.IPV6_FORWARDING else frozenset()
+                    self._sysctls.write(new.key, new.value, routerless=routerless)
             case netstate.Remove(obj=old) if isinstance(old, netstate.Link):
                 writer.remove(old)
             case netstate.Add(obj=new) | netstate.Change(new=new) if isinstance(new, netstate.Link):
@@ -211,6 +218,12 @@ def _entry_of(op: netstate.Op) -> Entry | None:
     """What a change is about, if it is one message that can go with many others."""
     obj = diff.target_of(op)
     return obj if isinstance(obj, Entry) else None
+
+
+def _may_lack(parameter: netstate.Sysctl) -> bool:
+    """Whether there is a link that need not have it."""
+    link = parameter.link if parameter.optional else None
+    return link is not None and link_writer.index_of(link) != 0
 
 
 def _failure(op: netstate.Op, exc: OSError) -> kernel.Failure:

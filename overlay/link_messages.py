@@ -61,11 +61,17 @@ def set_reserved_learning(name: netstate.IfName, on: bool, sequence: int) -> byt
     return _change_info(name, kind + rtnl.pack_attribute(rtnl.IFLA_INFO_DATA, options), sequence)
 
 
-def set_isolated(name: netstate.IfName, on: bool, sequence: int) -> bytes:
-    """Whether a port of a bridge is isolated: see `netstate.BridgePort`. It must be in the bridge already."""
+def set_port(name: netstate.IfName, sequence: int, *, isolated: bool) -> bytes:
+    """What a port of ours has from the start, and our alias. It must be in the bridge already.
+
+    It takes no reserved frames in (see `netstate.BridgePort`): the bridge forwards them like others, past the guard.
+    By hand, since each container comes by here.
+    """
     kind = rtnl.pack_attribute(rtnl.IFLA_INFO_SLAVE_KIND, b"bridge\0")
-    options = rtnl.pack_attribute(rtnl.IFLA_BRPORT_ISOLATED, bytes([on]))
-    return _change_info(name, kind + rtnl.pack_attribute(rtnl.IFLA_INFO_SLAVE_DATA, options), sequence)
+    options = rtnl.pack_attribute(rtnl.IFLA_BRPORT_ISOLATED, bytes([isolated]))
+    options += rtnl.pack_attribute(rtnl.IFLA_BRPORT_GROUP_FWD_MASK, struct.pack("=H", rtnl.RESERVED_FORWARDED))
+    info = kind + rtnl.pack_attribute(rtnl.IFLA_INFO_SLAVE_DATA, options)
+    return _change_info(name, info, sequence, alias=netstate.LINK_ALIAS)
 
 
 def make_pair(pair: netstate.VethPair, bridge: int, sequence: int) -> bytes:
@@ -118,9 +124,11 @@ def pack_address(address: netstate.Address, index: int, sequence: int, *, remove
     return _encode(message, rtnl.RTM_NEWADDR, flags, sequence)
 
 
-def _change_info(name: netstate.IfName, info: bytes, sequence: int) -> bytes:
-    named = rtnl.pack_attribute(rtnl.IFLA_IFNAME, name.encode() + b"\0")
-    body = bytes(16) + named + rtnl.pack_attribute(rtnl.IFLA_LINKINFO, info)
+def _change_info(name: netstate.IfName, info: bytes, sequence: int, *, alias: str = "") -> bytes:
+    body = bytes(16) + rtnl.pack_attribute(rtnl.IFLA_IFNAME, name.encode() + b"\0")
+    if alias:
+        body += rtnl.pack_attribute(rtnl.IFLA_IFALIAS, alias.encode())
+    body += rtnl.pack_attribute(rtnl.IFLA_LINKINFO, info)
     return rtnl.pack_message(rtnl.RTM_NEWLINK, rtnl.NLM_F_REQUEST, sequence, body)
 
 

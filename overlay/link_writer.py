@@ -37,6 +37,12 @@ class LinkWriter:
                 return None
             raise
 
+    def find_routerless(self) -> frozenset[str]:
+        """The links on which no router of the host's can be: ours, and ports of any bridge."""
+        dump = self._socket.dump(rtnl.RTM_GETLINK, rtnl.link_request())
+        rows = [rtnl_links.parse_link(*message) for message in dump]
+        return frozenset(row.name for row in rows if row.is_ours or row.in_bridge)
+
     def refuse_strange(self, name: netstate.IfName) -> None:
         """Raise NameTaken where the link of this name is a bridge of somebody else's.
 
@@ -68,6 +74,7 @@ class LinkWriter:
                 if row is None:
                     self._make_bridge(new)
                 else:
+                    self._hear_no_routers(new.name)
                     self._change(row, mac=new.mac, mtu=new.mtu)
                     if rtnl_links.learns_reserved(row) != new.learns_reserved:
                         self._send([self._learning(new)])
@@ -120,7 +127,11 @@ class LinkWriter:
             self._change(row, mac=new.mac, mtu=new.mtu)
 
     def _hear_no_routers(self, name: netstate.IfName) -> None:
-        """Router advertisements from other hosts' containers are not for this host."""
+        """A container is no router of the host's, be it on this host or on another.
+
+        Nor at its port, for when somebody deletes the bridge. Not all of IPv6 is switched off there: that takes the
+        lock of all links, by trying again and again, and a hundred containers at once would start three times slower.
+        """
         key = f"net.ipv6.conf.{name.replace('.', '/')}.accept_ra"
         if self._sysctls.read(key) not in (None, "0"):  # a kernel without IPv6 has none
             with contextlib.suppress(OSError):
@@ -128,30 +139,32 @@ class LinkWriter:
 
     def _make_bridge(self, new: netstate.BridgeLink) -> None:
         make = link_messages.make_bridge(new, self._socket.next_sequence())
-        up = self._change_named(new.name, [ALIAS, ("IFLA_MTU", new.mtu)], up=True)
-        self._send([make, up, self._learning(new)])
+        self._send([make, self._change_named(new.name, [ALIAS, ("IFLA_MTU", new.mtu)]), self._learning(new)])
+        self._hear_no_routers(new.name)
+        self._send([self._change_named(new.name, [], up=True)])
 
     def _learning(self, new: netstate.BridgeLink) -> bytes:
         return link_messages.set_reserved_learning(new.name, new.learns_reserved, self._socket.next_sequence())
 
     def _make_pair(self, new: netstate.VethPair) -> None:
         make = link_messages.make_pair(new, _require_index(new.bridge), self._socket.next_sequence())
-        isolated = [self._isolation(new)] if new.isolated else []
-        self._send([make, self._change_named(new.name, [ALIAS]), *isolated])
+        self._send([make, self._port_switches(new)])
+        self._hear_no_routers(new.name)
 
     def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> None:
         row = self._find_kind(new.name, "veth")
         if row is None:
             raise rtnl_socket.Refusal(errno.ENODEV, f"there is no {new.name}")
         bridge, hairpin = _require_index(new.bridge), isinstance(new, netstate.BridgePort) and new.hairpin
+        self._hear_no_routers(new.name)
         self._change(row, bridge=bridge, mtu=new.mtu)
         if hairpin != (row.hairpin and row.master == bridge):
             self._send([link_messages.change_port(row.index, self._socket.next_sequence(), hairpin=hairpin)])
-        if new.isolated != (row.isolated and row.master == bridge):
-            self._send([self._isolation(new)])
+        if row.master != bridge or row.takes_reserved or row.isolated != new.isolated:
+            self._send([self._port_switches(new)])
 
-    def _isolation(self, new: netstate.VethPair | netstate.BridgePort) -> bytes:
-        return link_messages.set_isolated(new.name, new.isolated, self._socket.next_sequence())
+    def _port_switches(self, new: netstate.VethPair | netstate.BridgePort) -> bytes:
+        return link_messages.set_port(new.name, self._socket.next_sequence(), isolated=new.isolated)
 
     def _change(
         self, row: rtnl_links.LinkRow, *, mtu: int, mac: netstate.Mac | None = None, bridge: int | None = None

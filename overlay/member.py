@@ -12,11 +12,13 @@ import datetime
 import ipaddress
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from overlay import backend as backends
 from overlay import (
     claim,
+    clones,
     errors,
     flanneld,
     kernel,
@@ -58,6 +60,8 @@ class Ports:
     publish: Callable[[str, netstate.NetState], None]
     in_use: Callable[[], bool]
     """Whether addresses were given out of this node's subnet."""
+    unless_in_use: Callable[[Callable[[], None]], bool]
+    """Call this if they were not, and keep them from being given out meanwhile; tells whether it was called."""
     claim_room: Callable[[str, Sequence[netstate.IPNetwork], str], None]
     """Raises ConfigInvalid where (prefix, networks, device) cannot stand beside the host's other flannel networks."""
     pick: Callable[[int], int]
@@ -71,6 +75,10 @@ class Ports:
     """The subnet that a flanneld had on this host."""
     supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
     """Who starts the threads."""
+    machine: Callable[[], str | None] = lambda: None
+    """Names this machine, see `machine`."""
+    shared: bool = True
+    """Other hosts write to the registry as well."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +95,21 @@ class Membership:
     own: backends.Own
     attrs: lease.LeaseAttrs
     written: lease.LeaseAttrs | None = None
+    copied: bool = False
+    """The state file came from another machine, and its subnet with it."""
 
     @property
     def published(self) -> claim.Published:
         """What this host writes, or wrote, under its key."""
         return claim.Published(key=self.own.key, attrs=self.written or self.attrs)
+
+    def over_underlay_of(self, moved: Membership) -> Membership:
+        """The same member over what `moved` found below; as it is where that looked for fewer families."""
+        lower = moved.own.underlay
+        if self.own.key.v6 is not None and lower.v6 is None:
+            return self
+        own = dataclasses.replace(self.own, underlay=lower, tx_checksum=moved.own.tx_checksum)
+        return dataclasses.replace(self, own=own, attrs=self.backend.attrs(own))
 
     @property
     def held_v6(self) -> lease.HeldSubnetV6 | None:
@@ -105,9 +123,10 @@ class Membership:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """The lease is ours."""
+    """The lease is ours. `former`: the key of the subnet before it, which is to be given back."""
 
     member: Membership
+    former: lease.Lease | None = None
     lease: lease.Lease
 
 
@@ -119,52 +138,83 @@ class Refused:
     by: lease.Lease
 
 
-def join(prefix: str, options: Options, ports: Ports, stop: threading.Event) -> Joined | Refused:
-    """Get the lease. Raises SettingsError, OutOfSubnets, RegistryError; nothing is written while a flanneld runs."""
+def join(
+    prefix: str, options: Options, ports: Ports, stop: threading.Event, origins: clones.Origins
+) -> Joined | Refused:
+    """Get the lease. Nothing is written while a flanneld runs, nor before it is known whose the saved subnet is.
+
+    Raises SettingsError, OutOfSubnets, RegistryError, NotReady.
+    """
     text = _read_config(options, ports)
     running = ports.flannelds()
     preflight.refuse_rival(prefix, running)
     if text is None:
         text = _put_config(prefix, options, ports)
-    config = netconfig.parse_network_config(text)
     saved = ports.store.load(prefix)
-    last = claim.Published(key=saved.key, attrs=saved.attrs) if saved else None
-    hint = None if saved else ports.previous()
     lost: errors.RegistryError | None = None
     for _ in range(CLAIM_TRIES):
-        in_use = last is not None and ports.in_use()
+        in_use = saved is not None and ports.in_use()
         member = make_membership(prefix, options, ports, text, saved, in_use=in_use)
         preflight.refuse_clash(member.backend.device, running, ports.kernel.list_underlays())
-        if hint is not None:
-            last, hint = claim.Published(key=hint, attrs=member.attrs), None
         leases = ports.registry.read_leases()
-        try:
-            wish = claim.claim_subnet(config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
-        except errors.OutOfSubnets as exc:
-            holders = subnets.describe_holders(leases, _ends(leases, ports.registry))
-            raise errors.OutOfSubnets(exc.reason, holders) from None
+        if saved is not None and ports.shared:
+            member = _find_origin(member, saved, leases, ports, origins)
+        last = _published(saved, member, ports, in_use=in_use)
+        if lost is not None and not in_use:
+            last = None  # a key that is no lease may be in the way of the subnet we had: any other will do
+        wish = _choose_claim(member, leases, last, ports, in_use=in_use)
         if isinstance(wish, claim.Taken):
             return Refused(member=member, by=wish.by)
         try:
             held = carry_out(wish, member.attrs, ports.registry)
+            if isinstance(wish, claim.Create) and not in_use:
+                _yield_to_rival(held, leases, ports.registry)
         except (errors.SubnetTaken, errors.LeaseLost) as exc:
             log.info("lost a race for a subnet, looking again prefix=%s reason=%s", prefix, exc)
             lost = exc
-            if not in_use:
-                last = None  # a key that is no lease may be in the way of the subnet we had: any other will do
             if stop.wait(0.05 * (1 + ports.pick(10))):
                 break
         else:
-            _give_back(saved, held, leases, ports.registry)
-            return _joined(prefix, member, held)
+            return _joined(prefix, member, held, _find_former(saved, member, held, leases))
     raise errors.RegistryUnavailable(f"no subnet under {prefix} after {CLAIM_TRIES} tries: {lost}")
 
 
-def _joined(prefix: str, member: Membership, held: lease.Lease) -> Joined:
+def _published(
+    saved: nodestore.SavedNode | None, member: Membership, ports: Ports, *, in_use: bool
+) -> claim.Published | None:
+    """What we saved ourselves counts more than the subnet that a flanneld left in its file."""
+    if saved is None:
+        left = ports.previous()
+        return None if left is None else claim.Published(key=left, attrs=None)
+    if not member.copied:
+        return claim.Published(key=saved.key, attrs=saved.attrs)
+    return claim.Published(key=saved.key, attrs=None) if in_use else None
+
+
+def _choose_claim(
+    member: Membership,
+    leases: registry.Snapshot,
+    last: claim.Published | None,
+    ports: Ports,
+    *,
+    in_use: bool,
+) -> claim.Claim:
+    """See `claim.claim_subnet`; where nothing is free the error says until when the others hold what they have."""
+    try:
+        return claim.claim_subnet(member.config, leases, member.attrs, last, in_use=in_use, pick=ports.pick)
+    except errors.OutOfSubnets as exc:
+        holders = subnets.describe_holders(leases, _ends(leases, ports.registry))
+        raise errors.OutOfSubnets(exc.reason, holders) from None
+
+
+def _joined(prefix: str, member: Membership, held: lease.Lease, former: lease.Lease | None) -> Joined:
     for line in member.backend.warnings:
         log.warning("%s prefix=%s", line, prefix)
+    if member.copied:
+        log.warning("state file is a copy of another machine's, new subnet prefix=%s subnet=%s", prefix, held.key)
     own = dataclasses.replace(member.own, key=held.key)
-    return Joined(member=dataclasses.replace(member, own=own, written=held.attrs), lease=held)
+    settled = dataclasses.replace(member, own=own, written=held.attrs, copied=False)
+    return Joined(member=settled, lease=held, former=former)
 
 
 def make_membership(
@@ -267,19 +317,61 @@ def carry_out(
             return wish.lease
 
 
-def _give_back(
-    saved: nodestore.SavedNode | None, held: lease.Lease, snapshot: registry.Snapshot, agreed: registry.Registry
-) -> None:
-    """Free the subnet this host had before and nothing uses any more: only a key that is word for word ours."""
-    if saved is None or saved.key == held.key:
+def look_here(attrs: lease.LeaseAttrs, ports: Ports) -> clones.Here:
+    """What tells this host from the one that wrote a state file."""
+    links = ports.kernel.list_underlays()
+    addresses = frozenset(address.ip for link in links for address in link.all_addresses)
+    return clones.Here(attrs=attrs, addresses=addresses, machine=ports.machine())
+
+
+def rename(member: Membership, ports: Ports) -> Membership:
+    """The same member with MACs of its own: those of the state file are another machine's."""
+    own = dataclasses.replace(
+        member.own, mac=ports.make_mac(), mac_v6=None if member.own.mac_v6 is None else ports.make_mac()
+    )
+    return dataclasses.replace(member, own=own, attrs=member.backend.attrs(own))
+
+
+def _find_origin(
+    member: Membership,
+    saved: nodestore.SavedNode,
+    leases: registry.Snapshot,
+    ports: Ports,
+    origins: clones.Origins,
+) -> Membership:
+    """`member`, or who it is where `saved` is of another machine. Raises NotReady while nobody knows."""
+    here = look_here(member.attrs, ports)
+    found = leases.leases.get(saved.key)
+    origin = origins.judge(saved, found, here, time.monotonic(), ports.registry.time_left)
+    if origin is clones.Origin.UNKNOWN:
+        raise errors.NotReady(clones.explain_watch(saved, here, origins.watch_s))
+    theirs = origin is clones.Origin.THEIRS
+    return dataclasses.replace(
+        rename(member, ports) if theirs or clones.is_copy(saved, here) else member, copied=theirs
+    )
+
+
+def _yield_to_rival(held: lease.Lease, seen: registry.Snapshot, agreed: registry.Registry) -> None:
+    """Give a new lease back where an older one overlaps it, before Docker networks get it. Raises SubnetTaken.
+
+    All is read again only where somebody has written since `seen`.
+    """
+    if held.mod_revision == seen.revision + 1:
         return
+    rival = claim.find_rival(held, agreed.read_leases())
+    if rival is not None:
+        agreed.delete_lease(held)
+        raise errors.SubnetTaken(f"subnet {held.key} overlaps {rival.key}, which {rival.attrs.host} leased before")
+
+
+def _find_former(
+    saved: nodestore.SavedNode | None, member: Membership, held: lease.Lease, snapshot: registry.Snapshot
+) -> lease.Lease | None:
+    """The lease this host had before and nothing uses any more: only a key that is word for word ours."""
+    if saved is None or saved.key == held.key or member.copied:
+        return None
     before = snapshot.leases.get(saved.key)
-    if before is None or before.attrs != saved.attrs or not before.lease_id:
-        return
-    try:
-        agreed.delete_lease(before)
-    except errors.RegistryError as exc:
-        log.warning("old lease left to expire subnet=%s reason=%s", saved.key, exc)
+    return before if before is not None and before.attrs == saved.attrs and before.lease_id else None
 
 
 def _ends(leases: registry.Snapshot, agreed: registry.Registry) -> dict[lease.SubnetKey, datetime.datetime]:

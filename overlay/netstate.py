@@ -33,10 +33,14 @@ that an operator chose is ours by its alias alone."""
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sysctl:
-    """One kernel parameter, key in dots: `net.ipv4.ip_forward`."""
+    """One kernel parameter, key in dots: `net.ipv4.ip_forward`.
+
+    `optional`: not asked for where the link has no such parameter, as a link without IPv6 has none of its parameters.
+    """
 
     key: str
     value: str
+    optional: bool = False
 
     @property
     def link(self) -> IfName | None:
@@ -106,6 +110,10 @@ class BridgePort:
     Observed, it also stands for the host's end of a VethPair; its bridge is "" where it is in none. `hairpin`: frames
     may leave through the port that they came in by, so that a container reaches itself through a published port. The
     bridge passes nothing from one `isolated` port to another, only to itself and to others.
+
+    `takes_reserved`: frames to a reserved MAC (01:80:c2:00:00:0e, LLDP, and its neighbours) go to the host's stack
+    at the port itself, past the bridge and its packet filter, be they LLDP or a router advertisement. True only in an
+    observation.
     """
 
     name: IfName
@@ -113,6 +121,7 @@ class BridgePort:
     mtu: int
     hairpin: bool = False
     isolated: bool = False
+    takes_reserved: bool = False
     up: bool = True
 
 

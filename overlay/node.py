@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from overlay import (
+    claim,
+    clones,
     doubt,
     errors,
     examine,
@@ -61,6 +63,7 @@ class Node:
         self._standing = standing.Standing(prefix)
         self._publishing = threading.Lock()  # slices reach the reconciler in the order in which they were made
         self._keeper = keeper.Keeper(prefix, ports, self._timing, self._standing, self._publish)
+        self._origins = clones.Origins(self._timing.watch_s)
         self._doubt = doubt.Doubt(prefix, ports.registry, self._standing, self._timing.doubt_s)
         self._published = netstate.EMPTY
         self._left_with: lease.Lease | None = None
@@ -105,16 +108,22 @@ class Node:
         self._left_with = self._standing.leave()
         self._publish()
 
-    def give_back(self) -> None:
-        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry."""
+    def give_back(self) -> bool:
+        """What remains after `leave`: end the threads, forget, give the subnet back. Waits for the registry.
+
+        Tells whether the registry has nothing of this host any more.
+        """
         end_threads(self._threads, _LEAVE_S)
         self._ports.store.forget(self.prefix)
-        if self._left_with is not None:
-            self._keeper.give_back(self._left_with)
+        return self._left_with is None or self._keeper.give_back(self._left_with)
 
     def held(self) -> lease.HeldSubnet | None:
         """The lease, held or known from the state file; None before the first."""
         return self._standing.held()
+
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """See `holdings.Holdings.holds`."""
+        return self._standing.holds(held)
 
     def wait(self, timeout_s: float) -> lease.HeldSubnet:
         """Wait for the lease; see `holdings.Holdings.wait`."""
@@ -122,7 +131,7 @@ class Node:
             self._start_over()
         seen = self._standing.attempts()
         self._kick.set()  # what an operator has just put right is looked at now, not after the pause
-        held = self._standing.wait(seen, timeout_s)
+        held = self._standing.wait(seen, timeout_s, confirmed=not self._ports.in_use())
         preflight.refuse_rival(self.prefix, self._ports.flannelds())
         preflight.refuse_overlap(held, self._ports.kernel.list_underlays())
         return held
@@ -179,6 +188,7 @@ class Node:
 
     def status(self) -> standing.Status:
         """What this node is and lacks."""
+        self._keeper.look_again()
         return self._standing.status()
 
     def list_peers(self) -> list[examine.PeerView]:
@@ -202,19 +212,30 @@ class Node:
         saved = self._ports.store.load(self.prefix)
         if saved is not None:
             known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved, in_use=True)
-            leases = self._ports.store.load_peers(self.prefix)
-            self._standing.set_saved(dataclasses.replace(known, written=saved.attrs), leases)
-            log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.key, len(leases))
-            self._publish()
+            here = member.look_here(known.attrs, self._ports)
+            copied = self._ports.shared and clones.is_copy(saved, here)
+            if copied:
+                known = member.rename(known, self._ports)
+            if self._ports.in_use() or not (copied or clones.is_moved(saved, here)):
+                self._restore(dataclasses.replace(known, written=saved.attrs))
+            else:
+                self._anew.set()  # whose the subnet is must be found out first; the peers are read anew
         self._restored = True
+
+    def _restore(self, saved: member.Membership) -> None:
+        leases = self._ports.store.load_peers(self.prefix)
+        self._standing.set_saved(saved, leases)
+        log.info("lease restored prefix=%s subnet=%s peers=%d", self.prefix, saved.own.key, len(leases))
+        self._publish()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self._cut.clear()
-            if self._anew.is_set():
+            anew = self._anew.is_set()
+            if anew:
                 self._anew.clear()
                 self._save_all_peers()
-            else:
+            if not anew or not self._standing.is_settled():
                 self._join()
             if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
                 self._follow()
@@ -229,8 +250,11 @@ class Node:
                     self._take_up_saved()
             try:
                 with self._keeper.deciding:
-                    self._keeper.settle(member.join(self.prefix, self._options, self._ports, self._stop))
+                    basis, _, _ = self._standing.now()
+                    outcome = member.join(self.prefix, self._options, self._ports, self._stop, self._origins)
+                    self._keeper.settle(outcome, basis)
                 self._restored = True
+                self.look_at_underlay()  # which may have changed while the registry was asked
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
             except Exception as exc:  # noqa: BLE001 - told by the supervisor
@@ -277,7 +301,7 @@ class Node:
         self._publish()
         self._ports.changed()
         if moved.attrs != known.attrs:
-            self._keeper.claim()
+            self._keeper.claim_soon()
 
     def _start_over(self) -> None:
         """Another host has our subnet and nothing here uses it any more: any other will do."""
@@ -307,9 +331,7 @@ class Node:
             case registry.Snapshot() if known is not None:
                 self._doubt.note(book, event)
                 believed = self._doubt.settle(book, event, self._cut)
-                if believed is not None and self._keeper.yields(believed):
-                    self._cut.set()
-                elif believed is not None:
+                if believed is not None:
                     self._read_at = believed.revision
                     self._take_in(peers.read_event(book, believed, known.own.key))
             case registry.Delta() if known is not None and event.revision > self._read_at:  # else read already
@@ -334,7 +356,9 @@ class Node:
         with self._publishing:
             known, _, book = self._standing.now()
             state, skipped = known.backend.desired(known.own, book.leases) if known else (netstate.EMPTY, ())
-            self._standing.set_skipped(tuple(str(one) for one in skipped))
+            rivals = {one.key for one in skipped if known and one.key.overlaps(known.own.key)}
+            overlaps = [claim.explain_overlap(known.own.key, book.leases[key]) for key in sorted(rivals) if known]
+            self._standing.set_skipped(tuple(str(one) for one in skipped), tuple(overlaps))
             self._published = state
             try:
                 self._ports.publish(f"node:{self.prefix}", state)

@@ -83,6 +83,12 @@ class Nodes:
         """Implements `holdings.Holdings`."""
         return [held for one in self.all() if (held := one.held()) is not None]
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Implements `holdings.Holdings`."""
+        with self._lock:
+            known = self._nodes.get(held.prefix)
+        return known is not None and known.holds(held)
+
     def leave(self, prefix: str) -> None:
         """Implements `holdings.Holdings`."""
         if prefix == self._default:
@@ -98,6 +104,21 @@ class Nodes:
                     return
                 give_back = functools.partial(self._give_back, left)
                 self._leaving[prefix] = self._supervisor.start(f"leave:{prefix}", give_back, self._ended)
+
+    def leave_all(self) -> list[str]:
+        """Leave every flannel network for good, the default one too; those whose subnets are left to expire.
+
+        Waits for the registries.
+        """
+        with self._lock:
+            self._started = False
+            nodes, self._nodes = list(self._nodes.values()), {}
+            leaving = list(self._leaving.values())
+        for one in nodes:
+            one.leave()
+        left = [one.prefix for one in nodes if not one.give_back()]
+        node.end_threads(leaving, GIVE_BACK_S)
+        return left
 
     def claim_room(self, prefix: str, networks: Sequence[netstate.IPNetwork], device: str) -> None:
         """Keep ranges and a device for a flannel network until it is left; again with others replaces them.

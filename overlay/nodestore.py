@@ -31,13 +31,18 @@ SCHEMA = statefile.Schema(
         ) WITHOUT ROWID
         """,
         "ALTER TABLE nodes ADD COLUMN mac_v6 TEXT",
+        "ALTER TABLE nodes ADD COLUMN machine TEXT; ALTER TABLE nodes ADD COLUMN lease_id INTEGER",
     ),
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SavedNode:
-    """What the state file knows of this host in one flannel network. `config` is the config's JSON text."""
+    """What the state file knows of this host in one flannel network. `config` is the config's JSON text.
+
+    `machine` names the machine that wrote it, see `machine`; `lease_id` is the etcd lease behind the key. Both are
+    None in a file of an older version.
+    """
 
     prefix: str
     config: str
@@ -45,6 +50,8 @@ class SavedNode:
     attrs: lease.LeaseAttrs
     mac: netstate.Mac
     mac_v6: netstate.Mac | None = None
+    machine: str | None = None
+    lease_id: int | None = None
 
 
 class NodeStore:
@@ -61,10 +68,12 @@ class NodeStore:
     def load(self, prefix: str) -> SavedNode | None:
         """What was known; None for a new prefix."""
         with self._state.read() as tx:
-            rows = tx.rows("SELECT config, subnet, attrs, mac, mac_v6 FROM nodes WHERE prefix = ?", (prefix,))
+            rows = tx.rows(
+                "SELECT config, subnet, attrs, mac, mac_v6, machine, lease_id FROM nodes WHERE prefix = ?", (prefix,)
+            )
         if not rows:
             return None
-        config, subnet, attrs, mac, mac_v6 = rows[0]
+        config, subnet, attrs, mac, mac_v6, machine, lease_id = rows[0]
         return SavedNode(
             prefix=prefix,
             config=config,
@@ -72,6 +81,8 @@ class NodeStore:
             attrs=lease.parse_attrs(attrs),
             mac=netstate.Mac(mac),
             mac_v6=None if mac_v6 is None else netstate.Mac(mac_v6),
+            machine=machine,
+            lease_id=lease_id,
         )
 
     def save(self, node: SavedNode) -> None:
@@ -82,20 +93,24 @@ class NodeStore:
             lease.format_attrs(node.attrs),
             node.mac,
             node.mac_v6,
+            node.machine,
+            node.lease_id,
             node.prefix,
         )
-        columns = "config, subnet, attrs, mac, mac_v6, prefix"
+        columns = "config, subnet, attrs, mac, mac_v6, machine, lease_id, prefix"
         with self._state.read() as tx:
             if tx.rows(f"SELECT {columns} FROM nodes WHERE prefix = ?", (node.prefix,)) == [values]:  # noqa: S608
                 return
         with self._state.write() as tx:
             changed = tx.run(
-                "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ?, mac_v6 = ? WHERE prefix = ?",
+                "UPDATE nodes SET config = ?, subnet = ?, attrs = ?, mac = ?, mac_v6 = ?, machine = ?, lease_id = ? "
+                "WHERE prefix = ?",
                 values,
             )
             if not changed:
                 tx.run(
-                    "INSERT INTO nodes (config, subnet, attrs, mac, mac_v6, prefix) VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO nodes (config, subnet, attrs, mac, mac_v6, machine, lease_id, prefix) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     values,
                 )
 

@@ -7,7 +7,6 @@ namespace of the calling thread. Source: RFC 792, RFC 4443 §4, ip(7) (IP_PMTUDI
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
@@ -69,7 +68,11 @@ def is_reply(packet: bytes, version: int, mark: int) -> bool:
 
 def _hear(sock: socket.socket, version: int, mark: int, deadline: float) -> bool:
     while (left_s := deadline - time.monotonic()) > 0:
-        readable, _, _ = select.select([sock], [], [], left_s)
-        if readable and is_reply(sock.recv(1 << 16), version, mark):
+        sock.settimeout(left_s)  # not select(2): it takes no descriptor above 1023
+        try:
+            packet = sock.recv(1 << 16)
+        except TimeoutError:
+            return False
+        if is_reply(packet, version, mark):
             return True
     return False

@@ -1,7 +1,7 @@
 """What else on this host stands in the way of a flannel network: a flanneld, a link with addresses of its range.
 
 Pure: judges what `processes` and the kernel port have found. `member` asks before anything is written, `node` before
-the subnet is given to a Docker network and at every keepalive.
+the subnet is given to a Docker network, `lookout` now and then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Findings:
 
 def refuse_rival(prefix: str, running: Iterable[flanneld.Flanneld]) -> None:
     """Raises FlanneldRunning where one of them has our prefix: a lease's PublicIP is all that says whose it is."""
-    rival = _find_rival(prefix, running)
+    rival = find_rival(prefix, running)
     if rival is not None:
         raise errors.FlanneldRunning(rival)
 
@@ -48,27 +48,23 @@ def refuse_overlap(held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink])
         if address.ip in half.subnet:
             raise errors.AddressTaken(
                 f"{link} has {address}, and {half.subnet} is this host's flannel subnet: its containers could not "
-                f"be reached through two links; {_describe_cure(link)}"
+                f"be reached through two links; {_describe_cure(link, address)}"
             )
 
 
-def look_around(
-    prefix: str, held: lease.HeldSubnet, running: Iterable[flanneld.Flanneld], links: Iterable[kernel.UnderlayLink]
-) -> Findings:
-    """What an operator should put right. `links` are those that are not ours."""
-    return Findings(
-        rival=_find_rival(prefix, running),
-        overlaps=tuple(
-            f"{link} has {address} of this host's flannel subnet {half.subnet}: {_describe_cure(link)}"
-            if address.ip in half.subnet
-            else f"{link} has {address}, which overlaps the flannel network {half.network}: what is there becomes "
-            "unreachable where a host has its subnet; give the flannel network another range"
-            for link, address, half in _overlapping(held, links)
-        ),
+def find_overlaps(held: lease.HeldSubnet, links: Iterable[kernel.UnderlayLink]) -> tuple[str, ...]:
+    """Addresses in the range of the flannel network, a line each. `links` are those that are not ours."""
+    return tuple(
+        f"{link} has {address} of this host's flannel subnet {half.subnet}: {_describe_cure(link, address)}"
+        if address.ip in half.subnet
+        else f"{link} has {address}, which overlaps the flannel network {half.network}: what is there becomes "
+        "unreachable where a host has its subnet; give the flannel network another range"
+        for link, address, half in _overlapping(held, links)
     )
 
 
-def _find_rival(prefix: str, running: Iterable[flanneld.Flanneld]) -> str | None:
+def find_rival(prefix: str, running: Iterable[flanneld.Flanneld]) -> str | None:
+    """The flanneld with our prefix, and what to do about it."""
     wanted = lease.clean_prefix(prefix)
     for one in running:
         if one.prefix == wanted:
@@ -100,10 +96,16 @@ def _describe_home(one: flanneld.Flanneld) -> str:
     return "leases in Kubernetes" if one.prefix is None else f"prefix {one.prefix}"
 
 
-def _describe_cure(link: str) -> str:
-    if link == "docker0":
+def _describe_cure(link: str, address: netstate.IPInterface) -> str:
+    options = "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh)"
+    if link != "docker0":
+        return f"take the address away (ip addr del {address} dev {link}) or the link"
+    if address.version == 6:
         return (
-            "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh) take away mtu, give bip "
-            "another range such as 172.17.0.1/16 (without any, Docker keeps the old one) and restart docker"
+            f"{options} take away ipv6 and fixed-cidr-v6, or give the latter another range, restart docker, and take "
+            f"the address away, which Docker leaves (ip addr del {address} dev {link})"
         )
-    return f"take the address away (ip addr del … dev {link}) or the link"
+    return (
+        f"{options} take away mtu, give bip another range such as 172.17.0.1/16 (without any, Docker keeps the old "
+        "one) and restart docker"
+    )

@@ -8,9 +8,7 @@ Source: RFC 9293 §3.1, §3.10.7.1; raw(7).
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import select
 import socket
 import struct
 import time
@@ -62,7 +60,7 @@ def _send_crafted(tunnel: offload.Tunnel) -> bool:
     ):
         reserved.bind((str(tunnel.own), 0))
         port: int = reserved.getsockname()[1]
-        sock.setblocking(False)
+        sock.settimeout(CRAFTED_S)
         sock.bind((str(tunnel.own), 0))
         sock.connect((str(tunnel.peer), 0))
         for _ in range(CRAFTED_TRIES):
@@ -74,10 +72,13 @@ def _send_crafted(tunnel: offload.Tunnel) -> bool:
 
 def _hear(sock: socket.socket, tunnel: offload.Tunnel, port: int, deadline: float) -> bool:
     while (left_s := deadline - time.monotonic()) > 0:
-        readable, _, _ = select.select([sock], [], [], left_s)
-        with contextlib.suppress(BlockingIOError):
-            if readable and is_answer(sock.recv(256), tunnel.own.version, port):
-                return True
+        sock.settimeout(left_s)  # not select(2): it takes no descriptor above 1023
+        try:
+            packet = sock.recv(256)
+        except TimeoutError:
+            return False
+        if is_answer(packet, tunnel.own.version, port):
+            return True
     return False
 
 

@@ -31,6 +31,7 @@ from overlay import (
     passes,
     slices,
     supervisor,
+    tunnel_guard,
     turns,
 )
 
@@ -66,6 +67,7 @@ class Reconciler:
         self._pass_lock = threading.Lock()
         self._wake = threading.Event()
         self._keeper = firewall_keeper.FirewallKeeper(filters, self._wake.set)
+        self._tunnels: tunnel_guard.TunnelPlan = frozenset()
         self._listeners: list[Callable[[], None]] = []
 
     # -- owners -----------------------------------------------------------------------------------------------------
@@ -75,19 +77,24 @@ class Reconciler:
         with self._turns.of(owner):
             with self._lock:
                 applied = self._slices.put(owner, state)
+                is_guarded = not self._declare_tunnels()
             self._apply_slice(owner, state, applied)
+        if not is_guarded:
+            self._write_tunnels()
 
     def remove(self, owner: str) -> None:
         """Drop an owner's slice and take its objects away. Raises KernelError; it is retried all the same."""
         with self._turns.of(owner):
             with self._lock:
                 applied = self._slices.drop(owner)
+                self._declare_tunnels()
             self._apply_slice(owner, netstate.EMPTY, applied)
 
     def forget(self, owner: str) -> None:
         """Drop an owner's slice; a full pass takes its objects away soon. Never waits for the kernel."""
         with self._lock:
             self._slices.drop(owner)
+            self._declare_tunnels()
         self._wake.set()
 
     def set_firewall(self, plan: firewall.FirewallPlan) -> None:
@@ -114,6 +121,10 @@ class Reconciler:
         """As `write_firewall`, for the guard."""
         self._keeper.write(self._keeper.guard)
 
+    def list_published(self) -> frozenset[firewall.PublishedPort]:
+        """What the host's rules publish now, an earlier life's too. Raises KernelError."""
+        return self._keeper.list_published()
+
     def limits(self) -> tuple[str, ...]:
         """What this host's packet filter cannot do, a line each."""
         return self._keeper.limits()
@@ -126,6 +137,12 @@ class Reconciler:
             self._gate_open = True
             self._settled = False
         self._wake.set()
+
+    @property
+    def gate_is_open(self) -> bool:
+        """Whether it is known what of an earlier life is in use."""
+        with self._lock:
+            return self._gate_open
 
     def on_events(self, tell: Callable[[], None]) -> None:
         """Call `tell` whenever the kernel reports a change. Before `run`; must return at once."""
@@ -276,6 +293,23 @@ class Reconciler:
             self._wake.set()
             kind = errors.NameTaken if any(failure.name_taken for failure in failures) else errors.KernelError
             raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
+
+    def _declare_tunnels(self) -> bool:
+        """Under the lock: whether containers must be kept from other ports than before."""
+        links = self._slices.take_tunnels()
+        plan = self._tunnels if links is None else tunnel_guard.plan(links)
+        if plan == self._tunnels:
+            return False
+        self._tunnels = plan
+        self._keeper.tunnels.declare(plan)
+        return True
+
+    def _write_tunnels(self) -> None:
+        """What is refused is no reason to have no tunnel: the next look at the packet filter tries again."""
+        try:
+            self._keeper.write(self._keeper.tunnels)
+        except errors.KernelError as exc:
+            log.warning("containers are not kept from the tunnels' ports yet, retrying in the background: %s", exc)
 
     def _listen(self, stop: threading.Event) -> None:
         for _ in pace.heard(log, stop, "kernel", lambda until: self._kernel.events(until, self._is_wanted)):

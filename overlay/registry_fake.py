@@ -1,13 +1,14 @@
 """The registry in memory: for tests and for trying things out, one object for all nodes of a flannel network.
 
 Passes the contract suite of the real ones, and lets a test be the other hosts, the clock and the broken cable.
-Leases never expire by themselves: `expire` says when.
+Leases never expire by themselves: `expire` says when, and `let_age` how long ago one was renewed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 
 from overlay import errors, feed, lease, registry
@@ -23,7 +24,7 @@ class FakeRegistry:
         self._revision = 1
         self._leases: dict[lease.SubnetKey, lease.Lease] = {}
         self._unreadable: dict[str, registry.Unreadable] = {}
-        self._granted: set[int] = set()
+        self._granted: dict[int, float] = {}  # by lease: when it was renewed last
         self._next_id = 1000
         self._down: str | None = None
         self.keep_alives = 0
@@ -78,6 +79,8 @@ class FakeRegistry:
             self._check()
             if held.lease_id and held.lease_id not in self._granted:
                 raise errors.LeaseLost(f"the lease of subnet {held.key.v4} has expired")
+            if held.lease_id:
+                self._granted[held.lease_id] = time.monotonic()
             self.keep_alives += 1
             return registry.SUBNET_TTL_S
 
@@ -87,7 +90,8 @@ class FakeRegistry:
             self._check()
             if not held.lease_id:
                 return None
-            return registry.SUBNET_TTL_S if held.lease_id in self._granted else 0
+            renewed_at = self._granted.get(held.lease_id)
+            return 0 if renewed_at is None else round(registry.SUBNET_TTL_S - (time.monotonic() - renewed_at))
 
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""
@@ -95,7 +99,7 @@ class FakeRegistry:
             self._check()
             found = self._leases.get(held.key)
             if found is not None and found.mod_revision == held.mod_revision:
-                self._granted.discard(found.lease_id)
+                self._granted.pop(found.lease_id, None)
                 self._remove(held.key)
 
     def watch(self, stop: threading.Event) -> Iterator[registry.Snapshot | registry.Delta | registry.Outage]:
@@ -130,13 +134,18 @@ class FakeRegistry:
         with self._lock:
             lease_id = self._leases[key].lease_id
             if lease_id:
-                self._granted.discard(lease_id)
+                self._granted.pop(lease_id, None)
                 self._remove(key)
+
+    def let_age(self, key: lease.SubnetKey, seconds: float) -> None:
+        """Nobody has renewed the lease of `key` for so much longer."""
+        with self._lock:
+            self._granted[self._leases[key].lease_id] -= seconds
 
     def drop_grant(self, key: lease.SubnetKey) -> None:
         """The lease of `key` ends on the server, unseen, as if the delete were still under way."""
         with self._lock:
-            self._granted.discard(self._leases[key].lease_id)
+            self._granted.pop(self._leases[key].lease_id, None)
 
     def go_down(self, reason: str = "connection refused") -> None:
         """No call is answered any more."""
@@ -180,7 +189,7 @@ class FakeRegistry:
 
     def _grant(self) -> int:
         self._next_id += 1
-        self._granted.add(self._next_id)
+        self._granted[self._next_id] = time.monotonic()
         return self._next_id
 
     def _put(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, lease_id: int) -> lease.Lease:

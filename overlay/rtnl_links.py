@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from overlay import netstate, rtnl
 
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 4, 5, 10
-_IFLA_IFALIAS, _IFLA_LINK_NETNSID = 20, 37
 _BRPORT_MODE = 4
 _VXLAN_ID, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT = 1, 3, 4, 7, 15
 _VXLAN_LOCAL6, _VXLAN_GBP = 17, 23
@@ -36,6 +35,8 @@ class LinkRow:
     data: Mapping[int, bytes]
     hairpin: bool
     isolated: bool
+    in_bridge: bool
+    takes_reserved: bool
 
     @property
     def up(self) -> bool:
@@ -54,6 +55,7 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
     found = rtnl.parse_attributes(data, at + 16, end)
     info = rtnl.parse_attributes(nested := found.get(rtnl.IFLA_LINKINFO, b""), 0, len(nested))
     own = rtnl.parse_attributes(nested := info.get(rtnl.IFLA_INFO_DATA, b""), 0, len(nested))
+    in_bridge = _text(info.get(rtnl.IFLA_INFO_SLAVE_KIND)) == "bridge"
     port = rtnl.parse_attributes(nested := info.get(rtnl.IFLA_INFO_SLAVE_DATA, b""), 0, len(nested))
     return LinkRow(
         index=index,
@@ -62,11 +64,13 @@ def parse_link(data: bytes, at: int, end: int) -> LinkRow:
         mac=rtnl.parse_mac(found.get(_IFLA_ADDRESS, b"")),
         mtu=_number(found.get(_IFLA_MTU)),
         flags=flags,
-        alias=_text(found.get(_IFLA_IFALIAS)),
+        alias=_text(found.get(rtnl.IFLA_IFALIAS)),
         master=_number(found.get(_IFLA_MASTER)),
         data=own,
         hairpin=bool(_number(port.get(_BRPORT_MODE))),
         isolated=bool(_number(port.get(rtnl.IFLA_BRPORT_ISOLATED))),
+        in_bridge=in_bridge,
+        takes_reserved=in_bridge and _number(port.get(rtnl.IFLA_BRPORT_GROUP_FWD_MASK)) != rtnl.RESERVED_FORWARDED,
     )
 
 
@@ -101,7 +105,13 @@ def show_link(row: LinkRow, names: Mapping[int, netstate.IfName]) -> netstate.Li
         case "veth":
             bridge = names.get(row.master, NOWHERE)
             return netstate.BridgePort(
-                name=row.name, bridge=bridge, mtu=row.mtu, hairpin=row.hairpin, isolated=row.isolated, up=row.up
+                name=row.name,
+                bridge=bridge,
+                mtu=row.mtu,
+                hairpin=row.hairpin,
+                isolated=row.isolated,
+                takes_reserved=row.takes_reserved,
+                up=row.up,
             )
         case _:
             return None

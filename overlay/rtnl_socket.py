@@ -54,6 +54,19 @@ def open_socket(groups: int = 0, buffer: int = RECEIVE_BUFFER) -> RtnlSocket:
     return RtnlSocket(sock)
 
 
+def has_strict_dumps(option: int = NETLINK_GET_STRICT_CHK) -> bool:
+    """Whether the kernel heeds what is asked of a dump; what else fails is said where it is needed.
+
+    Source: netlink(7), NETLINK_GET_STRICT_CHK, Linux 4.20.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+            sock.setsockopt(SOL_NETLINK, option, 1)
+    except OSError as exc:
+        return exc.errno != errno.ENOPROTOOPT
+    return True
+
+
 class RtnlSocket:
     """One socket, for one thread. A context manager."""
 

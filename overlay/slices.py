@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from overlay import diff, netstate
 
+_TUNNELS = (netstate.VxlanLink, netstate.BridgeLink)
+
 
 class Slices:
     """What each owner wants, and what of it was applied as far as we know. Not safe between threads."""
@@ -21,6 +23,7 @@ class Slices:
         self._touched: set[netstate.Key] = set()  # asked for and not written yet
         self._written: set[netstate.Key] = set()  # by owners, since `take_touched`
         self._writing: set[str] = set()
+        self._tunnels_changed = False
 
     def put(self, owner: str, state: netstate.NetState) -> netstate.NetState:
         """Replace an owner's slice, which the owner will now write and then `settle`; what of it is applied."""
@@ -32,7 +35,7 @@ class Slices:
             holders = self._by_key.setdefault(key, {})
             holders.pop(owner, None)
             holders[owner] = obj
-            self._touched.add(key)
+            self._touch(key, obj)
         self._wanted[owner] = state
         self._writing.add(owner)
         return self._applied.get(owner, netstate.EMPTY)
@@ -93,9 +96,20 @@ class Slices:
         """How many objects each owner wants."""
         return {owner: len(state) for owner, state in self._wanted.items()}
 
+    def take_tunnels(self) -> netstate.NetState | None:
+        """The tunnels and bridges among them; None where no such was declared or dropped since the last call."""
+        if not self._tunnels_changed:
+            return None
+        self._tunnels_changed = False
+        return frozenset(last for holders in self._by_key.values() if isinstance(last := _last(holders), _TUNNELS))
+
+    def _touch(self, key: netstate.Key, obj: netstate.KernelObject) -> None:
+        self._touched.add(key)
+        self._tunnels_changed = self._tunnels_changed or isinstance(obj, _TUNNELS)
+
     def _forget_object(self, owner: str, obj: netstate.KernelObject) -> None:
         key = netstate.key_of(obj)
-        self._touched.add(key)
+        self._touch(key, obj)
         holders = self._by_key[key]
         del holders[owner]
         if not holders:

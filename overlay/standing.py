@@ -42,6 +42,8 @@ class Status:
     """The peers were read from the registry in this run."""
     peers: int
     skipped: tuple[str, ...]
+    overlaps: tuple[str, ...] = ()
+    """Leases of other hosts that have addresses of ours, each with what to do."""
     revision: int
     expires_in_s: float | None
     heard_s: float | None
@@ -74,6 +76,7 @@ class Standing:
         self._book = peers.Book()
         self._followed = False
         self._skipped: tuple[str, ...] = ()
+        self._overlaps: tuple[str, ...] = ()
         self._heard_at: float | None = None
         self._followed_at: float | None = None
         self._renewed_at: float | None = None
@@ -81,6 +84,7 @@ class Standing:
         self._expires_at: float | None = None
         self._underlay_trouble: str | None = None
         self._findings = preflight.Findings()
+        self._settled = False
         self._left = False
 
     def now(self) -> tuple[member.Membership | None, lease.Lease | None, peers.Book]:
@@ -101,15 +105,19 @@ class Standing:
             self._book = peers.Book(leases=leases)
             self._changed.notify_all()
 
-    def set_joined(self, joined: member.Joined) -> bool:
-        """The lease is ours; False where this host has left meanwhile, and it is to be given back."""
+    def set_joined(self, joined: member.Joined, basis: member.Membership | None = None) -> bool:
+        """The lease is ours. False where we are nobody any more: this host has left, or joins anew.
+
+        `basis`: who we were when the registry was asked. What has moved since stays moved.
+        """
         with self._changed:
-            if self._left:
+            known = self._update(joined.member, basis)
+            if known is None:
                 return False
             if self._conflict is not None:
                 log.info("subnet regained prefix=%s subnet=%s", self._prefix, joined.lease.key.v4)
                 self.count(tally.Event.SUBNET_REGAINED)
-            self._member, self._lease = joined.member, joined.lease
+            self._member, self._lease, self._settled = known, joined.lease, True
             self._conflict = self._trouble = None
             self._changed.notify_all()
         ttl_s = joined.lease.ttl_s
@@ -136,18 +144,18 @@ class Standing:
         elif fresh:
             log.info("underlay back prefix=%s", self._prefix)
 
-    def set_refused(self, refused: member.Refused) -> None:
-        """Another host has our subnet."""
-        known = refused.member
-        conflict = claim.explain_taken(known.own.key, refused.by, known.attrs)
+    def set_refused(self, refused: member.Refused, basis: member.Membership | None = None) -> None:
+        """Another host has our subnet. `basis`: as for `set_joined`."""
         with self._changed:
-            if self._left:
+            known = self._update(refused.member, basis)
+            if known is None:
                 return
+            conflict = claim.explain_taken(known.own.key, refused.by, known.attrs, copied=known.copied)
             if self._conflict != conflict:
                 log.error("subnet lost prefix=%s: %s", self._prefix, conflict)
                 self.count(tally.Event.SUBNET_LOST)
-            self._member, self._lease, self._expires_at = known, None, None
-            self._conflict, self._trouble = conflict, None
+            self._member, self._lease, self._settled = known, None, True
+            self._expires_at, self._conflict, self._trouble = None, conflict, None
             self._changed.notify_all()
 
     def begin(self) -> None:
@@ -210,22 +218,21 @@ class Standing:
             self._warn("key", [f"key={key} reason={book.unreadable[key]}" for key in fresh[:_LINES]], len(fresh))
         return lost
 
-    def set_skipped(self, skipped: tuple[str, ...]) -> None:
-        """The peers that the backend cannot use, each with the reason; new ones are logged."""
+    def set_skipped(self, skipped: tuple[str, ...], overlaps: tuple[str, ...] = ()) -> None:
+        """The peers that the backend cannot use, each with the reason, and those with our addresses. New: logged."""
         with self._changed:
             fresh = sorted(set(skipped) - set(self._skipped))
-            self._skipped = skipped
+            doubled = [one for one in overlaps if one not in self._overlaps]
+            self._skipped, self._overlaps = skipped, overlaps
         self._warn("peer", fresh[:_LINES], len(fresh))
+        for one in doubled:
+            log.error("subnet overlaps prefix=%s: %s", self._prefix, one)
+            self.count(tally.Event.OVERLAPPED)
 
     def set_findings(self, found: preflight.Findings) -> None:
         """What is amiss around this network."""
         with self._changed:
             self._findings = found
-
-    def reset(self) -> None:
-        """This host is no member any more, and joins anew."""
-        with self._changed:
-            self._forget()
 
     def leave(self) -> lease.Lease | None:
         """This host leaves for good: what an attempt under way comes to changes nothing. The lease to give back."""
@@ -239,6 +246,17 @@ class Standing:
         """Whether `leave` was called."""
         with self._changed:
             return self._left
+
+    def is_settled(self) -> bool:
+        """Whether an attempt to join has ended with a lease or a conflict, and nothing was forgotten since."""
+        with self._changed:
+            return self._settled
+
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        """Whether these subnets are still this host's, as far as it knows."""
+        with self._changed:
+            now = self._held()
+            return self._conflict is None and now is not None and now.subnets == held.subnets
 
     def refused(self) -> bool:
         """Whether another host has our subnet."""
@@ -263,9 +281,10 @@ class Standing:
         with self._changed:
             return self._held()
 
-    def wait(self, seen: int, timeout_s: float) -> lease.HeldSubnet:
+    def wait(self, seen: int, timeout_s: float, *, confirmed: bool = False) -> lease.HeldSubnet:
         """Wait for the lease. An error that waiting cannot cure counts from an attempt that began after `seen`.
 
+        `confirmed`: what the state file alone says is taken only where the registry has failed to answer, or at last.
         Raises LeaseLost, SettingsError, RegistryDenied, OutOfSubnets, NotReady.
         """
         deadline = time.monotonic() + timeout_s
@@ -274,13 +293,13 @@ class Standing:
                 if self._conflict is not None:
                     raise errors.LeaseLost(self._conflict)
                 held = self._held()
-                if held is not None:
+                left = deadline - time.monotonic()
+                if held is not None and (self._settled or self._failed or not confirmed or left <= 0):
                     return held
                 match self._trouble:
                     case errors.SettingsError() | errors.RegistryDenied() | errors.OutOfSubnets() as hopeless:
                         if self._failed > seen:
                             raise hopeless
-                left = deadline - time.monotonic()
                 if left <= 0:
                     raise errors.NotReady(f"no flannel lease under {self._prefix} yet: {self._trouble or 'starting'}")
                 self._changed.wait(left)
@@ -308,6 +327,7 @@ class Standing:
                 followed=self._followed,
                 peers=len(self._book.leases),
                 skipped=self._skipped + unreadable,
+                overlaps=self._overlaps,
                 revision=self._book.revision,
                 expires_in_s=self._expires_at - time.monotonic() if self._expires_at else None,
                 heard_s=_age(self._heard_at),
@@ -335,8 +355,16 @@ class Standing:
             log.warning("%s prefix=%s reason=%s", what, self._prefix, exc)
         self._trouble = exc
 
+    def _update(self, outcome: member.Membership, basis: member.Membership | None) -> member.Membership | None:
+        """What an attempt that began with `basis` makes of who we are now; None: nothing."""
+        now = self._member
+        if self._left or (now is None and basis is not None):
+            return None
+        return outcome if now is None or now is basis else outcome.over_underlay_of(now)
+
     def _forget(self) -> None:
-        self._member = self._lease = self._conflict = self._expires_at = None
+        self._member = self._lease = self._conflict = self._expires_at = self._underlay_trouble = None
+        self._settled = False
         self._book = peers.Book()
 
     def _held(self) -> lease.HeldSubnet | None:

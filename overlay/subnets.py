@@ -47,6 +47,9 @@ def choose_subnet(
 ) -> Choice:
     """The lease to take over or the key to create, in flannel's order (M7): own PublicIP, saved subnet, random.
 
+    A new IPv6 subnet has the number of the IPv4 one where that is free. The keys of two hosts that join at once
+    differ by their IPv4 subnets, so that etcd lets both have one IPv6 subnet, as happens to flannelds by chance.
+
     Of several leases with our PublicIP that fit, the saved one counts first, since containers have its addresses;
     then the first in key order, as in flannel.
 
@@ -61,13 +64,13 @@ def choose_subnet(
     if fitting:
         return Reuse(lease=next((held for held in fitting if held.key == saved), fitting[0]))
     taken = list(snapshot.leases.values())
-    saved_v4 = saved.v4 if saved else None
-    saved_v6 = saved.v6 if saved else None
     try:
-        chosen_v4 = _choose(v4, [held.key.v4 for held in taken], saved_v4, pick)
+        chosen_v4 = _choose(v4, [held.key.v4 for held in taken], [saved.v4] if saved else [], pick)
         chosen_v6 = None
         if config.v6 is not None:
-            chosen_v6 = _choose(config.v6, [held.key.v6 for held in taken if held.key.v6], saved_v6, pick)
+            wishes = [saved.v6] if saved and saved.v6 and saved.v4 == chosen_v4 else []
+            wishes.append(config.v6.at(v4.position(chosen_v4)))
+            chosen_v6 = _choose(config.v6, [held.key.v6 for held in taken if held.key.v6], wishes, pick)
     except errors.OutOfSubnets as exc:
         raise errors.OutOfSubnets(exc.reason, describe_holders(snapshot, {})) from None
     return Fresh(key=lease.SubnetKey(v4=chosen_v4, v6=chosen_v6))
@@ -104,11 +107,15 @@ def _own(snapshot: registry.Snapshot, attrs: lease.LeaseAttrs) -> list[lease.Lea
 
 
 def _choose(
-    wanted: netconfig.SubnetRange[netconfig.N], taken: Iterable[netconfig.N], saved: netconfig.N | None, pick: Pick
+    wanted: netconfig.SubnetRange[netconfig.N],
+    taken: Iterable[netconfig.N],
+    wishes: Iterable[netconfig.N],
+    pick: Pick,
 ) -> netconfig.N:
     blocks = _merge_blocks((wanted.position(network), wanted.end_position(network)) for network in taken)
-    if saved is not None and wanted.holds(saved) and not _covers(blocks, wanted.position(saved)):
-        return saved
+    for wish in wishes:
+        if wanted.holds(wish) and not _covers(blocks, wanted.position(wish)):
+            return wish
     free = [position for position, _ in zip(_iter_free(blocks, wanted.count), range(_CANDIDATES), strict=False)]
     if not free:
         raise errors.OutOfSubnets(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import pathlib
+from collections.abc import Collection
 
 from overlay import faults
 
@@ -30,22 +31,22 @@ class Sysctls:
         except OSError:
             return None
 
-    def write(self, key: str, value: str) -> None:
+    def write(self, key: str, value: str, *, routerless: Collection[str] = ()) -> None:
         """Set a parameter. Raises OSError.
 
         A host that begins to forward IPv6 stops hearing router advertisements and forgets the default routes that it
-        heard of, and is cut off: so links that hear them are told first to go on.
+        heard of, and is cut off: so links that hear them are told first to go on, but for the `routerless`.
         Source: kernel Documentation/networking/ip-sysctl.rst, accept_ra.
         """
         if key == IPV6_FORWARDING and value == "1":
-            self._keep_hearing_routers()
+            self._keep_hearing_routers(routerless)
         _write(self._path(key), value)
 
-    def _keep_hearing_routers(self) -> None:
+    def _keep_hearing_routers(self, routerless: Collection[str]) -> None:
         for link in sorted((self._root / "net/ipv6/conf").iterdir()):
             with contextlib.suppress(OSError):  # a link that has just gone
                 hears = (link / "accept_ra").read_text().strip(), (link / "forwarding").read_text().strip()
-                if link.name not in {"all", "default"} and hears == ("1", "0"):
+                if link.name not in {"all", "default", *routerless} and hears == ("1", "0"):
                     _write(link / "accept_ra", "2")
 
     def _path(self, key: str) -> pathlib.Path:

@@ -49,7 +49,7 @@ class Event(enum.StrEnum):
     KEY_UNREADABLE = "key_unreadable"
     """A key that is no lease came up."""
     OVERLAPPED = "overlapped"
-    """Our new lease overlapped an older one of another length; it was given back unless containers used it."""
+    """A lease of another host had addresses of ours."""
     UNDERLAY_CHANGED = "underlay_changed"
     """The link below has another address, MTU or route; or another link carries the overlay."""
     CLOCK_JUMPED = "clock_jumped"

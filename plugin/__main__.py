@@ -13,13 +13,13 @@ import pathlib
 import socket
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import plugin
-from plugin import server
+from plugin import host_lock, server
 
 if TYPE_CHECKING:
     from plugin import engine_watch
@@ -105,6 +105,26 @@ def audit(path: pathlib.Path | None, *, repair: bool, as_json: bool, settle: flo
     sys.exit(1 if found["differences"] else _NotLooked.exit_code if found["troubles"] else 0)
 
 
+@main.command()
+@SOCKET
+def uninstall(path: pathlib.Path | None) -> None:
+    """Remove everything of flannelpy from this host, before `docker plugin rm`: links, routes, rules, the lease.
+
+    Refused while there are networks. Ends with 0 where nothing is left, 1 where something is, 2 where it was refused.
+    """
+    try:
+        code, text = _ask(path, "POST", "/uninstall", AUDIT_TIMEOUT_S)
+    except click.ClickException as exc:
+        raise _NotLooked(exc.message) from exc
+    told = json.loads(text)
+    if code != 200:
+        raise _NotLooked(told["Err"])
+    click.echo(
+        "\n".join(f"left: {line}" for line in told["left"]) or "nothing is left; now: docker plugin disable, rm"
+    )
+    sys.exit(1 if told["left"] else 0)
+
+
 def _audit_lines(found: dict[str, Any]) -> Iterator[str]:
     for side, reason in found["troubles"].items():
         yield f"{side} could not be looked at: {reason}"
@@ -123,7 +143,7 @@ def _get(path: pathlib.Path | None, url: str) -> tuple[int, str]:
 
 
 def _ask(path: pathlib.Path | None, verb: str, url: str, timeout_s: float = 20) -> tuple[int, str]:
-    connection = _UnixConnection(path or server.choose_sockets(_run_dir())[-1], timeout_s)
+    connection = _UnixConnection(path or server.choose_sockets(_run_dir())[0], timeout_s)
     try:
         with contextlib.closing(connection):
             connection.request(verb, url)
@@ -133,21 +153,27 @@ def _ask(path: pathlib.Path | None, verb: str, url: str, timeout_s: float = 20) 
         raise click.ClickException(f"no plugin answers at {connection.path}: {exc}") from exc
 
 
-def serve(timing: engine_watch.Timing | None = None) -> None:
-    """Listen first, then build the application; returns when gunicorn ends. `timing`: of the look at Docker."""
+def serve(timing: engine_watch.Timing | None = None, *, gives_way_s: float = host_lock.GIVES_WAY_S) -> None:
+    """Listen first, then build the application; returns when gunicorn ends.
+
+    `timing`: of the look at Docker. `gives_way_s`: how long a second plugin leaves a host to the first after its end.
+    """
+    server.raise_descriptor_limit()
     run_dir = _run_dir()
     sockets = server.choose_sockets(run_dir)
+    _take_host(run_dir, sockets, gives_way_s)
     for path in sockets:
         server.prepare_socket(path)
     stops: list[Callable[[], None]] = []
 
     def load() -> server.WSGI:
-        from overlay import faults
+        from overlay import faults, kernel_version, rtnl_socket
         from plugin import app
 
         if os.environ.get(faults.VARIABLE):  # tests only: see there
             faults.switch_on(pathlib.Path(os.environ[faults.VARIABLE]))
-        built = app.App({**os.environ, "RUN_DIR": str(run_dir)}, timing)
+        obstacle = kernel_version.find_obstacle(os.uname().release, has_strict_dumps=rtnl_socket.has_strict_dumps())
+        built = app.App({**os.environ, "RUN_DIR": str(run_dir)}, timing, obstacle=obstacle)
         stops.append(built.stop)
         return built.start()
 
@@ -156,6 +182,17 @@ def serve(timing: engine_watch.Timing | None = None) -> None:
             one()
 
     server.Server(sockets, load, stop).run()
+
+
+def _take_host(run_dir: pathlib.Path, sockets: Sequence[pathlib.Path], gives_way_s: float) -> None:
+    """Return when this host is ours alone, for as long as this process and those it forks live."""
+    *own, classic = sockets
+    state_dir = pathlib.Path(os.environ.get("STATE_DIR") or "/data")
+    lock = host_lock.HostLock(run_dir, classic, state_dir, gives_way_s=gives_way_s)
+    if occupant := lock.take():
+        from plugin import standby
+
+        standby.wait(lock.take, occupant, own, {**os.environ, "RUN_DIR": str(run_dir)})
 
 
 def _run_dir() -> pathlib.Path:

@@ -33,8 +33,16 @@ BUILD_WAIT_S = 20.0
 class App:
     """The running plugin, seen from HTTP. Implements `http.Core`."""
 
-    def __init__(self, env: Mapping[str, str], timing: engine_watch.Timing | None = None) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        timing: engine_watch.Timing | None = None,
+        *,
+        obstacle: errors.OverlayError | None = None,
+    ) -> None:
+        """`obstacle`: why nothing may be built here, whatever is set."""
         self._timing = timing
+        self._obstacle = obstacle
         self._settings, self._problems = settings.parse_settings(env)
         self._constants = {
             **driver_endpoints.CONSTANT,
@@ -105,6 +113,21 @@ class App:
         auditor = self._graph.audit
         return auditor.repair(settle_s) if repair else auditor.report(settle_s)
 
+    def uninstall(self) -> http.Answer:
+        """Implements `http.Core`."""
+        if not isinstance(self._failure, errors.Uninstalled):
+            self.methods()  # waits for the graph, and raises what kept it from being built
+        if self._graph is None:
+            raise errors.NotReady("flannelpy is still starting; see the plugin's log")
+        from plugin import uninstall
+
+        with self._turn:
+            uninstall.require_unused(self._graph)
+            self._failure = errors.Uninstalled(
+                "flannelpy was uninstalled from this host: docker plugin disable, then rm it; or enable it again"
+            )
+            return {"left": uninstall.remove_all(self._graph)}
+
     def missing(self) -> tuple[str, ...]:
         """Implements `http.Core`."""
         if self._failure is not None:
@@ -121,6 +144,9 @@ class App:
         return report.samples(self._graph) if self._graph is not None else ()
 
     def _build(self) -> None:
+        if self._obstacle is not None:
+            self._fail(self._obstacle)
+            return
         if self._problems:
             self._fail(errors.SettingsError("; ".join(str(problem) for problem in self._problems)))
             return

@@ -101,13 +101,17 @@ class Audit:
     def _mend(self, seen: sight.Sight) -> None:
         """From the top down: what Docker says, then leases, then the kernel, which follows the others."""
         sources = self._sources
-        driver_audit.mend(sources.driver, seen.findings)
+        findings = seen.findings if seen.is_confirmed else driver_audit.adoptions(seen.findings)
+        findings = driver_audit.settled(findings, sources.driver.recent())
+        for what, why in driver_audit.mend(sources.driver, findings).refused.items():
+            log.warning("%s: %s", what, why)
         sources.driver.publisher.settle(seen.missing_ports, seen.stale_ports)
         if seen.known is not None:
-            sources.ipam.settle_rows(seen.known)
-            ours = known_pools.of_rows(sources.driver.networks(), sources.driver.endpoints())
-            used = known_pools.union(ours, seen.known)
-            sources.ipam.release_unknown(used, seen.seen_at, ipam_service.GRACE_S)
+            if seen.is_confirmed:
+                sources.ipam.settle_rows(seen.known)
+                ours = known_pools.of_rows(sources.driver.networks(), sources.driver.endpoints())
+                used = known_pools.union(ours, seen.known)
+                sources.ipam.release_unknown(used, seen.seen_at, ipam_service.GRACE_S)
             sources.ipam.adopt(seen.known, seen.seen_at, ipam_service.GRACE_S)
             if sources.driver.networks():
                 sources.driver.allow_forwarding()

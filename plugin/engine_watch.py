@@ -10,9 +10,9 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from driver import audit, engine, errors, names, network, service
+from driver import audit, confirmation, errors, names, network, service
 from ipam import service as ipam_service
 from overlay import difference, holdings, netstate, supervisor
 from plugin import known_pools, sight
@@ -28,14 +28,12 @@ class Timing:
     longest pause between two repeats of an engine's call (8 s), so that a start which goes on shows. `grace_s` is how
     long all looks must have seen a thing that Docker does not know before it goes, and how old an address must be.
     `retry_s` lies between two tries to reach the engine, to create the default network, or to learn a new network's
-    name. After `lost_s` of looks, what Docker knows and we could not adopt, with a lease to adopt it on, counts as
-    lost.
+    name.
     """
 
     period_s: float = 60.0
     confirm_s: float = 10.0
     retry_s: float = 2.0
-    lost_s: float = 300.0
     grace_s: float = ipam_service.GRACE_S
 
 
@@ -43,6 +41,7 @@ class Timing:
 class Options:
     """`default_network` "" for none. `complete` is called once, when all that Docker knows is known here too.
 
+    Not before, however long that takes: what cannot be adopted may be a running container's. It is named in /status.
     `supervisor` is told of looks that failed.
     """
 
@@ -52,7 +51,7 @@ class Options:
     supervisor: supervisor.Supervisor = dataclasses.field(default_factory=supervisor.Supervisor)
 
 
-Glance = Callable[[float, Sequence[engine.EngineNetwork]], sight.Sight]
+Glance = Callable[[float, confirmation.Look], sight.Sight]
 """What the sides say now, given what Docker told from a moment on."""
 
 
@@ -61,7 +60,7 @@ class EngineWatch:
 
     def __init__(
         self,
-        docker: engine.Engine,
+        docker: confirmation.ConfirmedEngine,
         driver: service.Driver,
         ipam: ipam_service.Ipam,
         leases: holdings.Holdings,
@@ -76,14 +75,16 @@ class EngineWatch:
         self._timing = options.timing
         self._glance = glance
         self._complete: Callable[[], None] | None = options.complete
-        self._first_at: float | None = None
         self._window = sight.Window(options.timing.grace_s)
         self._looked_at: float | None = None
         self._pending = False
         self._differences: dict[str, int] = {}
+        self._refused: Mapping[str, str] = {}
+        self._lines: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._error: str | None = "not asked yet"
         self._default_error: str | None = None
+        self._confirmed = False
         self._mended = 0
         self._names: dict[names.NetworkId, str] = {}
 
@@ -120,15 +121,13 @@ class EngineWatch:
         self._driver.publisher.retry()
         seen_at = time.monotonic()
         networks = self._driver.networks()
-        seen = self._ask(networks)
+        docker = self._ask(networks)
         if networks:
             self._driver.allow_forwarding()
-        now = self._glance(seen_at, seen)
+        now = self._glance(seen_at, docker)
         self._window.add(now)
-        done = self._mend(now)
-        for line in done:
-            log.warning("mended: %s", line)
-        self._tell_complete(seen_at, seen)
+        done = self._mend(now, known_pools.unreadable(docker.networks))
+        self._tell_complete(docker)
         recent, settled = self._window.recent(), self._window.settled()
         tried = frozenset(settled.differences) if settled is not None else frozenset()
         with self._lock:
@@ -144,34 +143,56 @@ class EngineWatch:
         if any(net.id not in self._names for net in networks):
             self._ask(networks)
 
-    def _ask(self, known: Sequence[network.Network]) -> list[engine.EngineNetwork]:
+    def _ask(self, known: Sequence[network.Network]) -> confirmation.Look:
         """What Docker has, given what we know; its names are kept. Raises EngineError."""
-        seen = self._docker.list_networks({net.id for net in known})
+        seen = self._docker.look({net.id for net in known})
         self._note(None)
-        self._names = {net.id: net.name for net in seen if net.ours}
+        self._names = {net.id: net.name for net in seen.networks if net.ours}
+        with self._lock:
+            self._confirmed = seen.is_confirmed
         return seen
 
-    def _tell_complete(self, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> None:
-        if self._complete is None:
+    def _tell_complete(self, docker: confirmation.Look) -> None:
+        """An engine that is not confirmed may be another one: what it does not list may be here all the same."""
+        if self._complete is None or not docker.is_confirmed:
             return
-        if self._first_at is None:
-            self._first_at = seen_at
-        left = audit.find(self._driver.networks(), self._driver.endpoints(), seen)
-        lost = self._leases.held() and seen_at - self._first_at > self._timing.lost_s
-        if lost or not (left.missing_networks or left.missing_endpoints):
+        networks = self._driver.networks()
+        left = audit.find(networks, self._driver.endpoints(), docker.networks)
+        known = {net.id for net in networks}
+        unread = any(net.trouble and net.id not in known for net in docker.networks)
+        if not (left.missing_networks or left.missing_endpoints or unread):
             self._complete()
             self._complete = None
 
-    def _mend(self, now: sight.Sight) -> list[str]:
+    def _mend(self, now: sight.Sight, unreadable: Mapping[str, str]) -> list[str]:
         """What Docker knows is adopted when two looks agree; what it does not know goes when all of the grace do."""
         recent, settled = self._window.recent(), self._window.settled()
-        done = []
+        done: list[str] = []
+        refused = {f"{what} is left as it is": why for what, why in unreadable.items()}
         if recent is not None:
-            done += audit.mend(self._driver, audit.adoptions(recent.findings))
-        if settled is not None:
-            done += audit.mend(self._driver, audit.removals(settled.findings))
+            done += self._mend_rows(audit.adoptions(recent.findings), refused)
+        if settled is not None and settled.is_confirmed:
+            done += self._mend_rows(audit.removals(settled.findings), refused)
             done += self._mend_addresses(settled)
-        return done + self._ipam.adopt(now.known or (), now.seen_at, self._timing.grace_s)
+        done += self._ipam.adopt(now.known or (), now.seen_at, self._timing.grace_s)
+        self._log(done, refused)
+        return done
+
+    def _mend_rows(self, findings: audit.Findings, refused: dict[str, str]) -> tuple[str, ...]:
+        mending = audit.mend(self._driver, findings)
+        refused.update(mending.refused)
+        return mending.done
+
+    def _log(self, done: Sequence[str], refused: Mapping[str, str]) -> None:
+        """What the look before said already is not said again: what cannot be adopted is tried in every look."""
+        lines = frozenset(
+            (*(f"mended: {line}" for line in done), *(f"{what}: {why}" for what, why in refused.items()))
+        )
+        for line in sorted(lines - self._lines):
+            log.warning("%s", line)
+        self._lines = lines
+        with self._lock:
+            self._refused = refused
 
     def _mend_addresses(self, settled: sight.Sight) -> list[str]:
         known, done = settled.known or (), []
@@ -201,11 +222,13 @@ class EngineWatch:
         with self._lock:
             return {
                 "reachable": self._error is None,
+                "confirmed": self._confirmed,
                 "error": self._error,
                 "default_network": self._default_error,
                 "mended": self._mended,
                 "looked_s": None if self._looked_at is None else time.monotonic() - self._looked_at,
                 "differences": dict(self._differences),
+                "refused": dict(self._refused),
             }
 
     @property

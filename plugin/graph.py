@@ -12,8 +12,8 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 
+from driver import confirmation, host_ports_socket
 from driver import endpoints as driver_endpoints
-from driver import engine, host_ports_socket
 from driver import service as driver_service
 from driver import store as driver_store
 from ipam import endpoints as ipam_endpoints
@@ -25,6 +25,7 @@ from overlay import (
     firewall_exec,
     firewalld,
     kernel_netlink,
+    machine,
     member,
     netstate,
     node,
@@ -40,7 +41,7 @@ from overlay import (
     statefile,
     supervisor,
 )
-from plugin import audit, engine_watch, http, settings, sight
+from plugin import audit, engine_watch, http, plugin_id, settings, sight
 
 STATE_FILE = "flannelpy.db"
 STATE_FILE_S = 5.0
@@ -74,11 +75,9 @@ class Graph:
     def start(self) -> None:
         """Everything saved is declared by now: let the background begin.
 
-        Where nothing was saved the state file may have been lost, and links in the kernel be those of containers
-        that run: what stays of them is Docker's to say, and nothing is removed before.
+        The state file may have been lost, or be an old copy, and links that it does not name be those of containers
+        that run: what stays of them is Docker's to say, and nothing is removed before (`_watch`).
         """
-        if self.driver.networks():
-            self.reconciler.open_gate()
         background = (
             (self.reconciler.run, "reconciler"),
             (self.watch.run, "engine"),
@@ -119,7 +118,13 @@ def build(
     supervisor_: supervisor.Supervisor | None = None,
 ) -> Graph:
     """Open, restore and connect. Raises OverlayError where the state file cannot be used."""
-    schemas = (nodestore.SCHEMA, registry_standalone.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+    schemas = (
+        nodestore.SCHEMA,
+        registry_standalone.SCHEMA,
+        ipam_store.SCHEMA,
+        driver_store.SCHEMA,
+        confirmation.SCHEMA,
+    )
     state = statefile.StateFile(pathlib.Path(chosen.state_dir) / STATE_FILE, schemas)
     try:
         return _connect(chosen, timing or engine_watch.Timing(), state, supervisor_ or supervisor.Supervisor())
@@ -152,7 +157,8 @@ def _connect(
             store=store,
             kernel=kernel,
             publish=plumbing.set,
-            in_use=lambda: any(usage.prefix == prefix for usage in ipam.usage()),
+            in_use=lambda: ipam.is_in_use(prefix),
+            unless_in_use=lambda act: ipam.unless_in_use(prefix, act),
             claim_room=holdings.claim_room,
             pick=random.randrange,
             make_mac=_make_mac,
@@ -160,6 +166,8 @@ def _connect(
             flannelds=lambda: processes.find_flannelds(proc),
             previous=lambda: processes.read_subnet_env(run_dir / "flannel/subnet.env"),
             supervisor=watched,
+            machine=lambda: machine.read_machine(pathlib.Path("/sys"), proc),
+            shared=client is not None,
         )
         initial = chosen.network_config if prefix == chosen.etcd_prefix else ""
         options = member.Options(
@@ -182,7 +190,7 @@ def _connect(
     host = host_ports_socket.HostPortsSocket()
     driver = driver_service.Driver(driver_store.DriverStore(state), holdings, plumbing, host, supervisor_=watched)
     sources = sight.Sources(
-        docker=_docker(chosen),
+        docker=_docker(chosen, state),
         state=state,
         driver=driver,
         ipam=ipam,
@@ -243,18 +251,19 @@ def _firewall(chosen: settings.Settings) -> firewall_exec.FirewallExec:
     return firewall_exec.FirewallExec(lockfile=str(pathlib.Path(chosen.run_dir) / "xtables.lock"))
 
 
-def _docker(chosen: settings.Settings) -> engine.Engine:
+def _docker(chosen: settings.Settings, state: statefile.StateFile) -> confirmation.ConfirmedEngine:
     """One for each thread that asks: the SDK's client is not made for two."""
     from driver import engine_docker  # late: the SDK is not needed to answer, and costs 100 ms
 
-    return engine_docker.DockerEngine(chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock")
+    address = chosen.docker_host or f"unix://{chosen.run_dir}/docker.sock"
+    return confirmation.ConfirmedEngine(engine_docker.DockerEngine(address, plugin_id.read()), state)
 
 
 def _watch(
     chosen: settings.Settings, sources: sight.Sources, timing: engine_watch.Timing, watched: supervisor.Supervisor
 ) -> engine_watch.EngineWatch:
     return engine_watch.EngineWatch(
-        _docker(chosen),
+        _docker(chosen, sources.state),
         sources.driver,
         sources.ipam,
         sources.nodes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -22,8 +23,14 @@ from plugin import server
 
 log = logging.getLogger(__name__)
 
-BODY_LIMIT = 1 << 20
-"""Bytes. The longest real request (200 published ports) has some 20 kB."""
+BODY_LIMIT = 16 << 20
+"""Bytes. Docker lists every published port: all 65,535 of one protocol at an IPv6 address have 9.4 MB."""
+
+SMALL_BODY = 1 << 20
+"""Bytes. Bodies above are read and answered one at a time: parsed, they take ten times their size."""
+
+LARGE_WAIT_S = 25.0
+"""For another large body's answer, above the longest that a call waits for the lease."""
 
 MESSAGE_LIMIT = 2000
 """Characters of an error: what it quotes may be as long as the body."""
@@ -69,6 +76,10 @@ class Core(Protocol):
         """What /audit shows; takes some seconds where anything differs. Raises an error with a `status`."""
         ...
 
+    def uninstall(self) -> Answer:
+        """Removes everything of ours from the host: what is left, a line each. Raises an error with a `status`."""
+        ...
+
     def missing(self) -> tuple[str, ...]:
         """What /readyz waits for; nothing when ready."""
         ...
@@ -84,13 +95,14 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # a body in chunks is cut there and not refused: see _body
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # another verb is an error, this one too
     fixed = {"Plugin.Activate": IMPLEMENTS, **constants}
+    large = threading.Lock()
 
     @app.post("/<method>")
     def call(method: str) -> flask.Response:
         started = time.monotonic()
         with faults.within(method):
             faults.reached("handler.before")
-            response = _answer(core, fixed, method)
+            response = _in_turn(large, lambda: _answer(core, fixed, method))
             faults.reached("handler.after")
         core.observe(method, time.monotonic() - started, response.status_code)
         return response
@@ -119,7 +131,7 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
             return _error(f"/diagnose: expected 1 to {DIAGNOSE_LIMIT} times peer=SUBNET, got {len(subnets)}", 400)
         return flask.jsonify(core.examine(subnets))
 
-    _add_audit(app, core)
+    _add_orders(app, core)
 
     @app.get("/metrics")
     def metrics() -> flask.Response:
@@ -134,7 +146,13 @@ def make_app(core: Core, constants: Mapping[str, Answer]) -> flask.Flask:
     return app
 
 
-def _add_audit(app: flask.Flask, core: Core) -> None:
+def _add_orders(app: flask.Flask, core: Core) -> None:
+    """What an operator has the plugin do."""
+
+    @app.post("/uninstall")
+    def uninstall() -> flask.Response:
+        return _guarded("/uninstall", lambda: flask.jsonify(core.uninstall()))
+
     @app.route("/audit", methods=["GET", "POST"])
     def audit() -> flask.Response:
         asked = flask.request.args.get("settle", default=f"{SETTLE_S}")
@@ -150,6 +168,19 @@ def _seconds(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _in_turn(large: threading.Lock, answer: Callable[[], flask.Response]) -> flask.Response:
+    """The answer; to a large body, or one of unknown size, when no other such is being answered."""
+    size = flask.request.content_length
+    if size <= SMALL_BODY if size is not None else "Transfer-Encoding" not in flask.request.headers:
+        return answer()
+    if not large.acquire(timeout=LARGE_WAIT_S):
+        return _error(f"{flask.request.path[:80]}: other calls with more than {SMALL_BODY} bytes take too long", 503)
+    try:
+        return answer()
+    finally:
+        large.release()
 
 
 def _answer(core: Core, fixed: Mapping[str, Answer], name: str) -> flask.Response:

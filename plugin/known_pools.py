@@ -1,4 +1,4 @@
-"""Docker's networks as the pools that `ipam` compares its own with.
+"""Docker's networks as the pools that `ipam` compares its own with, and which of them cannot be read.
 
 Pure. Callers: `plugin.engine_watch` and `plugin.audit`; here, since `driver` and `ipam` do not know each other.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from driver import endpoint, engine, network
+from driver import endpoint, engine, errors, network
 from ipam import endpoints as ipam_endpoints
+from ipam import errors as ipam_errors
 from ipam import requests
 from overlay import netstate
 
@@ -40,6 +41,26 @@ def of_rows(networks: Iterable[network.Network], endpoints: Iterable[endpoint.En
     return found
 
 
+def unreadable(seen: Iterable[engine.EngineNetwork]) -> dict[str, str]:
+    """The networks of ours in Docker that cannot be read, or their options, and why."""
+    return {f"network {net.id[:12]} ({net.name})": reason for net in seen if (reason := net.trouble or _misread(net))}
+
+
+def _misread(net: engine.EngineNetwork) -> str:
+    reasons = []
+    if net.ours:
+        try:
+            network.parse_options(net.options)
+        except errors.BadRequest as exc:
+            reasons.append(str(exc))
+    if net.ipam_ours:
+        try:
+            ipam_endpoints.parse_prefix(net.ipam_options)
+        except ipam_errors.BadRequest as exc:
+            reasons.append(str(exc))
+    return "; ".join(reasons)
+
+
 def union(before: Iterable[requests.KnownPool], now: Iterable[requests.KnownPool]) -> list[requests.KnownPool]:
     """All that is used in either of two looks, the later one's word on the rest: unknown to both is nobody's."""
     pools = {item.cidr: item for item in before}
@@ -58,13 +79,21 @@ def union(before: Iterable[requests.KnownPool], now: Iterable[requests.KnownPool
 
 def _known_pool(net: engine.EngineNetwork, pool: engine.EnginePool, default_prefix: str) -> requests.KnownPool:
     return requests.KnownPool(
-        prefix=ipam_endpoints.parse_prefix(net.ipam_options) or default_prefix,
+        prefix=_prefix(net) or default_prefix,
         cidr=pool.cidr,
         subpool=pool.ip_range,
         gateway=pool.gateway,
         aux=pool.aux,
         endpoints=_endpoint_addresses(net, pool.cidr.version) if net.ours else None,
     )
+
+
+def _prefix(net: engine.EngineNetwork) -> str | None:
+    """What cannot be read is in use all the same: its addresses are not given to others."""
+    try:
+        return ipam_endpoints.parse_prefix(net.ipam_options)
+    except ipam_errors.BadRequest:
+        return None
 
 
 def _endpoint_addresses(net: engine.EngineNetwork, version: int) -> frozenset[netstate.IPAddress]:

@@ -5,11 +5,12 @@ Owns its registry of collectors, so that two apps in one test process do not mee
 
 from __future__ import annotations
 
-import wsgiref.simple_server
 from collections.abc import Callable, Iterable, Iterator
 
 import prometheus_client
 from prometheus_client import core, exposition
+
+from plugin import metrics_server
 
 CONTENT_TYPE = exposition.CONTENT_TYPE_PLAIN_0_0_4
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
@@ -23,7 +24,7 @@ class Metrics:
 
     def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
         self._registry = prometheus_client.CollectorRegistry()
-        self._server: wsgiref.simple_server.WSGIServer | None = None
+        self._server: metrics_server.MetricsServer | None = None
         self._calls = prometheus_client.Histogram(
             "flannelpy_call_seconds",
             "Time to answer one call of the engine, by method and HTTP status.",
@@ -43,13 +44,12 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> None:
         """Serve over TCP as well, from a thread of its own. Raises OSError."""
-        self._server, _ = prometheus_client.start_http_server(port, addr=host, registry=self._registry)
+        self._server = metrics_server.MetricsServer(host, port, self.render, CONTENT_TYPE)
 
     def close(self) -> None:
         """Stop serving; harmless where nothing is served."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.close()
             self._server = None
 
 

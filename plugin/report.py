@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from driver import ports
-from overlay import node, offload, standing
+from overlay import netstate, node, offload, standing
 
 if TYPE_CHECKING:
     from plugin import graph, metrics
@@ -23,6 +23,7 @@ def missing(built: graph.Graph) -> Iterator[str]:
     yield from built.supervisor.troubles()
     if built.state.trouble:
         yield built.state.trouble
+    yield from _stray_pools(built)
     if built.reconciler.last_errors:
         yield f"kernel: {built.reconciler.last_errors[0]}"
     elif built.reconciler.last_pass is None:
@@ -38,6 +39,8 @@ def _missing_of(seen: standing.Status) -> Iterator[str]:
         yield f"{seen.prefix}: lease {seen.subnet} not confirmed yet: {seen.trouble or 'starting'}"
     elif not seen.followed:
         yield f"{seen.prefix}: peers not read from the registry yet: {seen.outage or 'starting'}"
+    if not seen.conflict:
+        yield from (f"{seen.prefix}: {line}" for line in seen.overlaps)
     if seen.silence and not seen.outage:
         yield f"{seen.prefix}: watch of the peers: {seen.silence}"
     if seen.underlay_trouble:
@@ -45,6 +48,19 @@ def _missing_of(seen: standing.Status) -> Iterator[str]:
     for one in (seen.findings.rival, seen.findings.twin):
         if one:
             yield f"{seen.prefix}: {one}"
+
+
+def _stray_pools(built: graph.Graph) -> Iterator[str]:
+    """Pools that Docker has and the lease has not: the state file was lost, and the subnet went to another host."""
+    leased = {one.prefix: one.subnets for one in built.nodes.held()}
+    for usage in built.ipam.usage():
+        subnets = leased.get(usage.prefix, (usage.cidr,))
+        if not any(netstate.is_part(usage.cidr, subnet) for subnet in subnets):
+            ours = " and ".join(map(str, subnets))
+            yield (
+                f"{usage.prefix}: pool {usage.cidr} is no part of {ours}, which this host has, and no other host "
+                "routes to it; remove its Docker network and create it anew"
+            )
 
 
 def status(built: graph.Graph) -> dict[str, Any]:

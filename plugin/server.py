@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import json
 import os
 import pathlib
+import resource
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +26,8 @@ from gunicorn import util
 from gunicorn.app import base
 from gunicorn.http import errors
 from gunicorn.workers import gthread
+
+from plugin import host_lock
 
 THREADS = 24
 """dockerd starts containers of different networks side by side; a call may wait 20 s for the first lease."""
@@ -36,6 +41,13 @@ MANAGED_RUN_DIR = pathlib.Path("/host/run")
 
 PATIENCE_S = 10
 """Seconds between two parts of one request. dockerd sends each in one go."""
+
+DESCRIPTORS = 1 << 20
+"""As many as the process may have, up to this: each published port of a `native` network takes one. More is nobody's
+use, and programs that look through all of them exist."""
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_RETRY_S = 0.1
 
 LINE_LIMIT = 1000
 """Characters of a line about what is no request."""
@@ -78,6 +90,22 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
 
     And which wait for the rest of a request for so long only: THREADS of them that stop short would be the last.
     """
+
+    is_short = False
+    """Of descriptors or memory, at the last connection."""
+
+    def accept(self, listener: Any) -> None:
+        """Called by gunicorn, which would end the worker for what passes: the connection waits in the kernel."""
+        try:
+            super().accept(listener)
+            self.is_short = False
+        except OSError as exc:
+            if exc.errno not in SHORTAGES:
+                raise
+            if not self.is_short:
+                self.log.warning("no connection can be taken, trying on: %s", exc.strerror)
+            self.is_short = True
+            time.sleep(ACCEPT_RETRY_S)  # or it would turn in circles
 
     def handle(self, conn: Any) -> Any:
         """Called by gunicorn for each request."""
@@ -150,6 +178,17 @@ def _share_arenas() -> None:
         libc.mallopt(M_ARENA_MAX, 2)
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process, and the worker, have as many descriptors as it may.
+
+    systemd's and containerd's soft limit is 1,024 for the sake of programs that use select(2); none of ours does.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def choose_sockets(run_dir: pathlib.Path) -> list[pathlib.Path]:
     """Where to listen; the last one is the classic socket.
 
@@ -161,11 +200,16 @@ def choose_sockets(run_dir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def prepare_socket(path: pathlib.Path) -> None:
-    """Make the directory, and clear away what would make binding fail: a stale socket's, or a broken, path."""
+    """Make the directory, and clear away what would make binding fail: a stale socket's, or a broken, path.
+
+    Raises OSError where somebody listens there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
+    if stat.S_ISSOCK(mode) and host_lock.is_live(path):
+        raise OSError(errno.EADDRINUSE, f"another process listens at {path}")
     if stat.S_ISSOCK(mode) or stat.S_ISLNK(mode):
         path.unlink()

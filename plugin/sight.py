@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from driver import audit as driver_audit
-from driver import compare, desired, endpoint, engine, ports
+from driver import compare, confirmation, desired, endpoint, engine, ports
 from driver import errors as driver_errors
 from driver import service as driver_service
 from driver import store as driver_store
@@ -35,6 +35,7 @@ from overlay import (
     reconciler,
     registry,
     statefile,
+    tunnel_guard,
 )
 from plugin import known_pools
 
@@ -45,7 +46,7 @@ Difference = difference.Difference
 class Sources:
     """What is looked at. `docker`, `filters` are the audit's own: no other thread's answers, nothing remembered."""
 
-    docker: engine.Engine
+    docker: confirmation.ConfirmedEngine
     state: statefile.StateFile
     driver: driver_service.Driver
     ipam: ipam_service.Ipam
@@ -61,9 +62,10 @@ class Sources:
 class Sight:
     """What one look, or what several of them, saw alike.
 
-    `troubles`: the sides that could not be looked at, and why. `findings`, `known` are for who mends: what differs
-    from Docker, and all that any of the looks saw Docker use; `known` None where Docker was not reached. Units:
-    `seen_at` seconds of the monotonic clock, the begin of the last look.
+    `troubles`: the sides, and networks, that could not be looked at, and why. `findings`, `known` are for who mends:
+    what differs from Docker, and all that any of the looks saw Docker use; `known` None where Docker was not reached.
+    What Docker does not list is gone only where `is_confirmed`, see `driver.confirmation`. Units: `seen_at` seconds
+    of the monotonic clock, the begin of the last look.
     """
 
     seen_at: float
@@ -71,6 +73,7 @@ class Sight:
     troubles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     findings: driver_audit.Findings = dataclasses.field(default_factory=driver_audit.Findings)
     known: tuple[requests.KnownPool, ...] | None = None
+    is_confirmed: bool = False
     missing_ports: frozenset[ports.HostPort] = frozenset()
     stale_ports: frozenset[ports.HostPort] = frozenset()
 
@@ -86,6 +89,7 @@ def agreed(before: Sight, now: Sight) -> Sight:
         troubles={**before.troubles, **now.troubles},
         findings=driver_audit.confirm(before.findings, now.findings),
         known=known,
+        is_confirmed=before.is_confirmed and now.is_confirmed,
         missing_ports=before.missing_ports & now.missing_ports,
         stale_ports=before.stale_ports & now.stale_ports,
     )
@@ -125,12 +129,12 @@ def look(sources: Sources) -> Sight:
     return looking.look(seen_at, looking.read_docker())
 
 
-def glance(sources: Sources, seen_at: float, seen: Sequence[engine.EngineNetwork]) -> Sight:
+def glance(sources: Sources, seen_at: float, docker: confirmation.Look) -> Sight:
     """One look at what costs nobody much: not at etcd, where thousands of hosts would ask, nor at peers' entries.
 
-    Those, and the packet filter, have watches of their own. `seen` is what Docker told from `seen_at` on.
+    Those, and the packet filter, have watches of their own. `docker` is what that told from `seen_at` on.
     """
-    return _Looking(sources, whole=False).look(seen_at, seen)
+    return _Looking(sources, whole=False).look(seen_at, docker)
 
 
 class _Looking:
@@ -141,8 +145,10 @@ class _Looking:
         self._whole = whole
         self._troubles: dict[str, str] = {}
 
-    def look(self, seen_at: float, seen: Sequence[engine.EngineNetwork] | None) -> Sight:
+    def look(self, seen_at: float, docker: confirmation.Look | None) -> Sight:
         sources = self._sources
+        seen = None if docker is None else docker.networks
+        self._troubles |= known_pools.unreadable(seen or ())
         memory = compare.Known(networks=tuple(sources.driver.networks()), endpoints=tuple(sources.driver.endpoints()))
         networks, endpoints = driver_store.DriverStore(sources.state).load()
         rows = compare.Known(networks=tuple(networks), endpoints=tuple(endpoints))
@@ -165,14 +171,15 @@ class _Looking:
             troubles=self._troubles,
             findings=driver_audit.find_between(rows, memory, seen) if seen is not None else driver_audit.Findings(),
             known=tuple(known) if known is not None else None,
+            is_confirmed=docker is not None and docker.is_confirmed,
             missing_ports=compare.missing_ports(rows, reserved),
             stale_ports=compare.stale_ports(rows, reserved),
         )
 
-    def read_docker(self) -> list[engine.EngineNetwork] | None:
+    def read_docker(self) -> confirmation.Look | None:
         """None where it does not answer, which is noted."""
         try:
-            return self._sources.docker.list_networks({net.id for net in self._sources.driver.networks()})
+            return self._sources.docker.look({net.id for net in self._sources.driver.networks()})
         except driver_errors.EngineError as exc:
             self._troubles["docker"] = str(exc)
             return None
@@ -217,11 +224,13 @@ class _Looking:
         yield from compare_kernel.with_desired(wanted, seen)
 
     def _links(self, rows: compare.Known) -> Iterator[Difference]:
-        wanted = netstate.EMPTY.union(_wanted(rows), *(one.programmed() for one in self._sources.nodes.all()))
         try:
-            yield from compare_kernel.with_links(wanted, self._sources.kernel.list_links())
+            yield from compare_kernel.with_links(self._wanted_links(rows), self._sources.kernel.list_links())
         except errors.KernelError as exc:
             self._troubles["kernel"] = str(exc)
+
+    def _wanted_links(self, rows: compare.Known) -> netstate.NetState:
+        return netstate.EMPTY.union(_wanted(rows), *(one.programmed() for one in self._sources.nodes.all()))
 
     def _read_node(self, one: node.Node) -> compare_lease.Sides:
         known, held, book = one.now()
@@ -251,8 +260,9 @@ class _Looking:
         plan = desired.firewall_plan(rows.networks, rows.endpoints)
         can_guard = not self._sources.reconciler.limits()
         guarded = desired.guard_plan(rows.networks, rows.endpoints) if can_guard else None
+        tunnels = tunnel_guard.plan(self._wanted_links(rows)) if can_guard else None
         try:
-            found: Sequence[firewall_port.Finding] = self._sources.filters.look(plan, guarded)
+            found: Sequence[firewall_port.Finding] = self._sources.filters.look(plan, guarded, tunnels)
         except errors.KernelError as exc:
             self._troubles["firewall"] = str(exc)
             return

@@ -58,6 +58,8 @@ VXLAN = "overlay/backend_vxlan.py"
 FIREWALL = "overlay/firewall.py"
 TABLE = "overlay/firewall_table.py"
 CHAIN = "overlay/firewall_chain.py"
+OUTSIDE_LET_IN = Edit(TABLE, 'yield f"oifname {nft_text.names(ways)} {origin} goto outside"', "pass")
+"""What keeps two flannel networks apart, too."""
 SERVICE = "driver/service.py"
 ROWS = "driver/rows.py"
 PUBLISHING = "driver/publishing.py"
@@ -259,8 +261,8 @@ PUBLISH = (
         f"{PUBLISHED} or test_it_reaches",
         _one(
             ENDPOINT,
-            "        case DockerExit(routes=static):\n            return answer | {",
-            '        case DockerExit(routes=static):\n            return answer | {"DisableGatewayService": True, ',
+            "        case DockerExit():\n            return answer\n",
+            '        case DockerExit():\n            return answer | {"DisableGatewayService": True}\n',
         ),
     ),
     Mutation(
@@ -275,9 +277,8 @@ PUBLISH = (
         "over_the_overlay",
         _one(
             ENDPOINT,
-            "        case DockerExit(routes=static):\n"
-            '            return answer | {"StaticRoutes": [_format_route(route) for route in static]}',
-            "        case DockerExit():\n            return answer",
+            "for route in joined.way.routes]",
+            "for route in joined.way.routes if not isinstance(joined.way, DockerExit)]",
         ),
     ),
 )
@@ -346,7 +347,7 @@ GUARD = (
         "guard-not-healed",
         "the guard comes back after nft flush ruleset",
         "test_guard and flushed",
-        _one("overlay/firewall_keeper.py", "for one in (self.rules, self.guard)]", "for one in (self.rules,)]"),
+        _one("overlay/firewall_keeper.py", "(self.rules, self.guard, self.tunnels)]", "(self.rules, self.tunnels)]"),
     ),
     Mutation(
         "guard-option-ignored",
@@ -502,7 +503,7 @@ NETWORKS = (
         "flannel-networks-meet",
         "two flannel networks never meet",
         "never_meet",
-        _one(TABLE, "[other for other in domains if other is not domain]", "[]"),
+        (Edit(TABLE, "[other for other in domains if other is not domain]", "[]"), OUTSIDE_LET_IN),
     ),
     Mutation(
         "unused-flannel-network-stays",
@@ -516,8 +517,8 @@ NETWORKS = (
         "never_meet",
         _one(
             NODE,
-            "        if self._left_with is not None:\n",
-            "        if self._left_with is None:\n",
+            "return self._left_with is None or",
+            "return self._left_with is not None or",
         ),
     ),
 )
@@ -545,7 +546,7 @@ INTERRUPTIONS = (
         "lost-state-is-no-state",
         "a lost state file costs no container its network",
         "lost_state_file",
-        (Edit("plugin/graph.py", "if self.driver.networks():\n            self", "if True:\n            self"),),
+        _one(GRAPH, "        background = (\n", "        self.reconciler.open_gate()\n        background = (\n"),
     ),
     Mutation(
         "bridge-goes-at-stop",
@@ -1122,7 +1123,7 @@ AUDIT = (
         "audit-mends-no-rows",
         "--repair makes the rows what Docker says",
         "test_rows_that_docker_contradicts_are_told_and_mended",
-        (Edit("plugin/audit.py", "        driver_audit.mend(sources.driver, seen.findings)\n", ""),),
+        (Edit("plugin/audit.py", "driver_audit.mend(sources.driver, findings)", "driver_audit.Mending()"),),
     ),
     Mutation(
         "audit-looks-once",
@@ -1145,7 +1146,7 @@ RESTARTS = (
         "kills_within_the_engines_calls",
         _one(
             "plugin/engine_watch.py",
-            "            done += audit.mend(self._driver, audit.removals(settled.findings))\n"
+            "            done += self._mend_rows(audit.removals(settled.findings), refused)\n"
             "            done += self._mend_addresses(settled)\n",
             "            pass\n",
         ),
@@ -1205,10 +1206,13 @@ APART = (
         "flannel-networks-meet-over-ipv6",
         "no packet passes from one flannel network to another, of IPv6 neither",
         "each_reaches_its_own",
-        _one(
-            TABLE,
-            "if drops := list(_drops(domains, family)):",
-            "if family is firewall.IPV4 and (drops := list(_drops(domains, family))):",
+        (
+            Edit(
+                TABLE,
+                "if drops := list(_drops(domains, family)):",
+                "if family is firewall.IPV4 and (drops := list(_drops(domains, family))):",
+            ),
+            OUTSIDE_LET_IN,
         ),
     ),
     Mutation(
@@ -1222,6 +1226,7 @@ APART = (
                 'origins = [f"iifname {nft_text.names(domain.links)}"]',
                 "origins = [f\"iifname {nft_text.names(x for x in domain.links if x[:7] != 'flannel')}\"]",
             ),
+            OUTSIDE_LET_IN,
         ),
     ),
     Mutation(
@@ -1238,7 +1243,7 @@ APART = (
         "rules-stay-flushed",
         "flannel networks are apart again after nft flush ruleset and iptables -F",
         "again_after_the_packet_filter_was_flushed",
-        _one(KEEPER, "for one in (self.rules, self.guard)]", "for one in (self.guard,)]"),
+        _one(KEEPER, "(self.rules, self.guard, self.tunnels)]", "(self.guard, self.tunnels)]"),
     ),
     Mutation(
         "jump-stays-flushed",

@@ -50,6 +50,9 @@ class FixedHoldings:
     def held(self) -> list[lease.HeldSubnet]:
         return list(self.leases)
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        return held in self.leases
+
     def leave(self, prefix: str) -> None:
         self.leases = [one for one in self.leases if one.prefix != prefix]
 
@@ -76,7 +79,9 @@ class Host:
         self.ports.held.clear()  # sockets go with their process
         rows = store.DriverStore(self.files[-1])
         # However busy the machine: the fake's guard is written at once, and a test looks at it
-        self.driver = service.Driver(rows, self.holdings, self.reconciler, self.ports, guard_wait_s=10.0)
+        self.driver = service.Driver(
+            rows, self.holdings, self.reconciler, self.ports, timing=service.Timing(guard_wait_s=10.0)
+        )
         self.driver.restore()
         self.reconciler.open_gate()
         return self

@@ -63,9 +63,31 @@ def test_what_we_lack_is_missing(host: Host) -> None:
 
 
 def test_a_network_of_ours_without_a_pool_is_not_adopted(host: Host) -> None:
-    for pools in ((), (engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.20.0/24")),)):
-        config_only = dataclasses.replace(SEEN, pools=pools, endpoints=())
-        assert look(host, config_only) == audit.Findings()
+    assert look(host, dataclasses.replace(SEEN, pools=(), endpoints=())) == audit.Findings()
+
+
+SILENT = tuple(dataclasses.replace(pool, gateway=None) for pool in SEEN.pools)
+"""As engines before 29 show the pool of a `--subnet` without `--gateway`."""
+
+
+def test_a_network_whose_gateway_docker_does_not_tell_is_adopted_on_the_pools_first_address(host: Host) -> None:
+    seen = dataclasses.replace(SEEN, pools=SILENT)
+    assert audit.mend(host.driver, look(host, seen)).done == (
+        "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",
+        "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
+    )
+    assert [str(net.gateway) for net in host.driver.networks()] == ["10.2.20.1/24"]
+    assert look(host, seen) == audit.Findings()
+
+
+def test_a_gateway_that_docker_does_not_tell_stays_when_a_network_is_corrected(host: Host) -> None:
+    made = dataclasses.replace(
+        SEEN, pools=(dataclasses.replace(SEEN.pools[0], gateway=ipaddress.IPv4Address("10.2.20.9")),), endpoints=()
+    )
+    audit.mend(host.driver, look(host, made))
+    changed = audit.Findings(changed_networks=(dataclasses.replace(made, pools=SILENT, internal=True),))
+    assert audit.mend(host.driver, changed) == audit.Mending(done=("network 4d5d70de7705 corrected from Docker",))
+    assert [(str(net.gateway), net.internal) for net in host.driver.networks()] == [("10.2.20.9/24", True)]
 
 
 def test_a_known_network_under_a_name_we_do_not_know_loses_no_endpoint(host: Host) -> None:
@@ -87,7 +109,7 @@ def test_only_what_two_looks_agree_on_is_mended() -> None:
 def test_what_is_being_deleted_is_not_adopted(host: Host) -> None:
     """Docker shows a network for a moment after DeleteNetwork."""
     late = audit.confirm(audit.Findings(), look(host, SEEN))
-    assert audit.mend(host.driver, late) == []
+    assert audit.mend(host.driver, late) == audit.Mending()
     assert (host.known(), host.links()) == (([], []), set())
 
 
@@ -102,31 +124,29 @@ def test_stale_things_go_and_what_is_in_use_stays(host: Host) -> None:
     host.create_endpoint()
     host.create_endpoint("2" * 64, "10.2.20.6/24")
     host.join("2" * 64)
-    done = audit.mend(host.driver, audit.Findings(stale_endpoints=frozenset({ENDPOINT_ID})))
-    assert done == ["endpoint 1a2299da1bc9 forgotten: Docker does not know it"]
+    done = audit.mend(host.driver, audit.Findings(stale_endpoints=frozenset({ENDPOINT_ID}))).done
+    assert done == ("endpoint 1a2299da1bc9 forgotten: Docker does not know it",)
     assert [end.id for end in host.known()[1]] == ["2" * 64]
     assert host.links() == {"fp-4d5d70de7705", "fph222222222222"}
-    done = audit.mend(host.driver, audit.Findings(stale_networks=frozenset({NETWORK_ID})))
-    assert done == ["network 4d5d70de7705 forgotten: Docker does not know it"]
+    done = audit.mend(host.driver, audit.Findings(stale_networks=frozenset({NETWORK_ID}))).done
+    assert done == ("network 4d5d70de7705 forgotten: Docker does not know it",)
     assert (host.known(), host.links()) == (([], []), set())
 
 
 def test_after_the_loss_of_the_state_file_all_is_adopted(host: Host) -> None:
     """A plugin removed and installed anew, while containers run."""
-    done = audit.mend(host.driver, look(host, FOREIGN, SEEN))
-    assert done == [
+    done = audit.mend(host.driver, look(host, FOREIGN, SEEN)).done
+    assert done == (
         "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",
         "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
-    ]
+    )
     assert host.known()[1] == [ADOPTED]
     assert host.links() == {"fp-4d5d70de7705"}
-    assert audit.mend(host.driver, look(host, FOREIGN, SEEN)) == []
+    assert audit.mend(host.driver, look(host, FOREIGN, SEEN)) == audit.Mending()
     assert host.delete_endpoint() == {}
 
 
-def test_one_that_cannot_be_adopted_does_not_keep_the_others_out(
-    host: Host, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_one_that_cannot_be_adopted_does_not_keep_the_others_out(host: Host) -> None:
     outside = dataclasses.replace(
         SEEN,
         id=FOREIGN_ID,
@@ -143,26 +163,37 @@ def test_one_that_cannot_be_adopted_does_not_keep_the_others_out(
         id=names.EndpointId("3" * 64), address=ipaddress.IPv4Interface("10.2.20.8/24"), mac=None
     )
     seen = dataclasses.replace(SEEN, endpoints=(SEEN_END, twin, later))
-    done = audit.mend(host.driver, look(host, outside, seen))
-    assert done == [
-        "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",
-        "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
-        "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.7",
-        "endpoint 333333333333 adopted from Docker: 10.2.20.8",
-    ]
-    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [line.partition(": ")[0] for line in lines] == [
-        "network 7f84cb89bbd1 (old) cannot be adopted",
-    ]
-    assert "pool 10.3.0.0/24 is not part of a lease of this host (10.2.20.0/24)" in lines[0]
+    assert audit.mend(host.driver, look(host, outside, seen)) == audit.Mending(
+        done=(
+            "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",
+            "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
+            "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.7",
+            "endpoint 333333333333 adopted from Docker: 10.2.20.8",
+        ),
+        refused={
+            "network 7f84cb89bbd1 (old) cannot be adopted": (
+                "pool 10.3.0.0/24 is not part of a lease of this host (10.2.20.0/24)"
+            )
+        },
+    )
+
+
+def test_a_bug_met_with_one_network_does_not_keep_the_others_out(host: Host) -> None:
+    odd = dataclasses.replace(SEEN, id=FOREIGN_ID, name="odd", options=None, endpoints=())  # type: ignore[arg-type]
+    mending = audit.mend(host.driver, audit.Findings(missing_networks=(odd, SEEN)))
+    assert mending.done == ("network 4d5d70de7705 adopted from Docker: 10.2.20.0/24",)
+    assert mending.refused == {
+        "network 7f84cb89bbd1 (odd) cannot be adopted": (
+            "bug: AttributeError: 'NoneType' object has no attribute 'items'"
+        )
+    }
 
 
 def test_a_network_the_kernel_holds_on_to_is_forgotten_all_the_same(host: Host) -> None:
     host.create_network()
     host.kernel.refuse(netstate.BridgeLink(name=netstate.IfName("fp-4d5d70de7705"), mac=netstate.Mac(""), mtu=0))
-    assert audit.mend(host.driver, audit.Findings(stale_networks=frozenset({NETWORK_ID}))) == [
-        "network 4d5d70de7705 forgotten: Docker does not know it"
-    ]
+    done = audit.mend(host.driver, audit.Findings(stale_networks=frozenset({NETWORK_ID}))).done
+    assert done == ("network 4d5d70de7705 forgotten: Docker does not know it",)
     assert host.known() == ([], [])
 
 
@@ -198,11 +229,11 @@ SEEN6 = dataclasses.replace(
 
 def test_a_network_and_an_endpoint_of_both_families_are_adopted(host: Host) -> None:
     host.give_ipv6()
-    done = audit.mend(host.driver, look(host, SEEN6))
-    assert done == [
+    done = audit.mend(host.driver, look(host, SEEN6)).done
+    assert done == (
         "network 4d5d70de7705 adopted from Docker: 10.2.20.0/24, fd00:2:0:14::/64",
         "endpoint 1a2299da1bc9 adopted from Docker: 10.2.20.5",
-    ]
+    )
     adopted = host.known()
     assert adopted[1] == [dataclasses.replace(ADOPTED, address_v6=ipaddress.IPv6Interface("fd00:2:0:14::5/64"))]
     host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
@@ -220,7 +251,7 @@ def test_docker_tells_whether_a_network_of_an_old_state_file_was_made_with_an_mt
     unchosen = look(host, dataclasses.replace(SEEN, endpoints=()))
     assert unchosen == audit.Findings(chosen_mtus=frozenset({(NETWORK_ID, None)}))
     assert audit.confirm(audit.Findings(), unchosen) == audit.Findings()
-    assert audit.mend(host.driver, audit.confirm(unchosen, unchosen)) == []
+    assert audit.mend(host.driver, audit.confirm(unchosen, unchosen)) == audit.Mending()
     assert [(net.mtu, net.chosen_mtu) for net in host.known()[0]] == [(1450, None)]
     host.change_mtu(8950)
     assert [net.mtu for net in host.known()[0]] == [8950]

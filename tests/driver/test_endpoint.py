@@ -27,7 +27,7 @@ INTERFACE = {"SrcName": "fpc1a2299da1bc9", "DstPrefix": "eth"}
 OVERLAY_ROUTE = {"Destination": "10.2.0.0/16", "RouteType": 0, "NextHop": "10.2.20.1"}
 NATIVE: dict[str, Any] = {
     "InterfaceName": INTERFACE,
-    "StaticRoutes": [],
+    "StaticRoutes": [OVERLAY_ROUTE],
     "Gateway": "10.2.20.1",
     "DisableGatewayService": True,
 }
@@ -76,7 +76,12 @@ ROUTES6 = [OVERLAY_ROUTE, {"Destination": "fd00:2::/48", "RouteType": 0, "NextHo
 @pytest.mark.parametrize(
     ("mode", "internal", "publishes", "answer"),
     [
-        (network.GatewayMode.AUTO, False, False, NATIVE | {"GatewayIPv6": "fd00:2:0:14::1"}),
+        (
+            network.GatewayMode.AUTO,
+            False,
+            False,
+            NATIVE | {"GatewayIPv6": "fd00:2:0:14::1", "StaticRoutes": ROUTES6},
+        ),
         (network.GatewayMode.AUTO, False, True, DOCKER | {"StaticRoutes": ROUTES6}),
         (network.GatewayMode.DOCKER, False, False, DOCKER | {"StaticRoutes": ROUTES6}),
         (network.GatewayMode.AUTO, True, False, INTERNAL | {"StaticRoutes": ROUTES6}),

@@ -305,6 +305,64 @@ def test_a_wrong_create_endpoint_is_refused_and_changes_nothing(
     assert (host.known(), host.links()) == before
 
 
+@pytest.mark.parametrize(
+    "option", ["com.docker.network.advertise_addr_nmsgs", "com.docker.network.advertise_addr_ms"]
+)
+def test_an_engine_that_advertises_may_be_told_how_and_an_older_one_would_not_heed_it(
+    host: Host, option: str
+) -> None:
+    """Engines before 28 tell of no IPv4 option, and have never heard of these."""
+    body = {"NetworkID": NETWORK_ID, "IPv4Data": [POOL], "IPv6Data": []}
+    options = {"com.docker.network.generic": {option: "0"}}
+    with pytest.raises(errors.BadRequest) as caught:
+        host.call("CreateNetwork", {**body, "Options": options})
+    assert str(caught.value) == f"{option}=0: this engine does not heed it; leave it away"
+    options |= {"com.docker.network.enable_ipv4": True}
+    assert host.call("CreateNetwork", {**body, "Options": options}) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"com.docker.network.endpoint.ifname": "lan0"},
+            (
+                "com.docker.network.endpoint.ifname=lan0: engines let no network plugin name an interface; leave it "
+                "away, or create the network with -o com.docker.network.container_iface_prefix=PREFIX"
+            ),
+        ),
+        (
+            {"flannelpy.gateway": "native"},
+            "flannelpy.gateway is an option of a network and not of one container; use docker network create -o",
+        ),
+        ({"com.docker.network.endpoint.ifname": 7}, "com.docker.network.endpoint.ifname: expected a string, got a n"),
+    ],
+)
+def test_what_is_asked_of_one_connection_and_cannot_be_is_refused(
+    host: Host, options: dict[str, Any], expected: str
+) -> None:
+    host.create_network()
+    before = host.known(), host.links()
+    with pytest.raises((errors.BadRequest, fields.FieldError)) as caught:
+        host.call("CreateEndpoint", {**IDS, "Interface": INTERFACE, "Options": options})
+    assert str(caught.value).startswith(expected)
+    assert (host.known(), host.links()) == before
+
+
+def test_what_engines_ask_of_a_connection_is_taken_and_so_is_what_newer_ones_may_add(host: Host) -> None:
+    host.create_network()
+    options = {
+        "com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}],
+        "com.docker.network.portmap": [],
+        "com.docker.network.endpoint.macaddress": "AgAAAAB3",
+        "com.docker.network.endpoint.dnsservers": ["192.0.2.53"],
+        "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1",
+        "com.docker.network.endpoint.ifname": "",
+        "com.docker.network.endpoint.new": {"a": 1},
+    }
+    assert host.call("CreateEndpoint", {**IDS, "Interface": INTERFACE, "Options": options})["Interface"]
+
+
 @pytest.mark.parametrize("portmap", ["80", [80], {"80": 80}])
 def test_a_join_with_a_broken_portmap_is_refused(host: Host, portmap: object) -> None:
     host.create_network()

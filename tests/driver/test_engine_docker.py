@@ -85,12 +85,18 @@ OTHER_SEEN = engine.EngineNetwork(id=names.NetworkId(OTHER), name="", ours=False
 
 
 class Dockerd:
-    """Answers /version, /networks, /networks/{id} and /networks/create; `failure` is every answer while it is set."""
+    """Answers /version, /info, /plugins, /networks, /networks/{id} and /networks/create.
+
+    `failure` is every answer while it is set; `plugins` None: it has no such thing, as podman.
+    """
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.networks: list[Mapping[str, Any]] = []
         self.hidden: set[str] = set()
+        self.unlisted: set[str] = set()
+        self.info: Mapping[str, Any] = {"ID": "ENGINE"}
+        self.plugins: list[Mapping[str, Any]] | None = []
         self.failure: tuple[int, str] | None = None
         self.created: list[Mapping[str, Any]] = []
         self.inspected: list[str] = []
@@ -103,16 +109,17 @@ class Dockerd:
             return 200, {"ApiVersion": "1.41", "Version": "20.10.24"}
         if self.failure is not None:
             return self.failure[0], {"message": self.failure[1]}
+        told = {"info": self.info, "plugins": self.plugins}
+        if told.get(parts[0]) is not None:
+            return 200, told[parts[0]]
         if parts == ["networks", "create"]:
             self.created.append(json.loads(body))
             return 201, {"Id": OURS, "Warning": ""}
         if parts == ["networks"]:
-            return 200, [{**one, "Containers": {}} for one in self.networks]
-        self.inspected.append(parts[1])
-        for one in self.networks:
-            if one["Id"] == parts[1] and one["Id"] not in self.hidden:
-                return 200, one
-        return 404, {"message": f"network {parts[1]} not found"}
+            return 200, [{**one, "Containers": {}} for one in self.networks if one["Id"] not in self.unlisted]
+        self.inspected += parts[1:]
+        found = [one for one in self.networks if one["Id"] == parts[-1] and one["Id"] not in self.hidden]
+        return (200, found[0]) if found else (404, {"message": f"{path} not found"})
 
     def start(self) -> None:
         dockerd = self
@@ -166,6 +173,17 @@ def dockerd() -> Iterator[Dockerd]:
 @pytest.fixture
 def client(dockerd: Dockerd) -> Iterator[engine_docker.DockerEngine]:
     one = engine_docker.DockerEngine(f"unix://{dockerd.path}")
+    yield one
+    one.close()
+
+
+PLUGIN_ID = "f" * 64
+
+
+@pytest.fixture
+def managed(dockerd: Dockerd) -> Iterator[engine_docker.DockerEngine]:
+    """As a managed plugin, which knows its id."""
+    one = engine_docker.DockerEngine(f"unix://{dockerd.path}", PLUGIN_ID)
     yield one
     one.close()
 
@@ -227,6 +245,84 @@ def test_the_operators_alias_is_learned_from_the_networks_we_know(
     assert [net.ipam_ours for net in client.list_networks({names.NetworkId(OURS)})] == [True, True, False]
 
 
+def of_driver(name: str, network_id: str = OURS) -> Mapping[str, Any]:
+    return {**DETAIL, "Id": network_id, "Driver": name, "IPAM": {**DETAIL["IPAM"], "Driver": name}}
+
+
+def plugin(name: str, plugin_id: str = "e" * 64, *, enabled: bool = True) -> Mapping[str, Any]:
+    return {"Id": plugin_id, "Name": name, "Enabled": enabled}
+
+
+def test_a_managed_plugin_knows_its_networks_by_its_own_alias(
+    dockerd: Dockerd, managed: engine_docker.DockerEngine
+) -> None:
+    """With no network known, as after the loss of the state file."""
+    dockerd.plugins = [plugin("overlaynet:2", PLUGIN_ID), plugin("other:1")]
+    drivers = ("overlaynet:2", "overlaynet:1", "other:1", "flannelpy")
+    dockerd.networks = [of_driver(name, f"{number}" * 64) for number, name in enumerate(drivers)]
+    seen = managed.list_networks(())
+    assert [net.ours for net in seen] == [True, False, False, True]
+    assert [net.trouble for net in seen] == [""] * 4
+
+
+def test_a_plugin_of_a_like_name_that_is_enabled_is_another_one(
+    dockerd: Dockerd, managed: engine_docker.DockerEngine
+) -> None:
+    """Its networks are not taken over, and said, since their links are not to be lost.
+
+    A name of ours whose plugin is off or gone is still ours: it was installed anew under another tag.
+    """
+    dockerd.plugins = [plugin("flannelpy:2", PLUGIN_ID), plugin("team/flannelpy:1")]
+    dockerd.plugins += [plugin("flannelpy:0", "d" * 64, enabled=False)]
+    drivers = ("team/flannelpy:1", "flannelpy:2", "flannelpy:0", "flannelpy:00")
+    dockerd.networks = [of_driver(name, f"{number}" * 64) for number, name in enumerate(drivers)]
+    seen = managed.list_networks(())
+    assert [net.ours for net in seen] == [False, True, True, True]
+    assert seen[0] == engine.EngineNetwork(
+        id=names.NetworkId("0" * 64),
+        name="flannel",
+        ours=False,
+        trouble="its driver team/flannelpy:1 is another plugin that is enabled; a host has one flannelpy: disable "
+        "one of them",
+    )
+
+
+def test_an_engine_is_told_by_its_id_and_by_our_plugin(
+    dockerd: Dockerd, client: engine_docker.DockerEngine, managed: engine_docker.DockerEngine
+) -> None:
+    dockerd.plugins = [plugin("flannelpy:1", PLUGIN_ID, enabled=False)]  # it is being enabled
+    assert client.identify() == engine.Identity(id="ENGINE")
+    assert managed.identify() == engine.Identity(id="ENGINE", has_plugin=True)
+    for without in ([plugin("flannelpy:1")], [], None):
+        dockerd.plugins = without
+        assert managed.identify() == engine.Identity(id="ENGINE", has_plugin=False)
+    dockerd.info = {}
+    assert client.identify() == engine.Identity(id="")
+
+
+def test_an_engine_that_does_not_say_who_it_is_is_quoted(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    dockerd.failure = (403, "forbidden by the proxy")
+    with pytest.raises(errors.EngineError, match="forbidden by the proxy"):
+        client.identify()
+
+
+def test_a_list_without_any_network_is_no_answer(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
+    with pytest.raises(errors.EngineError, match="lists no network at all"):
+        client.list_networks(())
+
+
+def test_a_network_that_a_list_leaves_out_is_asked_for_by_its_id(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    """A proxy may filter lists: only the engine's own 404 says that a network is gone."""
+    dockerd.networks, dockerd.unlisted = [BRIDGE, DETAIL], {OURS}
+    known = {names.NetworkId(OURS), names.NetworkId("c" * 64)}
+    assert client.list_networks(known) == [OTHER_SEEN, OURS_SEEN]
+    assert set(dockerd.inspected) == known
+
+
 def test_a_form_for_networks_is_no_pool(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
     """`--config-only --ipam-driver flannelpy --subnet …`: nobody asked us for a pool."""
     dockerd.networks = [{**DETAIL, "Driver": "null", "ConfigOnly": True, "Containers": {}}]
@@ -271,11 +367,22 @@ def test_an_engine_that_refuses_is_quoted(dockerd: Dockerd, client: engine_docke
     assert str(caught.value) == f"Engine API at unix://{dockerd.path}: containerd is gone"
 
 
-def test_nonsense_from_the_engine_is_an_error_of_ours(dockerd: Dockerd, client: engine_docker.DockerEngine) -> None:
-    config = [{"Subnet": "10.2.20.0/24", "Gateway": "nowhere"}]
-    dockerd.networks = [{"Id": OURS, "Driver": "flannelpy", "IPAM": {"Driver": "flannelpy", "Config": config}}]
-    with pytest.raises(errors.EngineError, match="nowhere"):
-        client.list_networks(())
+def test_a_network_that_cannot_be_read_does_not_keep_the_others_from_it(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    config = [{"Subnet": "10.2.21.0/24", "Gateway": "nowhere"}, {"Subnet": "nothing"}]
+    odd = {**DETAIL, "Id": "c" * 64, "Name": "odd", "IPAM": {"Driver": "flannelpy", "Config": config}}
+    dockerd.networks = [odd, DETAIL]
+    first, second = client.list_networks(())
+    assert second == OURS_SEEN
+    assert first == engine.EngineNetwork(
+        id=names.NetworkId("c" * 64),
+        name="odd",
+        ours=False,
+        ipam_ours=True,
+        pools=(engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.21.0/24")),),
+        trouble="ValueError: 'nowhere' does not appear to be an IPv4 or IPv6 interface",
+    )
 
 
 def test_an_engine_that_is_down_is_reached_when_it_is_back(
@@ -312,6 +419,21 @@ def test_a_network_of_that_name_is_left_alone(dockerd: Dockerd, client: engine_d
     dockerd.networks = [{**DETAIL, "Name": "net.1"}]
     client.create_network("net.1")
     assert dockerd.created == []
+
+
+def test_a_network_of_another_driver_is_not_the_one_that_is_wanted(
+    dockerd: Dockerd, client: engine_docker.DockerEngine
+) -> None:
+    dockerd.networks = [{**BRIDGE, "Name": "net-1"}]
+    with pytest.raises(errors.EngineError) as caught:
+        client.create_network("net-1")
+    assert str(caught.value) == (
+        "a network net-1 of driver bridge is there; choose another name, or take it away with: docker network rm "
+        "net-1"
+    )
+    assert dockerd.created == []
+    dockerd.networks = [{**BRIDGE, "Name": "net-1"}, {**DETAIL, "Name": "net-1"}]
+    client.create_network("net-1")
 
 
 def test_a_name_that_only_looks_alike_is_another_network(

@@ -6,6 +6,7 @@ import concurrent.futures
 import ctypes
 import ipaddress
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -142,6 +143,49 @@ def test_an_address_that_the_host_has_not_is_named_and_waited_for_after_a_restar
         )
         assert table.reserve_again(at(8080, ip=ELSEWHERE))
         assert not table.reserve_again(at(8080, ip=ELSEWHERE))
+
+    inside(body)
+
+
+@pytest.mark.contract
+def test_more_ports_than_there_are_descriptors_for_is_no_port_taken(inside: Inside) -> None:
+    fake = host_ports_fake.HostPortsFake(HERE)
+    fake.most = 3
+    real = host_ports_socket.HostPortsSocket(descriptors=4)
+
+    def body(table: host_ports.HostPorts) -> None:
+        for number in (8080, 8081, 8082):
+            assert table.reserve(at(number))
+        for reserve in (
+            lambda: table.reserve(at(8083)),
+            lambda: table.reserve_any(TCP, V4),
+            lambda: table.reserve_again(at(8083)),
+        ):
+            with pytest.raises(errors.OutOfDescriptors, match="3 ports are reserved"):
+                reserve()
+        table.release(at(8081))
+        assert table.reserve(at(8083))
+
+    body(fake)
+    inside(lambda: body(real))
+    real.close()
+
+
+@pytest.mark.contract
+def test_out_of_descriptors_is_said_as_what_it_is(inside: Inside, table: host_ports_socket.HostPortsSocket) -> None:
+    def body() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with pytest.raises(errors.OutOfDescriptors) as caught:
+                table.reserve(at(8080))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert str(caught.value).startswith("Bind for 0.0.0.0:8080 failed: Too many open files, and each needs")
+        assert caught.value.status == 503
+        assert table.reserve(at(8080))
 
     inside(body)
 

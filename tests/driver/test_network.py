@@ -34,6 +34,7 @@ def test_every_option_is_read() -> None:
             "com.docker.network.container_iface_prefix": "blue",
             "com.docker.network.bridge.enable_icc": "false",
             "flannelpy.spoofing": "allow",
+            "flannelpy.outside": "allow",
         }
     )
     assert read == network.Options(
@@ -44,6 +45,7 @@ def test_every_option_is_read() -> None:
         iface_prefix="blue",
         icc=False,
         spoofing=True,
+        outside=True,
     )
 
 
@@ -57,7 +59,7 @@ def test_an_unknown_option_is_refused_with_the_list_of_the_known() -> None:
         network.parse_options({"flannelpy.gatway": "auto"})
     assert str(caught.value) == (
         "unknown option 'flannelpy.gatway'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
-        "com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
+        "flannelpy.outside, com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
         "com.docker.network.bridge.enable_icc, com.docker.network.bridge.name, "
         "com.docker.network.container_iface_prefix"
     )
@@ -97,6 +99,15 @@ def test_what_asks_for_what_is_so_anyway_is_let_by() -> None:
     assert network.parse_options(asked) == network.Options()
 
 
+def test_what_the_engine_does_for_every_driver_is_taken() -> None:
+    asked = {
+        "com.docker.network.advertise_addr_nmsgs": "2",
+        "com.docker.network.advertise_addr_ms": "500",
+        "com.docker.network.enable_ipv4": "true",
+    }
+    assert network.parse_options(asked) == network.Options()
+
+
 TAKEN = "is a name that Docker, flannelpy or the kernel uses; choose another"
 
 
@@ -128,6 +139,7 @@ def test_an_interface_prefix_leaves_room_for_dockers_number(prefix: str) -> None
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
+        ("flannelpy.outside", "yes", "expected one of drop, allow, got 'yes'"),
         ("flannelpy.gateway", "bridge", "expected one of auto, native, docker, got 'bridge'"),
         ("flannelpy.gateway", 1, "expected a string, got a number"),
         ("com.docker.network.driver.mtu", "", "expected a number of bytes from 68 up, got ''"),

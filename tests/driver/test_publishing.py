@@ -33,8 +33,9 @@ def ids(endpoint_id: str) -> dict[str, str]:
     return {"NetworkID": NETWORK_ID, "EndpointID": endpoint_id}
 
 
-def publish(host: Host, *wishes: dict[str, Any], endpoint_id: str = ENDPOINT_ID) -> None:
+def publish(host: Host, *wishes: dict[str, Any], endpoint_id: str = ENDPOINT_ID, **more: object) -> None:
     options = {"com.docker.network.portmap": list(wishes), "com.docker.network.endpoint.exposedports": []}
+    options |= {f"com.docker.network.driver.private.{name}": value for name, value in more.items()}
     assert host.call("ProgramExternalConnectivity", {**ids(endpoint_id), "Options": options}) == {}
 
 
@@ -87,6 +88,37 @@ def test_a_container_of_both_families_publishes_in_both(host: Host) -> None:
     assert shown(host) == ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "[::]:8081->81/tcp"]
     publish(host, wish(82))
     assert shown(host) == ["0.0.0.0:32768->82/tcp", "[::]:32768->82/tcp"]
+
+
+def test_where_another_network_is_the_ipv6_gateway_ipv4_alone_is_published(host: Host) -> None:
+    """Engines from 29.4.1 say so; the other network's driver publishes the same ports over IPv6."""
+    host.give_ipv6()
+    host.create_network(pool_v6="fd00:2:0:14::/64", flannelpy__gateway="native")
+    start(host, address_v6="fd00:2:0:14::5/64")
+    host.ports.others.add(ports.HostPort(protocol=TCP, ip=V6, number=8080))
+    wishes = wish(80, 8080), wish(81, 8081, ip="::"), wish(82)
+    publish(host, *wishes, no_proxy_6to4=True)
+    assert shown(host) == ["0.0.0.0:8080->80/tcp", "0.0.0.0:32768->82/tcp"]
+    host.ports.others.clear()
+    publish(host, *wishes, no_proxy_6to4=False)  # it is the gateway of both families now
+    both = ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "[::]:8081->81/tcp"]
+    assert shown(host)[:3] == both
+    publish(host, *wishes, no_proxy_6to4=True)
+    assert [line for line in shown(host) if line.startswith("[")] == []
+    publish(host, wish(81, 8081, ip="::"), no_proxy_6to4=True)
+    assert shown(host) == []
+
+
+def test_a_port_of_the_ipv6_loopback_is_said_to_lead_nowhere(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.give_ipv6()
+    host.create_network(pool_v6="fd00:2:0:14::/64", flannelpy__gateway="native")
+    start(host, address_v6="fd00:2:0:14::5/64")
+    publish(host, wish(80, 8080, ip="127.0.0.1"), wish(80, 8082), wish(80, 8081, ip="::1", proto=17))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == (
+        "port is published on the IPv6 loopback, from where nothing is routed; publish it on 127.0.0.1 "
+        "endpoint=1a2299da1bc9 port=[::1]:8081->80/udp"
+    )
 
 
 def test_an_ephemeral_port_is_one_that_is_free_in_both_families(host: Host) -> None:
@@ -192,16 +224,74 @@ def test_what_the_packet_filter_refuses_is_not_published(native: Host) -> None:
         publish(native, wish(80, 8080), wish(81, 8081))
     native.firewall.refusal = None
     native.reconciler.run_pass()
+    native.driver.publisher.retry()  # the new port is given back when its rule is known to be gone
     assert shown(native) == ["0.0.0.0:8080->80/tcp"]
 
 
-def test_what_cannot_be_taken_out_of_the_packet_filter_goes_in_the_background(native: Host) -> None:
+@pytest.mark.parametrize("ending", ["revoke", "leave", "delete_endpoint", "network"])
+def test_a_port_that_the_packet_filter_still_redirects_is_not_given_back(native: Host, ending: str) -> None:
+    """Its next owner, of whichever program, would lose packets to ours."""
+    publish(native, wish(80, 8080), wish(81, 8081, proto=17))
+    held = set(native.ports.held)
+    native.firewall.refusal = "nft: permission denied"
+    end_of(native, ending)
+    native.driver.publisher.settle([], native.driver.publisher.reserved())  # the audit finds them in no row
+    assert native.ports.held == held
+    native.firewall.refusal = None
+    native.ports.forgotten.clear()
+    native.driver.publisher.retry()
+    assert shown(native) == []
+    assert [port.protocol for port in native.ports.forgotten] == [UDP], (
+        "clients that the rule led to the old container"
+    )
+
+
+def test_a_port_of_a_publication_that_could_not_be_undone_is_not_given_back(native: Host) -> None:
+    native.firewall.refusal = "nft: permission denied"
+    with pytest.raises(overlay_errors.KernelError):
+        publish(native, wish(80, 8080))
+    assert {port.number for port in native.ports.held} == {8080}, "whether the rule stands nobody could tell"
+    native.firewall.refusal = None
+    native.driver.publisher.retry()
+    assert shown(native) == []
+
+
+def end_of(host: Host, ending: str) -> None:
+    match ending:
+        case "revoke":
+            revoke(host)
+        case "network":
+            with pytest.raises(overlay_errors.KernelError):
+                host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
+        case _:
+            getattr(host, ending)()
+
+
+def test_a_port_whose_rule_is_gone_is_published_again_at_once(native: Host) -> None:
     publish(native, wish(80, 8080))
     native.firewall.refusal = "nft: permission denied"
     revoke(native)
     native.firewall.refusal = None
-    native.reconciler.run_pass()
-    assert shown(native) == []
+    publish(native, wish(80, 8080))
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
+
+
+def test_a_port_that_is_being_published_is_not_given_back_by_an_audit(native: Host) -> None:
+    """It is reserved before it is in a row."""
+    settled: list[None] = []
+    reserve = native.ports.reserve
+
+    def reserve_and_settle(port: ports.HostPort) -> bool:
+        taken = reserve(port)
+        native.driver.publisher.settle([], native.driver.publisher.reserved())
+        settled.append(None)
+        return bool(taken)
+
+    native.ports.reserve = reserve_and_settle
+    publish(native, wish(80, 8080))
+    assert settled
+    native.driver.publisher.settle([], native.driver.publisher.reserved())  # of a look before the row was there
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
 
 
 def test_a_restarted_plugin_has_the_same_ports(native: Host) -> None:
@@ -378,3 +468,30 @@ def test_whatever_happens_rows_rules_and_reserved_ports_are_one_and_no_port_is_a
         shown(host)
     host.call("DeleteNetwork", {"NetworkID": NETWORK_ID})
     assert (shown(host), host.links()) == ([], set())
+
+
+def test_out_of_descriptors_nothing_of_a_range_stays_and_what_was_there_does(native: Host) -> None:
+    publish(native, wish(80, 8080))
+    native.ports.most = 3
+    with pytest.raises(errors.OutOfDescriptors):
+        publish(native, *(wish(port, port) for port in range(9000, 9010)))
+    assert shown(native) == ["0.0.0.0:8080->80/tcp"]
+    native.ports.most = None
+    publish(native, *(wish(port, port) for port in range(9000, 9010)))
+    assert len(shown(native)) == 10
+
+
+def test_ports_that_cannot_be_reserved_again_for_want_of_descriptors_are_one_line_in_the_log(
+    native: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(native, *(wish(port, port) for port in range(9000, 9010)))
+    reserved = frozenset(native.ports.held)
+    native.ports.held.clear()
+    native.ports.most = 4
+    native.driver.publisher.settle(reserved, ())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "6 published ports not reserved, trying again: 4 ports are reserved"
+    ]
+    native.ports.most = None
+    native.driver.publisher.retry()
+    assert native.ports.held == reserved

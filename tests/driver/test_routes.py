@@ -1,4 +1,4 @@
-"""The routes of containers without a gateway of ours: around the lease, and never one twice."""
+"""The routes of containers to their flannel network: around the lease, and never one twice."""
 
 from __future__ import annotations
 
@@ -66,6 +66,22 @@ def test_its_neighbour_gets_the_same_in_halves() -> None:
 @pytest.mark.parametrize("leases", [(), (ipaddress.IPv4Network("10.0.0.0/14"),)])
 def test_without_a_lease_in_the_overlay_a_slice_gets_the_one_route(leases: tuple[netstate.IPNetwork, ...]) -> None:
     assert told(dataclasses.replace(SLICE, v6=None), leases) == [("10.2.16.0/21", "10.2.20.65")]
+
+
+def test_a_pool_outside_the_lease_of_today_has_no_route_over_it() -> None:
+    """Docker would refuse a container that is on both networks."""
+    former = ipaddress.IPv4Network("10.2.18.0/24")
+    net = dataclasses.replace(WHOLE, v6=None)
+    around = ["10.2.16.0/23", "10.2.19.0/24", "10.2.21.0/24", "10.2.22.0/23"]
+    assert [target for target, _ in told(net, (*LEASES, former))] == around
+    unknown = dataclasses.replace(SLICE, v6=None, pool=former)
+    assert [target for target, _ in told(unknown, (WHOLE.pool,))] == around
+
+
+def test_where_the_pool_is_all_there_is_no_route_is_left() -> None:
+    """The kernel has it already."""
+    alone = dataclasses.replace(WHOLE, v6=None, overlay=WHOLE.pool)
+    assert told(alone) == told(dataclasses.replace(alone, pool=SLICE.pool)) == []
 
 
 @settings(deadline=None)

@@ -38,6 +38,7 @@ OTHER_NET = dataclasses.replace(
     route_level=3,
     icc=False,
     spoofing=True,
+    outside=True,
     v6=network.NetworkV6(
         pool=ipaddress.IPv6Network("fd00:2:0:14::/64"),
         gateway=ipaddress.IPv6Interface("fd00:2:0:14::1/64"),
@@ -202,3 +203,19 @@ def test_a_state_file_of_1_0_is_read_on(tmp_path: pathlib.Path) -> None:
             [dataclasses.replace(END, joined=True, mtu=1450)],
         )
         file.close()
+
+
+def test_networks_of_1_2_are_closed_to_the_outside(tmp_path: pathlib.Path) -> None:
+    old = statefile.Schema(room="driver", steps=store.SCHEMA.steps[:3])
+    file = statefile.StateFile(tmp_path / "state.db", [old])
+    with file.write() as tx:
+        tx.run(
+            "INSERT INTO networks (id, bridge, pool, gateway, prefix, overlay, device, mtu, internal, masquerade,"
+            " gateway_mode, icc, spoofing) VALUES (?, ?, '10.2.20.0/25', '10.2.20.1/25', '/coreos.com/network',"
+            " '10.2.0.0/16', 'flannel.1', 1450, 0, 1, 'auto', 0, 1)",
+            (NETWORK_ID, NET.bridge),
+        )
+    file.close()
+    file = statefile.StateFile(tmp_path / "state.db", [store.SCHEMA])
+    assert store.DriverStore(file).load() == ([dataclasses.replace(NET, icc=False, spoofing=True, outside=False)], [])
+    file.close()

@@ -53,6 +53,9 @@ class FakeHoldings:
     def held(self) -> list[lease.HeldSubnet]:
         return [self.offered[name] for name in self.joined]
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        return held in self.held()
+
     def leave(self, prefix: str) -> None:
         if prefix != DEFAULT and prefix in self.joined:
             self.joined.remove(prefix)

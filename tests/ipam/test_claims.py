@@ -22,6 +22,9 @@ class SlowHoldings:
     def held(self) -> list[lease.HeldSubnet]:
         return []
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        raise NotImplementedError(held)
+
     def leave(self, prefix: str) -> None:
         self.began.set()
         assert self.go_on.wait(10)

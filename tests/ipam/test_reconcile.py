@@ -119,6 +119,22 @@ def test_endpoints_that_docker_was_not_asked_for_stay(world: World, ipam: servic
     assert held(ipam) == {1: "gateway", 2: "explicit", 3: "explicit"}
 
 
+def test_a_gateway_that_docker_does_not_show_is_the_first_address_of_an_adopted_pool(
+    world: World, ipam: service.Ipam
+) -> None:
+    """And is not handed out to a container."""
+    ipam.adopt([known("10.2.20.0/24", 7, gateway=None)], later(world))
+    assert held(ipam) == {1: "gateway", 7: "endpoint"}
+    assert ipam.adopt([known("10.2.20.0/24", 7, gateway=None)], later(world)) == []
+
+
+def test_a_pool_keeps_the_gateway_it_has_where_docker_shows_none(world: World, ipam: service.Ipam) -> None:
+    ipam.request_pool(requests.PoolRequest())
+    ipam.request_address(requests.AddressRequest(pool_id=POOL, purpose=requests.Purpose.GATEWAY, ip=A("10.2.20.254")))
+    assert ipam.adopt([known(gateway=None)], later(world)) == []
+    assert held(ipam) == {254: "gateway"}
+
+
 def test_a_lost_file_is_rebuilt_from_docker(world: World, ipam: service.Ipam) -> None:
     look = [
         known("10.2.20.0/25", 5, 9, aux=(20,), subpool=N("10.2.20.0/26")),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from ipam import errors, pool, requests, service
 from overlay import errors as overlay_errors
 
 if TYPE_CHECKING:
+    from overlay import lease
     from tests.ipam.conftest import World
 
 A = ipaddress.IPv4Address
@@ -40,6 +42,52 @@ def test_without_a_lease_the_reason_comes_through(make_world: Callable[..., Worl
     ipam = make_world().start()
     with pytest.raises(overlay_errors.NotReady, match=r"no lease under /coreos\.com/network within 20 s: etcd does"):
         ipam.request_pool(requests.PoolRequest())
+
+
+def test_a_lease_that_becomes_another_one_before_the_grant_is_asked_for_again(
+    make_world: Callable[..., World], offer: Callable[..., lease.HeldSubnet]
+) -> None:
+    before, after = offer("10.2.0.0/16", "10.2.20.0/24"), offer("10.2.0.0/16", "10.2.21.0/24")
+    world = make_world(before)
+    wait = world.holdings.wait
+
+    def wait_and_move(prefix: str | None, timeout_s: float) -> lease.HeldSubnet:
+        told = wait(prefix, timeout_s)
+        world.holdings.offered[told.prefix] = after
+        return told
+
+    world.holdings.wait = wait_and_move  # type: ignore[method-assign]
+    ipam = world.start()
+    assert grant(ipam) == "flannelpy/10.2.21.0/24"
+    assert [usage.lease for usage in ipam.usage()] == [after.subnet]
+
+
+def test_a_lease_that_is_never_this_host_s_for_long_is_not_ready(world: World, ipam: service.Ipam) -> None:
+    world.holdings.holds = lambda _held: False  # type: ignore[method-assign]
+    with pytest.raises(overlay_errors.NotReady, match=r"10\.2\.20\.0/24 is no longer its own"):
+        grant(ipam)
+    assert ipam.usage() == []
+
+
+def test_no_pool_is_granted_while_the_lease_becomes_another_one(
+    world: World, ipam: service.Ipam, offer: Callable[..., lease.HeldSubnet]
+) -> None:
+    after = offer("10.2.0.0/16", "10.2.21.0/24")
+    granted: list[str] = []
+    granting = threading.Thread(target=lambda: granted.append(grant(ipam)))
+
+    def move() -> None:
+        granting.start()
+        granting.join(0.2)
+        assert granted == []
+        world.holdings.offered[after.prefix] = after
+
+    assert ipam.unless_in_use(after.prefix, move)
+    granting.join(5)
+    assert granted == ["flannelpy/10.2.21.0/24"]
+    assert ipam.is_in_use(after.prefix)
+    assert not ipam.unless_in_use(after.prefix, lambda: pytest.fail("a pool is out of this lease"))
+    assert ipam.unless_in_use("/blue/network", lambda: None)
 
 
 def test_known_pools_need_no_lease(world: World, ipam: service.Ipam) -> None:
@@ -127,7 +175,7 @@ def test_second_release_is_harmless(ipam: service.Ipam) -> None:
 def test_unknown_pool_says_what_will_happen(ipam: service.Ipam) -> None:
     with pytest.raises(errors.UnknownPool) as caught:
         take(ipam)
-    assert caught.value.status == 404
+    assert caught.value.status == 410
     assert str(caught.value) == (
         "pool flannelpy/10.2.20.0/24 is not known to this plugin; if its network is still in `docker network ls`, it "
         "is adopted within minutes once Docker's API answers; otherwise re-create the network"

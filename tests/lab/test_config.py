@@ -24,6 +24,7 @@ from lab import config, errors
         {"etcd_members": 2},
         {"firewall": "ufw"},
         {"firewall": "nftables", "engine": "28.5,26.1"},
+        {"engine": "29"},  # until a suite has it
         {"mtu": 1279},
         {"mtu": 9001},
         {"shares": ("relative",)},
@@ -52,3 +53,18 @@ def test_several_engines_are_dealt_out_in_turn() -> None:
     mixed = config.LabConfig(hosts=3, engine="28.5,20.10")
     assert [mixed.engine_of(i) for i in range(3)] == ["28.5", "20.10", "28.5"]
     assert mixed.suites == ("forky", "bookworm")
+
+
+def test_the_engines_are_those_that_a_suite_has() -> None:
+    assert config.ENGINES == ("20.10", "26.1", "28.5")
+    assert {name: engine.firewalls for name, engine in config.KNOWN.items()} == {
+        "20.10": ("iptables-nft", "iptables-legacy"),
+        "26.1": ("iptables-nft", "iptables-legacy"),
+        "28.5": ("iptables-nft", "iptables-legacy", "nftables"),
+        "29": ("iptables-nft", "iptables-legacy", "nftables"),
+    }
+
+
+def test_nftables_are_asked_for_only_where_the_lab_has_them() -> None:
+    assert config.LabConfig(engine="28.5").nftables_of("28.5") == config.Nftables()
+    assert config.LabConfig(engine="28.5", firewall="nftables").nftables_of("28.5") == config.KNOWN["28.5"].nftables

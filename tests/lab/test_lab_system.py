@@ -42,7 +42,7 @@ def test_two_hosts_of_every_engine_come_up_talk_and_leave_nothing(engine: str) -
         h1.docker("run", "--rm", lab.TOOLS, "ping", "-M", "do", "-s", "1472", "-c", "1", "-W", "2", h2.ip)
         assert made.etcdctl("put", "greeting", "hello") == "OK"
         assert made.etcdctl("get", "greeting", "--print-value-only") == "hello"
-        assert h1.exec(["iptables", "-S", "FORWARD"]).splitlines()[0] == "-P FORWARD DROP"
+        assert h1.exec(["iptables", "-S", "FORWARD"]).splitlines()[0] == f"-P FORWARD {h1.forward_policy}"
         # What a host's engine masquerades is seen from outside as the host; the client as itself.
         # (`timeout`, since `wget -T` of bookworm's busybox-static dies of a segmentation fault.)
         seen = h1.docker("run", "--rm", lab.BUSYBOX, "timeout", "5", "wget", "-qO-", made.outside_url)
@@ -73,7 +73,7 @@ def test_a_host_filters_packets_with_what_the_lab_names() -> None:
         config = lab.LabConfig(name="smokefire", hosts=1, etcd_members=0, registry=False, firewall=firewall)
         with lab.Lab.up(config) as made:
             host = made.hosts["h1"]
-            assert "-P FORWARD DROP" in host.exec(["iptables", "-S", "FORWARD"])
+            assert f"-P FORWARD {host.forward_policy}" in host.exec(["iptables", "-S", "FORWARD"])
             backend = host.docker("info", "-f", "{{.FirewallBackend.Driver}}")
             rules = host.exec(["nft", "list", "ruleset"])
             return backend, "DOCKER-FORWARD" in rules, "DOCKER-USER" in rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lab import matrix_plan
+from lab import config, matrix_plan
 
 CELL = matrix_plan.Cell(
     scenario="suite", engine="28.5", firewall="nftables", live_restore=True, words=("-m", "pytest")
@@ -25,8 +25,8 @@ def test_every_engine_runs_the_suite_with_every_firewall_it_has_and_with_live_re
     suites = {
         (cell.engine, cell.firewall, cell.live_restore) for cell in matrix_plan.cells() if cell.scenario == "suite"
     }
-    both = {(engine, "iptables-nft", live) for engine in matrix_plan.ENGINES for live in (False, True)}
-    legacy = {(engine, "iptables-legacy", False) for engine in matrix_plan.ENGINES}
+    both = {(engine, "iptables-nft", live) for engine in config.ENGINES for live in (False, True)}
+    legacy = {(engine, "iptables-legacy", False) for engine in config.ENGINES}
     assert suites == both | legacy | {("28.5", "nftables", False), ("28.5", "nftables", True)}
 
 
@@ -36,7 +36,7 @@ def test_every_engine_operates_at_random_with_two_seeds() -> None:
         for cell in matrix_plan.cells()
         if cell.scenario.startswith("random")
     }
-    assert seeds == {(engine, str(seed)) for engine in matrix_plan.ENGINES for seed in matrix_plan.SEEDS}
+    assert seeds == {(engine, str(seed)) for engine in config.ENGINES for seed in matrix_plan.SEEDS}
 
 
 def test_cells_are_chosen_by_patterns() -> None:

@@ -20,6 +20,7 @@ from overlay import (
     node,
     nodestore,
     reconciler,
+    registry,
     registry_fake,
     statefile,
 )
@@ -35,7 +36,7 @@ ETH0 = kernel.UnderlayLink(
     addresses=(ipaddress.IPv4Interface("192.0.2.1/24"),),
     has_default_route=True,
 )
-FAST = node.Timing(beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02)
+FAST = node.Timing(beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02, findings_s=0, watch_s=0.1)
 
 
 def key(subnet: str) -> lease.SubnetKey:
@@ -60,6 +61,42 @@ def until(true: Callable[[], object], what: str = "", within_s: float = 5.0) -> 
         pause.wait(0.005)
 
 
+def once(action: Callable[[], object]) -> Callable[[], None]:
+    """The action, the first time."""
+    left = [action]
+
+    def act() -> None:
+        if left:
+            left.pop()()
+
+    return act
+
+
+class MoodyRegistry(registry_fake.FakeRegistry):
+    """Does what a test says just before a call is answered."""
+
+    def __init__(self, config: str | None = None) -> None:
+        super().__init__(config)
+        self.before_put: Callable[[], None] = lambda: None
+        self.after_put: Callable[[], None] = lambda: None
+        self.before_read: Callable[[], None] = lambda: None
+        self.before_config: Callable[[], None] = lambda: None
+
+    def read_config(self) -> str:
+        self.before_config()
+        return super().read_config()
+
+    def read_leases(self) -> registry.Snapshot:
+        self.before_read()
+        return super().read_leases()
+
+    def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
+        self.before_put()
+        stored = super().put_lease(key, attrs, over)
+        self.after_put()
+        return stored
+
+
 @dataclasses.dataclass
 class NodeHost:
     """One host. What a test changes between two nodes of it is what a restart finds changed."""
@@ -74,7 +111,9 @@ class NodeHost:
     mac: netstate.Mac = MAC
     changed: Callable[[], None] = lambda: None
     flannelds: tuple[flanneld.Flanneld, ...] = ()
+    before_flannelds: Callable[[], object] = lambda: None
     previous: lease.SubnetKey | None = None
+    machine: str | None = None
     nodes: list[node.Node] = dataclasses.field(default_factory=list)
     file: statefile.StateFile | None = None
 
@@ -96,13 +135,24 @@ class NodeHost:
             kernel=self.kernel,
             publish=self.reconciler.set,
             in_use=lambda: self.in_use,
+            unless_in_use=self.unless_in_use,
             claim_room=self.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: self.mac,
             changed=lambda: self.changed(),  # noqa: PLW0108 - a test sets another one later
-            flannelds=lambda: self.flannelds,
+            flannelds=self._list_flannelds,
             previous=lambda: self.previous,
+            machine=lambda: self.machine,
         )
+
+    def unless_in_use(self, act: Callable[[], None]) -> bool:
+        if not self.in_use:
+            act()
+        return not self.in_use
+
+    def _list_flannelds(self) -> tuple[flanneld.Flanneld, ...]:
+        self.before_flannelds()
+        return self.flannelds
 
     def make(self, prefix: str = PREFIX) -> node.Node:
         """A node as after the start of the plugin; not started."""

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from overlay import (
@@ -57,6 +57,7 @@ class RealNode:
                 kernel=kernel,
                 publish=self.reconciler.set,
                 in_use=lambda: self.in_use,
+                unless_in_use=self.unless_in_use,
                 claim_room=lambda *_room: None,
                 pick=lambda _count: 0,
                 make_mac=lambda: netstate.Mac(f"{self.mac}:{next(macs):02x}"),
@@ -75,6 +76,11 @@ class RealNode:
                 thread.start()
             self.nodes.start()
         return self.nodes.all()[0]
+
+    def unless_in_use(self, act: Callable[[], None]) -> bool:
+        if not self.in_use:
+            act()
+        return not self.in_use
 
     @property
     def node(self) -> node.Node:

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
+from overlay import clones, etcd_client, kernel_netlink, lease, member, netstate, node, registry_etcd, registry_fake
+from tests import documents, flanneld_rules
 from tests.overlay import etcd_server, node_host
 
 pytestmark = pytest.mark.contract
@@ -176,16 +177,20 @@ def test_a_device_that_flanneld_bound_to_a_public_address_is_moved_in_place(host
     assert link_of(ours) == (index, mac, mtu, "192.0.2.1", netstate.LINK_ALIAS)
 
 
-def test_the_key_in_etcd_stays_as_flanneld_wrote_it(tmp_path: pathlib.Path, client: etcd_client.EtcdClient) -> None:
-    """Its lease too: whoever follows the keys hears nothing at all."""
+@pytest.mark.parametrize("left_file", [True, False])
+def test_the_key_in_etcd_stays_as_flanneld_wrote_it(
+    tmp_path: pathlib.Path, client: etcd_client.EtcdClient, left_file: bool
+) -> None:
+    """Its lease too: whoever follows the keys hears nothing. `left_file`: /run/flannel/subnet.env, as always."""
     data = f'{{"VNI":1,"VtepMAC":"{OUR_MAC}"}}'
     text = f'{{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{data}}}'
     granted, _ = client.grant(86400)
     client.put_if("/adopted/config", node_host.CONFIG, lease_id=0, revision=0)
     put = client.put_if("/adopted/subnets/10.2.20.0-24", text, lease_id=granted, revision=0)
     host = node_host.NodeHost(tmp_path, registry_etcd.EtcdRegistry(client, "/adopted"), mac=netstate.Mac(OUR_MAC))
+    host.previous = OURS if left_file else None
     try:
-        joined = member.join("/adopted", host.options, host.ports(), threading.Event())
+        joined = member.join("/adopted", host.options, host.ports(), threading.Event(), clones.Origins(150))
     finally:
         host.close()
     assert isinstance(joined, member.Joined)
@@ -196,3 +201,48 @@ def test_the_key_in_etcd_stays_as_flanneld_wrote_it(tmp_path: pathlib.Path, clie
         mod_revision=put.item.mod_revision,
     )
     assert client.get("/adopted/subnets/10.2.20.0-24") == put.item
+
+
+FAMILIES = {
+    "iptables": ("10.2.0.0/16", "10.2.20.0/24"),
+    "ip6tables": ("2001:db8:42::/56", "2001:db8:42:14::/64"),
+}
+
+
+def documented_cleaning() -> str:
+    """The commands of the document but for the last, which is about files of this machine."""
+    *lines, last = documents.cleaning_after_flanneld()
+    assert last.strip() == "rm -r /run/flannel"
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("families", [("iptables", "ip6tables"), ("iptables",)], ids=["dual", "IPv4 alone"])
+@pytest.mark.parametrize("version", flanneld_rules.VERSIONS)
+def test_the_document_s_cleaning_leaves_nothing_of_flanneld_and_all_of_others(netns, version: str, families) -> None:
+    others = [f"{tool} {at} -j ACCEPT" for tool in FAMILIES for at in ("-A FORWARD", "-t nat -A POSTROUTING")]
+    run_shell(netns, "\n".join(["set -e", *others]))
+    before = saved_rules(netns)
+    made = [line for tool in families for line in flanneld_rules.make(version, tool, *FAMILIES[tool])]
+    run_shell(netns, "\n".join(["set -e", *made]))
+    assert saved_rules(netns) != before
+    run_shell(netns, documented_cleaning())
+    assert saved_rules(netns) == before
+
+
+def test_the_document_s_cleaning_leaves_nothing_of_flanneld_s_nftables(netns) -> None:
+    for family in ("ip flannel-ipv4", "ip6 flannel-ipv6"):
+        netns.run(f"nft add table {family}")
+    run_shell(netns, documented_cleaning())
+    assert netns.run("nft list tables") == ""
+
+
+def run_shell(space, text: str) -> None:
+    """As an operator's shell would. What fails in it is said and gone past, unless the text says otherwise."""
+    with space.inside():
+        subprocess.run(["sh", "-c", text], timeout=60, check=text.startswith("set -e"))
+
+
+def saved_rules(space) -> list[str]:
+    """Of both families, without counters and comments."""
+    lines = [line for tool in FAMILIES for line in space.run(f"{tool}-save").splitlines()]
+    return [re.sub(r" \[\d+:\d+\]$", "", line) for line in lines if not line.startswith("#")]

@@ -134,4 +134,4 @@ def test_a_subnet_of_ipv4_alone_stays_in_use_where_ipv6_was_switched_on() -> Non
     fresh = wanted(in_use=False)
     assert isinstance(fresh, claim.Create)
     assert fresh.key.v4 == LAST.key.v4
-    assert fresh.key.v6 == ipaddress.IPv6Network("2001:db8:cafe:1::/64")
+    assert fresh.key.v6 == ipaddress.IPv6Network("2001:db8:cafe:14::/64")

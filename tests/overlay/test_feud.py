@@ -23,7 +23,7 @@ def quarrel() -> feud.Feud:
 
 def test_the_first_time_is_put_right_at_once_and_not_told(quarrel: feud.Feud) -> None:
     assert quarrel.hold_back(1000.0, OURS, THEIRS) == 0.0
-    assert quarrel.told(1000.0) is None
+    assert quarrel.told(1000.0, OURS) is None
 
 
 def test_again_it_waits_until_a_pause_after_the_last_answer(quarrel: feud.Feud) -> None:
@@ -34,7 +34,7 @@ def test_again_it_waits_until_a_pause_after_the_last_answer(quarrel: feud.Feud) 
 def test_it_is_told_until_five_pauses_have_passed_in_peace(quarrel: feud.Feud) -> None:
     for at in (1000.0, 1010.0):
         quarrel.hold_back(at, OURS, THEIRS)
-    assert [quarrel.told(at) for at in (1010.0, 1310.0, 1311.0)] == [TOLD, TOLD, None]
+    assert [quarrel.told(at, OURS) for at in (1010.0, 1310.0, 1311.0)] == [TOLD, TOLD, None]
 
 
 def test_our_own_words_and_another_host_s_are_no_feud(quarrel: feud.Feud) -> None:
@@ -42,4 +42,10 @@ def test_our_own_words_and_another_host_s_are_no_feud(quarrel: feud.Feud) -> Non
     thiefs = lease.Lease(key=THEIRS.key, attrs=node_host.attrs("192.0.2.66"))
     for one in (ours, thiefs) * 3:
         assert quarrel.hold_back(1000.0, OURS, one) == 0.0
-    assert quarrel.told(1000.0) is None
+    assert quarrel.told(1000.0, OURS) is None
+
+
+def test_a_host_that_moved_away_from_the_address_has_no_feud(quarrel: feud.Feud) -> None:
+    for at in (1000.0, 1010.0):
+        quarrel.hold_back(at, OURS, THEIRS)
+    assert quarrel.told(1010.0, node_host.attrs("192.0.2.7", node_host.MAC)) is None

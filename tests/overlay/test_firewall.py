@@ -109,6 +109,11 @@ PLANS = {
     "host-gw-dual": frozenset({dual(hosted(OPEN), "2001:db8:2:20::/64")}),
     "direct-routing": frozenset({dataclasses.replace(OPEN, direct=True)}),
     "vxlan-and-host-gw": frozenset({OPEN, hosted(BLUE)}),
+    "outside": frozenset(
+        {dataclasses.replace(OPEN, outside=True), dataclasses.replace(INTERNAL, outside=True), BLUE}
+    ),
+    "outside-host-gw": frozenset({dataclasses.replace(hosted(OPEN), outside=True), hosted(INTERNAL)}),
+    "no-icc": frozenset({dataclasses.replace(OPEN, icc=False), BLUE}),
     "published": frozenset(
         {
             published(OPEN, "tcp 0.0.0.0 8080 10.2.20.5 80", "udp 0.0.0.0 53 10.2.20.5 5353"),
@@ -123,6 +128,9 @@ PLANS = {
                 "tcp 127.0.0.1 8080 10.2.20.6 80",
                 "tcp :: 8080 2001:db8:2:20::5 80",
                 "tcp 2001:db8::1 8081 2001:db8:2:20::6 80",
+                *(f"udp :: {number} 2001:db8:2:20::5 53" for number in (53, 54, 55, 5353)),
+                "udp ::1 56 2001:db8:2:20::5 53",
+                "udp 2001:db8::1 58 2001:db8:2:20::5 53",
             ),
             BLUE,
         }
@@ -251,8 +259,8 @@ def test_from_whatever_is_there_one_script_reaches_the_plan(
 
 def test_a_published_port_counts_in_the_shape_of_a_table() -> None:
     """Each map is used once; a colon is in its type, and one in each element."""
-    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published"], V4))[3:] == (1, 3)
-    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published-dual"], V6))[3:] == (2, 4)
+    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published"], V4))[4:] == (1, 3)
+    assert firewall_table.nft_shape(firewall_table.nft_script(PLANS["published-dual"], V6))[4:] == (2, 10)
 
 
 def test_of_two_containers_with_one_port_one_has_it() -> None:
@@ -263,6 +271,6 @@ def test_of_two_containers_with_one_port_one_has_it() -> None:
 
 def test_the_shape_of_a_table_does_not_depend_on_how_sets_are_printed() -> None:
     script = firewall_table.nft_script(frozenset({OPEN, INTERNAL, BLUE}), V4)
-    assert firewall_table.nft_shape(script) == (3, 4, 7, 0, 0)
-    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (3, 4, 7, 0, 0)
-    assert firewall_table.nft_shape("") == (0, 0, 0, 0, 0)
+    assert firewall_table.nft_shape(script) == (4, 4, 8, 2, 0, 0)
+    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (4, 4, 8, 2, 0, 0)
+    assert firewall_table.nft_shape("") == (0, 0, 0, 0, 0, 0)

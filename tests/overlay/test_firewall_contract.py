@@ -100,6 +100,41 @@ def test_a_plan_is_written_once(case: Case) -> None:
     assert wall.ensure(frozenset({OPEN})) == ()
 
 
+def test_what_is_published_is_read_back(case: Case) -> None:
+    """By a process that did not write it, and whose state file was lost."""
+    wall, flush = case
+    assert wall.list_published() == frozenset()
+    texts = (
+        "tcp 0.0.0.0 8080 10.2.20.5 80",
+        "udp 0.0.0.0 53 10.2.20.5 5353",
+        "tcp 192.0.2.1 8080 10.2.20.6 80",
+        "tcp :: 8080 2001:db8:2:20::5 80",
+        "udp 2001:db8::1 49152 2001:db8:2:20::5 53",
+    )
+    ports = frozenset(
+        firewall.PublishedPort(
+            protocol=firewall.Protocol(protocol),
+            host_ip=ipaddress.ip_address(host_ip),
+            host_port=int(host_port),
+            address=ipaddress.ip_address(address),
+            port=int(port),
+        )
+        for protocol, host_ip, host_port, address, port in map(str.split, texts)
+    )
+    (dual,) = (one for one in DUAL if one.bridge == OPEN.bridge)
+    wall.ensure(frozenset({dataclasses.replace(dual, published=ports), BLUE}))
+    assert wall.list_published() == ports
+    flush()
+    assert wall.list_published() == frozenset()
+
+
+@pytest.mark.contract
+def test_a_table_that_somebody_else_filled_is_a_failure_like_any_other(netns: Netns) -> None:
+    netns.run("nft -f -", text='table ip flannelpy { chain c { counter comment "1.2.3. . tcp . 1 : 1.2. . 1"; }; }')
+    with netns.inside(), pytest.raises(errors.KernelError, match=r"nft list table flannelpy: '1\.2\.3\.' does not"):
+        firewall_exec.FirewallExec().list_published()
+
+
 def test_what_was_flushed_by_hand_comes_back(case: Case) -> None:
     wall, flush = case
     wall.ensure(PLAN)

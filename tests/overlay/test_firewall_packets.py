@@ -12,6 +12,7 @@ engine's bridges and of the underlay, under the FORWARD policy and the chains th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 import pathlib
 import socket
@@ -45,7 +46,9 @@ LEAVES = {  # name: link on the host, its address, the leaf's address
 BRIDGES = ("fp-a", "fp-int", "fp-shut", "fp-blue", "docker0", "shop", "docker_gwbridge")
 
 
-def rules(bridge: str, subnet: str, device: str, *, internal: bool = False, icc: bool = True) -> firewall.BridgeRules:
+def rules(
+    bridge: str, subnet: str, device: str, *, internal: bool = False, icc: bool = True, outside: bool = False
+) -> firewall.BridgeRules:
     return firewall.BridgeRules(
         bridge=netstate.IfName(bridge),
         subnet=ipaddress.IPv4Network(subnet),
@@ -53,6 +56,7 @@ def rules(bridge: str, subnet: str, device: str, *, internal: bool = False, icc:
         device=netstate.IfName(device),
         internal=internal,
         icc=icc,
+        outside=outside,
     )
 
 
@@ -183,9 +187,8 @@ def test_what_leaves_the_overlay_has_the_hosts_address(guarded: Host) -> None:
 
 
 def test_who_reaches_into_the_overlay_has_an_overlay_address(guarded: Host) -> None:
-    assert guarded.sends("docker", "remote") == "10.2.20.0"
     assert guarded.sends("host", "remote", bound="192.0.2.1") == "10.2.20.0"
-    assert guarded.sends("docker", "a") == "10.2.20.1"
+    assert guarded.sends("host", "a") == "10.2.20.1"
 
 
 SHUT = [(one, other) for one in ("shut",) for other in ("a", "inner", "remote", "blue", "far", "docker")]
@@ -368,6 +371,140 @@ def test_an_engine_that_filters_with_nftables_is_passed_and_its_bridges_stay_clo
     for source, target in (*APART, ("a", "docker"), ("blue", "shop"), ("publisher", "a"), ("inner", "world")):
         assert host.blocked(source, target), f"{source} reaches {target}"
     host.close()
+
+
+BACKENDS = ("none", "20.10", "28", "29")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def permissive(
+    request: pytest.FixtureRequest, make_netns: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """A host with FORWARD policy ACCEPT: no engine, one that found ip_forward on, one that filters with nftables."""
+    host = Host(make_netns)
+    if request.param == "29":
+        host.host.run("nft -f -", text=(LISTINGS / "docker-29.nft").read_text())
+    elif request.param != "none":
+        text = (LISTINGS / f"docker-{request.param}.rules").read_text().replace(":FORWARD DROP", ":FORWARD ACCEPT")
+        host.host.run("iptables-nft-restore", text=text)
+    yield host
+    host.close()
+
+
+@contextlib.contextmanager
+def written(
+    host: Host, plan: firewall.FirewallPlan, tmp_path: pathlib.Path, after: firewall.FirewallPlan = frozenset()
+) -> Iterator[firewall_exec.FirewallExec]:
+    """Our rules, and those that were there again."""
+    with host.host.inside():
+        wall = firewall_exec.FirewallExec(lockfile=str(tmp_path / "lock"))
+        wall.ensure(plan)
+    try:
+        yield wall
+    finally:
+        with host.host.inside():
+            wall.ensure(after)
+
+
+OUTSIDE = [
+    (source, target) for source in ("world", "docker", "shop") for target in ("a", "shut", "blue", "remote", "far")
+]
+
+
+def test_nobody_outside_reaches_a_container_whatever_the_policy_is(permissive: Host, tmp_path: pathlib.Path) -> None:
+    """Unpublished ports: the engine sets the policy DROP only where it switches ip_forward on itself."""
+    assert permissive.sends("world", "a") == "192.0.2.9", "nobody else drops it"
+    with written(permissive, PLAN, tmp_path):
+        for source, target in OUTSIDE:
+            assert permissive.blocked(source, target), f"{source} reaches {target}"
+
+
+def test_whatever_the_policy_is_all_that_should_pass_does(permissive: Host, tmp_path: pathlib.Path) -> None:
+    with written(permissive, PLAN, tmp_path):
+        for one, other in INSIDE:
+            assert permissive.sends(one, other) == permissive.address(one)
+            assert permissive.sends(other, one) == permissive.address(other)
+        for one in ("a", "shut", "blue"):
+            assert permissive.sends(one, "world") == "192.0.2.1"
+        for one in ("a", "shut", "blue", "remote"):
+            assert permissive.sends("host", one)
+
+
+def test_an_answer_of_no_connection_does_not_come_in_from_outside(permissive: Host, tmp_path: pathlib.Path) -> None:
+    reply = struct.pack(">BBHHH", 0, 0, 0xFFFF - 9, 9, 0)
+
+    def arrives() -> bool:
+        with permissive.spaces["a"].inside(), _raw_icmp() as hears:
+            with permissive.spaces["world"].inside(), _raw_icmp() as says:
+                says.sendto(reply, (permissive.address("a"), 0))
+            hears.settimeout(0.3)
+            try:
+                return any(hears.recv(128)[20:] == reply for _ in range(8))
+            except TimeoutError:
+                return False
+
+    assert arrives()
+    with written(permissive, PLAN, tmp_path):
+        assert not arrives()
+
+
+def _raw_icmp() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+
+
+OPENED = frozenset(dataclasses.replace(one, outside=one.device == "flannel.1") for one in PLAN)
+
+
+def assert_open_to_the_outside(host: Host) -> None:
+    """Here and on to other hosts; internal networks and the other flannel network stay as they are."""
+    assert host.sends("world", "a") == "192.0.2.9"
+    assert host.sends("world", "shut") == "192.0.2.9"
+    assert host.sends("world", "remote") == "10.2.20.0"
+    for source, target in (*APART, ("world", "inner"), ("world", "blue"), ("world", "far")):
+        assert host.blocked(source, target), f"{source} reaches {target}"
+
+
+def test_a_network_may_be_opened_to_who_is_routed_there(permissive: Host, tmp_path: pathlib.Path) -> None:
+    with written(permissive, OPENED, tmp_path):
+        assert_open_to_the_outside(permissive)
+
+
+def test_it_is_then_open_whatever_the_policy_is(guarded: Host, tmp_path: pathlib.Path) -> None:
+    with written(guarded, OPENED, tmp_path, after=PLAN):
+        assert_open_to_the_outside(guarded)
+    assert guarded.blocked("world", "a")
+
+
+@pytest.mark.parametrize(("source", "target"), [("world", "a"), ("a", "world")])
+def test_what_began_before_a_network_was_closed_goes_on(
+    permissive: Host, tmp_path: pathlib.Path, source: str, target: str
+) -> None:
+    """So an upgrade cuts nobody off: neither who was routed here, nor what a container asked for."""
+    with (
+        permissive.spaces[target].bind(permissive.address(target), PORT) as server,
+        permissive.spaces[source].bind("") as client,
+        written(permissive, OPENED, tmp_path) as wall,
+    ):
+        server.settimeout(2)
+        client.settimeout(2)
+        for plan in (OPENED, PLAN):
+            with permissive.host.inside():
+                wall.ensure(plan)
+            client.sendto(b"question", (permissive.address(target), PORT))
+            server.sendto(b"answer", server.recvfrom(64)[1])
+            assert client.recv(64) == b"answer"
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_network_without_icc_is_not_entered_by_the_gateway_bridge(
+    bare: Host, tmp_path: pathlib.Path, outside: bool
+) -> None:
+    """There a container of the very network has its second interface, and may send by it what the first refuses."""
+    plan = frozenset(dataclasses.replace(one, outside=outside) for one in ONE_NETWORK)
+    with written(bare, plan, tmp_path):
+        assert bare.blocked("publisher", "shut")
+        assert bare.sends("publisher", "a") == "172.19.0.2"
+        assert bare.sends("shut", "publisher") == "172.19.0.1"
 
 
 def test_isolation_needs_no_iptables(bare: Host) -> None:

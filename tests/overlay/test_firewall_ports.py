@@ -35,6 +35,8 @@ LEAVES = {  # name: link on the host, addresses of host and leaf
 BRIDGES = ("fp-a", "fp-b", "fp-blue", "docker0")
 HOST = {4: "192.0.2.1", 6: "2001:db8::1"}
 OTHER = {4: "192.0.2.77", 6: "2001:db8::77"}
+MOVING = {4: "192.0.2.99", 6: "2001:db8::99"}
+"""An address that is now this host's, now another's (keepalived)."""
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -78,6 +80,7 @@ PUBLISHED = frozenset(
         port("tcp", "127.0.0.1", 8081, own("a"), 80),
         port("tcp", HOST[4], 8082, own("a"), 80),
         port("tcp", HOST[6], 8082, own("a", 6), 80),
+        *(port("tcp", MOVING[version], 8090, own("a", version), 80) for version in HOST),
     }
 )
 A = rules("fp-a", "10.2.20.0/25", "2001:db8:2:20::/64", 1)
@@ -177,15 +180,20 @@ class Host:
             space.close()
 
 
-@pytest.fixture(scope="module", params=["iptables-nft", "iptables-legacy"])
+@pytest.fixture(
+    scope="module",
+    params=[("iptables-nft", "DROP"), ("iptables-legacy", "DROP"), ("iptables-nft", "ACCEPT")],
+    ids="-".join,
+)
 def host(request: pytest.FixtureRequest, make_netns: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with an engine's rules and ours; `a` publishes."""
+    """A host with an engine's rules and ours, and whichever policy of FORWARD the engine came to; `a` publishes."""
     made = Host(make_netns)
-    text = (LISTINGS / "docker-28.rules").read_text()
-    made.host.run(f"{request.param}-restore", text=text)
-    ip6tables = request.param.replace("ip", "ip6", 1)
+    flavour, policy = request.param
+    text = (LISTINGS / "docker-28.rules").read_text().replace(":FORWARD DROP", f":FORWARD {policy}")
+    made.host.run(f"{flavour}-restore", text=text)
+    ip6tables = flavour.replace("ip", "ip6", 1)
     made.host.run(
-        f"{ip6tables} -P FORWARD DROP",
+        f"{ip6tables} -P FORWARD {policy}",
         f"{ip6tables} -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         f"{ip6tables} -A FORWARD -i docker0 -j ACCEPT",
     )
@@ -214,6 +222,37 @@ def test_a_port_of_one_address_is_reached_there_and_nowhere_else(host: Host, ver
     assert host.ask("host", HOST[version], 8082) == HOST[version]
     assert host.ask("a2", gateway("a", version), 8082, wait_s=0.3) is None
     assert host.ask("host", "127.0.0.1", 8082, wait_s=0.3) is None
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+def test_a_port_of_an_address_that_moved_to_another_host_is_asked_there(host: Host, version: int) -> None:
+    """And is the container's again when the address comes back."""
+    address = MOVING[version]
+    world, length = host.spaces["world"], 32 if version == 4 else 128
+    for _ in range(2):
+        host.host.run(f"ip addr add {address}/{length} dev eth0" + " nodad" * (version == 6))
+        assert host.ask("world", address, 8090) == own("world", version)
+        assert host.ask("host", address, 8090) == address
+        assert host.ask("a2", address, 8090) == gateway("a", version)
+        host.host.run(f"ip addr del {address}/{length} dev eth0", "ip neigh flush dev eth0")
+        world.run(f"ip addr add {address}/{length} dev eth0" + " nodad" * (version == 6))
+        with world.inside(), socket.create_server((address, 8090), family=FAMILIES[version]) as server:
+            answering = threading.Thread(target=answer, args=(server, 2))
+            answering.start()
+            told = [host.ask(client, address, 8090) for client in ("host", "a2")]
+            answering.join(timeout=10)
+        assert told == ["another host"] * 2
+        world.run(f"ip addr del {address}/{length} dev eth0", "ip neigh flush dev eth0")
+
+
+def answer(server: socket.socket, clients: int) -> None:
+    """What has the address now."""
+    server.settimeout(2.0)
+    for _ in range(clients):
+        with contextlib.suppress(TimeoutError):
+            conn, _ = server.accept()
+            with conn:
+                conn.sendall(b"another host")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,10 +292,64 @@ def test_the_host_reaches_the_port_through_all_its_addresses(host: Host, kind: s
     assert host.ask("host", HOST[6], kind=kind) == HOST[6]
 
 
+def test_what_has_no_way_from_the_ipv6_loopback_is_refused_at_once(host: Host) -> None:
+    """The socket that reserves the port would keep a datagram to itself, and its sender wait."""
+    listening = port("udp", "::1", 8091, own("a", 6), 80)
+    with host.host.inside():
+        host.wall.ensure(BARE - {A} | {dataclasses.replace(A, published=PUBLISHED | {listening})})
+    for number in (8080, 8091, 8092):
+        with host.host.bind("::", number) as reserved, host.host.bind("::1") as client:
+            client.settimeout(2.0)
+            client.connect(("::1", number))
+            client.send(b"who")
+            if number == 8092:  # nobody publishes it
+                assert reserved.recv(8) == b"who"
+                continue
+            with pytest.raises(ConnectionRefusedError):
+                client.recv(8)
+            with host.host.inside(), pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("::1", number), timeout=2.0)
+    with host.host.inside():
+        host.wall.ensure(PLAN)
+
+
 def test_a_port_of_the_loopback_is_the_hosts_alone(host: Host) -> None:
     assert host.ask("host", "127.0.0.1", 8081) == gateway("a")
     for client in ("a", "a2", "world", "docker"):
         assert host.ask(client, HOST[4], 8081, wait_s=0.3) is None
+
+
+def test_what_the_documents_say_of_an_operators_own_rules_is_so(host: Host) -> None:
+    """A table of the operator's own, where the engine has no DOCKER-USER."""
+    _, _, told = (
+        (pathlib.Path(__file__).parents[2] / "docs/operations.md").read_text().partition("nft -f - <<'END'\n")
+    )
+    script, end, _ = told.partition("    END\n")
+    assert "proto-dst 8080 " in script
+    assert end
+
+    def reaches_outside() -> bool:
+        with host.spaces["world"].bind(own("world"), 9999) as server, host.spaces["a2"].bind(own("a2")) as client:
+            server.settimeout(0.5)
+            client.sendto(b"question", (own("world"), 9999))
+            try:
+                return server.recv(64) == b"question"
+            except TimeoutError:
+                return False
+
+    assert reaches_outside()
+    for allowed, answer in (("198.51.100.0/24", None), ("192.0.2.0/24", own("world"))):
+        for _ in range(2):  # it may be given again
+            host.host.run("nft -f -", text=script.replace("198.51.100.0/24", allowed))
+        assert host.ask("world", HOST[4], wait_s=0.5) == answer
+        assert host.ask("world", HOST[4], 8082) == own("world")
+        assert host.ask("b", HOST[4], wait_s=0.5) is None
+        assert not reaches_outside()
+        with host.host.inside():
+            assert host.wall.ensure(PLAN) == (), "the operator's own rules are left alone"
+    host.host.run("nft delete table inet mine")
+    assert host.ask("world", HOST[4]) == own("world")
+    assert reaches_outside()
 
 
 def test_what_is_sent_to_that_port_of_another_host_gets_there(host: Host) -> None:
@@ -314,16 +407,18 @@ def test_a_client_that_goes_on_sending_reaches_who_has_the_port_now(host: Host, 
         assert not answers(client), "nobody listens"
         publish(mine)
         assert not answers(client), "the kernel remembers"
-        assert conntrack.forget_flows(mine) == 1
+        assert conntrack.forget_flows([mine]) == 1
         assert answers(client)
         publish(others)
         assert answers(client), "the kernel remembers"
-        assert conntrack.forget_flows(mine) == 1
+        assert conntrack.forget_flows([mine]) == 1
         assert not answers(client), "a2 does not answer"
-        assert conntrack.forget_flows(mine) == 0
-        assert conntrack.forget_flows(dataclasses.replace(others, host_ip=ipaddress.ip_address(OTHER[version]))) == 0
-        assert conntrack.forget_flows(dataclasses.replace(others, protocol=firewall.Protocol.TCP)) == 0
-        assert conntrack.forget_flows(others) == 1
+        assert conntrack.forget_flows([mine]) == 0
+        assert (
+            conntrack.forget_flows([dataclasses.replace(others, host_ip=ipaddress.ip_address(OTHER[version]))]) == 0
+        )
+        assert conntrack.forget_flows([dataclasses.replace(others, protocol=firewall.Protocol.TCP)]) == 0
+        assert conntrack.forget_flows([others]) == 1
         publish()
 
 
@@ -344,7 +439,7 @@ def test_what_a_crash_left_redirected_is_found_by_its_pool(host: Host, version: 
         assert conntrack.forget_stale_flows(pools, [*PUBLISHED, mine]) == 0, "published"
         assert conntrack.forget_stale_flows(pools, [*PUBLISHED, dataclasses.replace(mine, host_port=8089)]) == 2
         assert conntrack.forget_stale_flows(pools, PUBLISHED) == 0, "gone"
-        assert conntrack.forget_flows(others) == 1, "another pool's were left alone"
+        assert conntrack.forget_flows([others]) == 1, "another pool's were left alone"
         host.wall.ensure(PLAN)
 
 
@@ -357,8 +452,8 @@ def test_what_passes_to_that_port_of_another_host_is_left_alone(host: Host, vers
             server.settimeout(2.0)
             seen = server.recvfrom(64)[1]
         with host.host.inside():
-            assert conntrack.forget_flows(mine) == 0
-            assert conntrack.forget_flows(dataclasses.replace(mine, host_ip=ipaddress.ip_address(seen[0]))) == 0
+            assert conntrack.forget_flows([mine]) == 0
+            assert conntrack.forget_flows([dataclasses.replace(mine, host_ip=ipaddress.ip_address(seen[0]))]) == 0
 
 
 def test_a_port_that_is_published_no_more_is_gone_and_another_one_comes_with_one_write(host: Host) -> None:

@@ -69,8 +69,8 @@ def frame(source: str, kind: int, body: bytes, target: str = BROADCAST) -> bytes
     return mac(target) + mac(source) + struct.pack(">H", kind) + body
 
 
-def tagged(whole: bytes, kind: int = VLAN) -> bytes:
-    return whole[:12] + struct.pack(">HH", kind, 7) + whole[12:]
+def tagged(whole: bytes, kind: int = VLAN, *, number: int = 7) -> bytes:
+    return whole[:12] + struct.pack(">HH", kind, number) + whole[12:]
 
 
 def arp(sender: str, sender_ip: str, target_ip: str, *, reply: bool = False) -> bytes:
@@ -101,6 +101,11 @@ def icmp6(source: str, kind: int, target: str | None = None, *, hops: bytes = b"
     body = struct.pack(">BBHI", kind, 0, 0, 0) + (ip(target) if target else b"")
     head = struct.pack(">IHBB", 6 << 28, len(hops) + len(body), 0 if hops else 58, 255)
     return head + ip(source) + ip("ff02::1") + hops + body
+
+
+def arp_of_token_ring(sender: str, sender_ip: str, target_ip: str) -> bytes:
+    """Hardware type 6, which the kernel takes for Ethernet."""
+    return struct.pack(">H", 6) + arp(sender, sender_ip, target_ip)[2:]
 
 
 def router_alert() -> bytes:
@@ -219,6 +224,10 @@ FORGED = {
     "ARP with another's MAC inside": frame(MACS["a"], ARP, arp(MACS["b"], v4("a"), v4("b"))),
     "ARP probe with another's MAC inside": frame(MACS["a"], ARP, arp(MACS["b"], "0.0.0.0", v4("b"))),
     "ARP in another's frame": frame(MACS["b"], ARP, arp(MACS["a"], v4("a"), v4("b"))),
+    "ARP of another hardware": frame(MACS["a"], ARP, arp_of_token_ring(MACS["a"], v4("b"), v4("free"))),
+    "ARP probe of another hardware with another's MAC": frame(
+        MACS["a"], ARP, arp_of_token_ring(MACS["b"], "0.0.0.0", v4("b"))
+    ),
     "reverse ARP": frame(MACS["a"], 0x8035, arp(MACS["a"], v4("a"), v4("b"))),
     "IPv6 of another": frame(MACS["a"], IP6, icmp6(v6("b"), 128)),
     "IPv6 of the world": frame(MACS["a"], IP6, icmp6("2001:db8:ffff::7", 128)),
@@ -232,6 +241,8 @@ FORGED = {
     "duplicate address detection of another": frame(MACS["a"], IP6, icmp6("::", 135, v6("b"))),
     "the same of another's link-local address": frame(MACS["a"], IP6, icmp6("::", 135, local("bridge"))),
     "router advertisement": frame(MACS["a"], IP6, icmp6(local("a"), 134)),
+    "router advertisement behind an option": frame(MACS["a"], IP6, icmp6(local("a"), 134, hops=router_alert())),
+    "router advertisement in a VLAN of none": tagged(frame(MACS["a"], IP6, icmp6(local("a"), 134)), number=0),
     "redirect": frame(MACS["a"], IP6, icmp6(local("a"), 137, v6("b"))),
     "honest in a VLAN": tagged(frame(MACS["a"], IP, udp(v4("a")))),
     "forged in a VLAN": tagged(frame(MACS["a"], IP, udp(v4("b")))),

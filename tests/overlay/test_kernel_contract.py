@@ -91,6 +91,8 @@ class Hand(Protocol):
         mtu: int | None = None,
     ) -> None: ...
 
+    def take_reserved(self, name: netstate.IfName) -> None: ...
+
     def take_away(self, peer: netstate.IfName) -> None: ...
 
     def set_tx_checksum(self, name: netstate.IfName, *, on: bool) -> None: ...
@@ -146,6 +148,9 @@ class Shell:
         words += [] if mac is None else ["address", mac]
         words += [] if mtu is None else ["mtu", str(mtu)]
         self.run(f"ip link set {name} {' '.join(words)}")
+
+    def take_reserved(self, name: netstate.IfName) -> None:
+        self.run(f"ip link set {name} type bridge_slave group_fwd_mask 0")
 
     def take_away(self, peer: netstate.IfName) -> None:
         self.run(f"ip link set {peer} netns {self._container.path}")
@@ -374,8 +379,9 @@ def test_a_links_parameter_is_gone_with_the_link(host: Host) -> None:
     assert changed not in host.kernel.observe(frozenset({changed}))
 
 
-def test_a_links_parameter_comes_and_goes_with_the_link(host: Host) -> None:
-    wanted = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0")
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_links_parameter_comes_and_goes_with_the_link(host: Host, optional: bool) -> None:
+    wanted = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0", optional=optional)
     state = frozenset({wanted, BRIDGE})
     [failure] = host.kernel.apply([netstate.Add(obj=wanted)])
     assert failure.reason == "No such file or directory"
@@ -422,6 +428,21 @@ def test_a_port_is_isolated_from_the_start_and_wherever_it_goes(host: Host) -> N
         assert host.kernel.apply([netstate.Change(old=old, new=new)]) == []
         assert host.shows(BRIDGE, OTHER_BRIDGE, new)
     assert moved.isolated
+
+
+def test_a_port_that_takes_reserved_frames_is_seen_and_repaired(host: Host) -> None:
+    """As those of earlier versions do."""
+    host.build(BRIDGE, PAIR)
+    for wanted in (PAIR, PORT):
+        host.hand.take_reserved(PORT.name)
+        opened = dataclasses.replace(PORT, takes_reserved=True)
+        assert host.shows(BRIDGE, opened)
+        [op] = diff.plan(frozenset({BRIDGE, wanted}), host.kernel.observe(netstate.EMPTY))
+        assert diff.format_op(op) == f"ip link set {PORT.name} type bridge_slave group_fwd_mask 0xfffd"
+        shown = [diff.format_op(netstate.Add(obj=obj)) for obj in (PORT, opened)]
+        assert shown[1] == f"{shown[0]} && ip link set {PORT.name} type bridge_slave group_fwd_mask 0"
+        assert host.kernel.apply([op]) == []
+        assert host.shows(BRIDGE, PORT)
 
 
 def test_removing_a_bridge_leaves_its_ports_outside(host: Host) -> None:

@@ -465,6 +465,19 @@ def test_a_parameter_that_does_not_exist_is_a_failure(host: kernel_netlink.Kerne
     assert failure.reason == "No such file or directory"
 
 
+def test_a_link_without_ipv6_needs_no_optional_parameter_of_it(host: kernel_netlink.KernelNetlink) -> None:
+    """As all links where the kernel has none; here one whose MTU is too small for it."""
+    small = dataclasses.replace(BRIDGE, mtu=1200)
+    wanted = netstate.Sysctl(key=f"net.ipv6.conf.{BRIDGE.name}.accept_ra", value="0", optional=True)
+    state = frozenset({small, wanted})
+    assert host.apply(diff.plan(state, netstate.EMPTY)) == []
+    assert host.observe(state) == state
+    assert host.apply([netstate.Change(old=small, new=BRIDGE)]) == []
+    [change] = diff.plan(frozenset({BRIDGE, wanted}), host.observe(state))
+    assert change == netstate.Change(old=dataclasses.replace(wanted, value="1"), new=wanted)
+    assert host.apply([change]) == []
+
+
 def test_forwarding_ipv6_leaves_the_links_that_hear_routers_hearing(tmp_path: pathlib.Path) -> None:
     links = {"all": "10", "default": "10", "eth0": "10", "deaf": "00", "always": "20", "routing": "11"}
     for name, (hears, forwards) in links.items():
@@ -531,6 +544,26 @@ def test_a_default_route_learned_from_a_router_survives_forwarding(netns: Any, m
     netns.run("ip -6 route del default dev eth0")
     node_host.until(advertise)
     router.close()
+
+
+def test_no_link_of_ours_and_no_port_of_a_bridge_is_told_to_go_on_hearing_routers(netns: Any) -> None:
+    """A container would be the host's router, and is behind nothing else."""
+    bridge = netstate.BridgeLink(name=netstate.IfName("blue"), mac=netstate.Mac("02:42:0a:02:14:01"), mtu=1450)
+    pair = netstate.VethPair(
+        name=netstate.IfName("fph1"), peer=netstate.IfName("fpc1"), bridge=bridge.name, mtu=bridge.mtu
+    )
+    netns.run(
+        "ip link add eth0 type veth peer name eth1",
+        "ip link add br0 type bridge",
+        "ip link set eth1 master br0",
+    )
+    with netns.inside():
+        port = kernel_netlink.KernelNetlink()
+        wanted = netstate.Sysctl(key="net.ipv6.conf.all.forwarding", value="1")
+        assert port.apply([netstate.Add(obj=obj) for obj in (bridge, pair, wanted)]) == []
+        conf = pathlib.Path("/proc/sys/net/ipv6/conf")
+        hears = {link: (conf / link / "accept_ra").read_text() for link in ("eth0", "br0", "eth1", "blue", "fph1")}
+    assert hears == {"eth0": "2\n", "br0": "2\n", "eth1": "1\n", "blue": "0\n", "fph1": "0\n"}
 
 
 def test_a_gateway_answers_at_once_on_a_bridge_without_a_port(netns: Any) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import errors, flanneld, lease, member, netstate, nodestore, registry_fake, underlay
+from overlay import clones, errors, flanneld, lease, member, netstate, nodestore, registry_fake, underlay
 from tests.overlay import node_host
 
 STOP = threading.Event()
+WATCH_S = 150.0
 OURS = node_host.attrs("192.0.2.1", node_host.MAC)
 
 
@@ -41,7 +42,7 @@ def host(tmp_path: pathlib.Path) -> Iterator[node_host.NodeHost]:
 
 
 def join(host: node_host.NodeHost) -> member.Joined | member.Refused:
-    return member.join(node_host.PREFIX, host.options, host.ports(), STOP)
+    return member.join(node_host.PREFIX, host.options, host.ports(), STOP, clones.Origins(WATCH_S))
 
 
 def save(host: node_host.NodeHost, subnet: str, attrs: lease.LeaseAttrs = OURS) -> None:
@@ -95,6 +96,17 @@ def test_the_lease_of_a_flanneld_is_taken_over_without_a_write(host: node_host.N
     assert host.registry.read_leases().revision == revision
 
 
+def test_the_lease_of_a_flanneld_that_left_its_file_is_taken_over_without_a_write(host: node_host.NodeHost) -> None:
+    """The normal case: /run/flannel/subnet.env outlives flanneld, and says which subnet, not who wrote the key."""
+    left = host.registry.put_peer(node_host.key("10.2.20.0/24"), OURS)
+    host.previous = left.key
+    revision = host.registry.read_leases().revision
+    joined = join(host)
+    assert isinstance(joined, member.Joined)
+    assert joined.lease == dataclasses.replace(left, ttl_s=None)
+    assert host.registry.read_leases().revision == revision
+
+
 def test_nothing_is_written_while_a_flanneld_of_the_prefix_runs(host: node_host.NodeHost) -> None:
     host.flannelds = (flanneld.Flanneld(pid=1234, prefix=node_host.PREFIX),)
     host.registry.set_config(None)
@@ -126,6 +138,15 @@ def test_a_subnet_in_flanneld_s_file_that_another_host_has_is_let_go(host: node_
     host.previous = node_host.key("10.2.20.0/24")
     host.registry.put_peer(host.previous, node_host.attrs("192.0.2.9"))
     assert join(host).member.own.key == node_host.key("10.2.1.0/24")
+
+
+def test_of_two_leases_with_our_address_flanneld_s_file_names_the_one_that_counts(host: node_host.NodeHost) -> None:
+    host.registry.put_peer(node_host.key("10.2.7.0/24"), OURS)
+    host.registry.put_peer(node_host.key("10.2.20.0/24"), OURS)
+    host.previous = node_host.key("10.2.20.0/24")
+    revision = host.registry.read_leases().revision
+    assert join(host).member.own.key == host.previous
+    assert host.registry.read_leases().revision == revision
 
 
 def test_what_we_saved_ourselves_counts_more_than_flanneld_s_file(host: node_host.NodeHost) -> None:
@@ -190,7 +211,14 @@ def test_a_host_whose_address_changed_takes_its_own_key_over(host: node_host.Nod
     host.registry.put_peer(node_host.key("10.2.20.0/24"), before)
     save(host, "10.2.20.0/24", before)
     host.in_use = True
-    joined = join(host)
+    with pytest.raises(errors.NotReady, match="once nobody has renewed it for 150 s"):
+        join(host)
+    host.registry.let_age(node_host.key("10.2.20.0/24"), 200)
+    origins = clones.Origins(0.02)
+    with pytest.raises(errors.NotReady):
+        member.join(node_host.PREFIX, host.options, host.ports(), STOP, origins)
+    threading.Event().wait(0.02)
+    joined = member.join(node_host.PREFIX, host.options, host.ports(), STOP, origins)
     assert isinstance(joined, member.Joined)
     assert joined.lease.attrs == OURS
 

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlay import errors, flanneld, lease, member, netstate, node, nodestore, registry, registry_fake
+from overlay import (
+    errors,
+    flanneld,
+    kernel,
+    kernel_fake,
+    lease,
+    member,
+    netstate,
+    node,
+    nodestore,
+)
 from tests.overlay import node_host
 
 OWN = node_host.key("10.2.1.0/24")
@@ -30,31 +40,8 @@ HELD = lease.HeldSubnet(
     overlay_mtu=1450,
 )
 until = node_host.until
-
-
-class MoodyRegistry(registry_fake.FakeRegistry):
-    """Does what a test says just before a call is answered."""
-
-    def __init__(self, config: str | None = None) -> None:
-        super().__init__(config)
-        self.before_put: Callable[[], None] = lambda: None
-        self.after_put: Callable[[], None] = lambda: None
-        self.before_read: Callable[[], None] = lambda: None
-        self.before_config: Callable[[], None] = lambda: None
-
-    def read_config(self) -> str:
-        self.before_config()
-        return super().read_config()
-
-    def read_leases(self) -> registry.Snapshot:
-        self.before_read()
-        return super().read_leases()
-
-    def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
-        self.before_put()
-        stored = super().put_lease(key, attrs, over)
-        self.after_put()
-        return stored
+once = node_host.once
+MoodyRegistry = node_host.MoodyRegistry
 
 
 @pytest.fixture
@@ -75,17 +62,6 @@ def own_lease(host: node_host.NodeHost) -> lease.Lease | None:
 
 def has_own_lease(host: node_host.NodeHost) -> Callable[[], bool]:
     return lambda: (found := own_lease(host)) is not None and found.attrs == OURS
-
-
-def once(action: Callable[[], object]) -> Callable[[], None]:
-    """The action, the first time."""
-    left = [action]
-
-    def act() -> None:
-        if left:
-            left.pop()()
-
-    return act
 
 
 def test_a_node_joins_publishes_and_remembers(host: node_host.NodeHost) -> None:
@@ -314,6 +290,201 @@ def test_without_containers_a_stolen_subnet_is_given_up_for_another(host: node_h
     until(lambda: host.store.load_peers(node_host.PREFIX).keys() == {OWN, OTHER})
 
 
+def test_a_subnet_given_out_while_another_is_claimed_is_a_conflict_and_not_forgotten(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    """Ours expired while we were down and another host got it; a network is created while we look for another one."""
+    host.join().stop()
+    moody.delete_peer(OWN)
+    moody.put_peer(OWN, THIEFS)
+    host.reopen()
+    one = host.make()
+    one.restore()
+    granted: list[lease.HeldSubnet] = []
+
+    def grant() -> None:
+        granted.append(one.wait(0))
+        host.in_use = one.holds(granted[0])
+
+    moody.before_read = once(grant)
+    one.start()
+    until(lambda: one.status().conflict)
+    assert (granted, host.in_use, one.held()) == ([HELD], True, HELD)
+    assert "10.2.1.0/24 is leased by 192.0.2.66" in str(one.status().conflict)
+    assert moody._snapshot().leases.keys() == {OWN}
+    saved = host.store.load(node_host.PREFIX)
+    assert saved is not None
+    assert saved.key == OWN
+
+
+def test_a_new_network_waits_until_the_registry_has_said_whose_the_saved_subnet_is(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    host.join().stop()
+    moody.delete_peer(OWN)
+    moody.put_peer(OWN, THIEFS)
+    host.reopen()
+    one = host.make()
+    one.restore()
+    granted: list[lease.HeldSubnet] = []
+    creating = threading.Thread(target=lambda: granted.append(one.wait(5)))
+    creating.start()
+    one.start()
+    creating.join(6)
+    assert granted == [dataclasses.replace(HELD, subnet=PEER.v4)]
+
+
+def test_a_subnet_that_became_another_one_is_not_given_out(host: node_host.NodeHost) -> None:
+    host.in_use = True
+    one = host.join()
+    before = one.wait(5)
+    assert one.holds(before)
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    assert not one.holds(before)
+    host.in_use = False
+    after = one.wait(5)
+    assert (one.holds(before), one.holds(after)) == (False, True)
+
+
+def test_a_former_subnet_is_given_back_only_when_nothing_got_it(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    """The config has no place for it any more, and a network is created while another one is claimed."""
+    host.join().stop()
+    moody.set_config('{"Network": "10.2.0.0/16", "SubnetMin": "10.2.50.0", "Backend": {"Type": "vxlan"}}')
+    host.reopen()
+    one = host.make()
+    one.restore()
+
+    def grant() -> None:
+        one.wait(0)
+        host.in_use = True
+
+    moody.before_read = once(grant)
+    one.start()
+    until(lambda: "has no subnet 10.2.1.0/24" in str(one.status().trouble))
+    assert (one.held(), moody._snapshot().leases.keys()) == (HELD, {OWN})
+    host.in_use = False
+    until(lambda: one.status().subnet == "10.2.50.0/24")
+    until(lambda: {str(key) for key in moody._snapshot().leases} == {"10.2.50.0/24"})
+
+
+def test_a_conflict_ends_where_the_peers_are_read_anew_at_the_same_time(host: node_host.NodeHost) -> None:
+    """`docker network create` gives the lost subnet up while an audit repairs what the state file has of peers."""
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    one._standing.forget_refusal()
+    one.follow_anew()
+    assert one.wait(5) == dataclasses.replace(HELD, subnet=PEER.v4)
+
+
+def test_a_subnet_that_was_given_up_while_its_claim_was_under_way_is_not_taken_up_again(
+    host: node_host.NodeHost, moody: MoodyRegistry
+) -> None:
+    host.in_use = True
+    one = host.join()
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    given_up: list[lease.HeldSubnet] = []
+    waiting = threading.Thread(target=lambda: given_up.append(one.wait(5)))
+
+    def give_up() -> None:
+        waiting.start()
+        until(lambda: one.held() is None)
+
+    moody.before_read = once(give_up)
+    one.claim()
+    waiting.join(5)
+    assert given_up == [dataclasses.replace(HELD, subnet=PEER.v4)]
+
+
+DUAL = '{"Network": "10.2.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:2::/48", "Backend": {"Type": "vxlan"}}'
+
+
+def dual_host(directory: pathlib.Path, agreed: MoodyRegistry, number: int) -> node_host.NodeHost:
+    """A host with both families, which takes the first free subnets unless a test says otherwise."""
+    directory.mkdir()
+    eth0 = dataclasses.replace(
+        node_host.ETH0,
+        addresses=(ipaddress.IPv4Interface(f"192.0.2.{number}/24"),),
+        addresses_v6=(ipaddress.IPv6Interface(f"2001:db8::{number}/64"),),
+        has_default_route_v6=True,
+    )
+    mac = netstate.Mac(f"0e:00:00:00:00:0{number}")
+    host = node_host.NodeHost(directory, agreed, kernel=kernel_fake.KernelFake([eth0]), mac=mac)
+    host.in_use = True
+    return host
+
+
+@pytest.fixture
+def pair(tmp_path: pathlib.Path) -> Iterator[tuple[node_host.NodeHost, node_host.NodeHost]]:
+    agreed = MoodyRegistry(DUAL)
+    hosts = dual_host(tmp_path / "1", agreed, 1), dual_host(tmp_path / "2", agreed, 2)
+    yield hosts
+    for host in hosts:
+        host.close()
+
+
+def chance(host: node_host.NodeHost, *numbers: int) -> None:
+    """What chance gives a host that asks."""
+    ports, left = host.ports(), list(numbers)
+    host.ports = lambda: dataclasses.replace(  # type: ignore[method-assign]
+        ports, pick=lambda count: left.pop(0) % count if left else 0
+    )
+
+
+def test_two_hosts_that_join_at_once_never_have_one_ipv6_subnet(
+    pair: tuple[node_host.NodeHost, node_host.NodeHost],
+) -> None:
+    """Their keys differ by the IPv4 subnets, so that etcd takes both."""
+    first, second = pair
+    chance(first, 7, 42)
+    chance(second, 9, 42)
+    one = first.make()
+    first.registry.before_put = once(lambda: second.start().wait(5))  # type: ignore[attr-defined]
+    one.start()
+    one.wait(5)
+    until(lambda: one.status().followed)
+    (other,) = second.nodes
+    assert (one.status().subnet_v6, other.status().subnet_v6) == ("fd00:2:0:8::/64", "fd00:2:0:a::/64")
+    assert one.status().overlaps == other.status().overlaps == ()
+
+
+def test_an_ipv6_subnet_that_a_flanneld_took_a_moment_before_is_not_given_out(
+    pair: tuple[node_host.NodeHost, node_host.NodeHost],
+) -> None:
+    """A network that waits for the lease has it before any watch tells of the other one."""
+    host, _ = pair
+    host.in_use = False
+    rival = lease.SubnetKey(v4=OTHER.v4, v6=ipaddress.IPv6Network("fd00:2:0:1::/64"))
+    host.registry.before_put = once(lambda: host.registry.put_peer(rival, OTHERS))  # type: ignore[attr-defined]
+    one = host.start()
+    held = one.wait(5)
+    assert held.v6 is not None
+    assert (str(held.subnet), str(held.v6.subnet)) == ("10.2.1.0/24", "fd00:2:0:2::/64")
+    assert host.registry._snapshot().leases.keys() == {rival, lease.SubnetKey(v4=held.subnet, v6=held.v6.subnet)}
+
+
+def test_an_ipv6_subnet_that_another_host_has_too_is_said(
+    pair: tuple[node_host.NodeHost, node_host.NodeHost], caplog: pytest.LogCaptureFixture
+) -> None:
+    host, _ = pair
+    one = host.join()
+    rival = lease.SubnetKey(v4=OTHER.v4, v6=ipaddress.IPv6Network("fd00:2:0:1::/64"))
+    host.registry.put_peer(rival, OTHERS)
+    until(lambda: one.status().overlaps)
+    (told,) = one.status().overlaps
+    assert told.startswith(
+        "lease 10.2.3.0/24 and fd00:2:0:1::/64 of 192.0.2.3 overlaps this host's 10.2.1.0/24 and fd00"
+    )
+    assert told in caplog.text
+
+
 def test_an_outage_keeps_the_peers(host: node_host.NodeHost) -> None:
     host.registry.put_peer(PEER, PEERS)
     one = host.join()
@@ -410,6 +581,100 @@ def test_a_flanneld_that_starts_beside_us_is_told_and_nothing_is_torn_down(beati
     beating.flannelds = ()
     until(lambda: one.status().findings.rival is None)
     assert one.wait(5) == HELD
+
+
+class MuteKernel(kernel_fake.KernelFake):
+    """Does not list links while a test says so."""
+
+    mute = False
+
+    def list_underlays(self) -> list[kernel.UnderlayLink]:
+        if self.mute:
+            raise errors.KernelError(["cannot list this host's links: no buffer space available"])
+        return super().list_underlays()
+
+
+def test_a_flanneld_that_has_ended_is_told_no_more_whatever_the_registry_does(host: node_host.NodeHost) -> None:
+    """The next keepalive is an hour away, and our own key cannot be claimed: the thread that would look is busy.
+
+    That it has begun is told at once, by the key which it renews.
+    """
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.registry.put_peer(OWN, OURS)
+    until(lambda: one.status().findings.rival)
+    host.registry.go_down()
+    host.registry.delete_peer(OWN)
+    host.flannelds = (RIVAL, dataclasses.replace(RIVAL, pid=99))
+    assert "pid 1234" in str(one.status().findings.rival)
+    host.flannelds = (dataclasses.replace(RIVAL, pid=99),)
+    until(lambda: "pid 99" in str(one.status().findings.rival))
+    host.flannelds = ()
+    until(lambda: one.status().findings.rival is None)
+
+
+def test_a_flanneld_that_has_ended_is_told_no_more_where_the_lease_is_lost(host: node_host.NodeHost) -> None:
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.in_use = True
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().findings.rival)
+    host.registry.put_peer(OWN, THIEFS)
+    until(lambda: one.status().conflict)
+    host.in_use = False
+    with pytest.raises(errors.NotReady):
+        one.wait(0.05)  # lets the subnet go
+    assert one.held() is None
+    host.registry.go_down()
+    host.flannelds = ()
+    assert one.status().findings.rival is None
+
+
+def test_addresses_in_the_range_that_are_gone_are_told_no_more(host: node_host.NodeHost) -> None:
+    docker0 = dataclasses.replace(
+        node_host.ETH0,
+        name=netstate.IfName("docker0"),
+        index=3,
+        addresses=(ipaddress.IPv4Interface("10.2.9.1/24"),),
+        has_default_route=False,
+    )
+    host.kernel = MuteKernel([node_host.ETH0, docker0])
+    host.reopen()
+    one = host.join()
+    assert one.status().findings.overlaps
+    host.kernel.mute = True
+    assert one.status().findings.overlaps, "a kernel that cannot be asked takes nothing back"
+    host.kernel.mute = False
+    host.kernel.set_underlays([node_host.ETH0])
+    assert one.status().findings.overlaps == ()
+
+
+def test_a_look_that_hangs_holds_nobody_else_up(host: node_host.NodeHost) -> None:
+    """As a process whose memory is locked holds up whoever reads its command line."""
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.registry.put_peer(OWN, OURS)
+    until(lambda: one.status().findings.rival)
+    reading, go_on, in_time = threading.Event(), threading.Event(), []
+    host.before_flannelds = lambda: (reading.set(), in_time.append(go_on.wait(5)))
+    slow = threading.Thread(target=one.status)
+    slow.start()
+    assert reading.wait(5)
+    assert one.status().findings.rival
+    go_on.set()
+    slow.join(5)
+    assert in_time == [True]
+
+
+def test_a_look_again_is_made_only_now_and_then(host: node_host.NodeHost) -> None:
+    """Whoever polls /readyz shall not have all processes of the host read each time."""
+    host.timing = dataclasses.replace(node_host.FAST, findings_s=3600)
+    one = host.join()
+    host.flannelds = (RIVAL,)
+    host.registry.delete_peer(OWN)
+    until(lambda: one.status().findings.rival)
+    host.flannelds = ()
+    assert one.status().findings.rival
 
 
 def test_a_node_takes_over_when_flanneld_has_ended(host: node_host.NodeHost) -> None:
@@ -634,7 +899,8 @@ def test_a_lease_that_comes_after_leaving_is_given_back_too(host: node_host.Node
     one.leave()
     one.give_back()
     with one._keeper.deciding:
-        one._keeper.settle(member.join(node_host.PREFIX, host.options, host.ports(), threading.Event()))
+        joined = member.join(node_host.PREFIX, host.options, host.ports(), threading.Event(), one._origins)
+        one._keeper.settle(joined, None)
     assert (own_lease(host), host.store.load(node_host.PREFIX), one.held()) == (None, None, None)
 
 

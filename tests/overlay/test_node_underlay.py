@@ -10,16 +10,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import kernel, lease, netstate, node, nodes, registry_fake, statefile
+from overlay import kernel, lease, netstate, node, nodes, statefile
 from tests.overlay import node_host
 from tests.overlay.node_host import until
 
 OWN = node_host.key("10.2.1.0/24")
+MOVED = (ipaddress.IPv4Interface("192.0.2.100/24"),)
+PUBLISHED = node_host.attrs("192.0.2.100", node_host.MAC)
 
 
 @pytest.fixture
-def host(tmp_path: pathlib.Path) -> Iterator[node_host.NodeHost]:
-    one = node_host.NodeHost(tmp_path, registry_fake.FakeRegistry(node_host.CONFIG), in_use=True)
+def moody() -> node_host.MoodyRegistry:
+    return node_host.MoodyRegistry(node_host.CONFIG)
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, moody: node_host.MoodyRegistry) -> Iterator[node_host.NodeHost]:
+    one = node_host.NodeHost(tmp_path, moody, in_use=True)
     yield one
     one.close()
 
@@ -43,18 +50,45 @@ def device(host: node_host.NodeHost) -> netstate.VxlanLink:
 
 
 def published(host: node_host.NodeHost) -> lease.LeaseAttrs:
-    return host.registry.read_leases().leases[OWN].attrs
+    return host.registry._snapshot().leases[OWN].attrs
+
+
+def saved(host: node_host.NodeHost) -> lease.LeaseAttrs | None:
+    row = host.store.load(node_host.PREFIX)
+    return None if row is None else row.attrs
+
+
+class Gate:
+    """Keeps those who ask the registry waiting."""
+
+    def __init__(self) -> None:
+        self.asked, self.open = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self.asked.set()
+        self.open.wait(10)
+
+
+def record_locals(host: node_host.NodeHost) -> list[netstate.IPAddress]:
+    """The local address of every device that a node declares from now on."""
+    told: list[netstate.IPAddress] = []
+    plain = host.reconciler.set
+
+    def declare(owner: str, state: netstate.NetState) -> None:
+        told.extend(obj.local for obj in state if isinstance(obj, netstate.VxlanLink))
+        plain(owner, state)
+
+    host.reconciler.set = declare  # type: ignore[method-assign]
+    return told
 
 
 def test_another_address_moves_the_device_and_is_published_under_the_same_key(host: node_host.NodeHost) -> None:
     one = host.join()
-    change(host, one, link(addresses=at("192.0.2.100/24")))
-    assert published(host) == node_host.attrs("192.0.2.100", node_host.MAC)
-    assert device(host).local == ipaddress.IPv4Address("192.0.2.100")
+    change(host, one, link(addresses=MOVED))
+    assert device(host).local == MOVED[0].ip
+    until(lambda: published(host) == PUBLISHED)
+    until(lambda: saved(host) == PUBLISHED)
     assert (one.status().public_ip, one.status().confirmed) == ("192.0.2.100", True)
-    saved = host.store.load(node_host.PREFIX)
-    assert saved is not None
-    assert saved.attrs == published(host)
 
 
 def test_an_address_that_joins_the_one_in_use_changes_nothing(host: node_host.NodeHost) -> None:
@@ -97,10 +131,110 @@ def test_a_moved_host_whose_registry_is_away_publishes_when_it_is_back(host: nod
     host.registry.go_down()
     change(host, one, link(addresses=at("192.0.2.100/24")))
     assert device(host).local == ipaddress.IPv4Address("192.0.2.100")
-    assert not one.status().confirmed
+    until(lambda: not one.status().confirmed)
     host.registry.come_back()
     until(lambda: one.status().confirmed)
     assert published(host) == node_host.attrs("192.0.2.100", node_host.MAC)
+
+
+def test_a_move_while_a_claim_is_at_the_registry_outlives_its_outcome(
+    host: node_host.NodeHost, moody: node_host.MoodyRegistry
+) -> None:
+    told, gate = record_locals(host), Gate()
+    one = host.join()
+    moody.before_put = gate.wait
+    claiming = threading.Thread(target=one.claim)
+    claiming.start()
+    assert gate.asked.wait(5)
+    told.clear()
+    change(host, one, link(addresses=MOVED))
+    assert (device(host).local, gate.open.is_set()) == (MOVED[0].ip, False)
+    moody.before_put = lambda: None
+    gate.open.set()
+    claiming.join(5)
+    until(lambda: published(host) == PUBLISHED and saved(host) == PUBLISHED)
+    assert set(told) == {MOVED[0].ip}
+    assert (one.status().public_ip, one.status().confirmed) == ("192.0.2.100", True)
+
+
+def test_a_move_while_a_restored_host_joins_outlives_the_outcome(
+    host: node_host.NodeHost, moody: node_host.MoodyRegistry
+) -> None:
+    host.join().stop()
+    host.reopen()
+    told, gate = record_locals(host), Gate()
+    moody.before_read = gate.wait
+    one = host.start()
+    assert gate.asked.wait(5)
+    told.clear()
+    change(host, one, link(addresses=MOVED))
+    moody.before_read = lambda: None
+    gate.open.set()
+    until(lambda: published(host) == PUBLISHED and saved(host) == PUBLISHED)
+    assert set(told) == {MOVED[0].ip}
+
+
+def test_a_move_while_a_new_host_joins_is_seen_when_it_has_joined(
+    host: node_host.NodeHost, moody: node_host.MoodyRegistry
+) -> None:
+    gate = Gate()
+    moody.before_read = gate.wait
+    one = host.start()
+    assert gate.asked.wait(5)
+    change(host, one, link(addresses=MOVED))
+    moody.before_read = lambda: None
+    gate.open.set()
+    until(lambda: one.status().confirmed and published(host) == PUBLISHED)
+    assert device(host).local == MOVED[0].ip
+
+
+def test_a_move_while_a_claim_finds_a_thief_outlives_the_conflict(
+    host: node_host.NodeHost, moody: node_host.MoodyRegistry
+) -> None:
+    told, gate = record_locals(host), Gate()
+    one = host.join()
+    moody.before_read = gate.wait
+    host.registry.put_peer(OWN, node_host.attrs("192.0.2.66"))
+    assert gate.asked.wait(5)
+    told.clear()
+    change(host, one, link(addresses=MOVED))
+    moody.before_read = lambda: None
+    gate.open.set()
+    until(lambda: one.status().conflict)
+    host.registry.put_peer(node_host.key("10.2.9.0/24"), node_host.attrs("192.0.2.9"))
+    until(lambda: host.routes() == {"10.2.9.0/24"})
+    assert set(told) == {MOVED[0].ip}
+    assert one.status().public_ip == "192.0.2.100"
+
+
+def test_the_devices_of_all_networks_move_at_once_while_the_registry_does_not_answer(tmp_path: pathlib.Path) -> None:
+    gate, stop = Gate(), threading.Event()
+    hosts: dict[str, node_host.NodeHost] = {}
+    for number, prefix in enumerate(("/coreos.com/network", "/blue/network", "/green/network"), start=1):
+        config = f'{{"Network":"10.{number}.0.0/16","Backend":{{"Type":"vxlan","VNI":{number}}}}}'
+        (tmp_path / str(number)).mkdir()
+        hosts[prefix] = node_host.NodeHost(tmp_path / str(number), node_host.MoodyRegistry(config), in_use=True)
+    together = nodes.Nodes(node_host.PREFIX, lambda prefix: hosts[prefix].make(prefix))
+    together.restore(list(hosts))
+    together.start()
+    for one in together.all():
+        until(lambda one=one: one.status().followed)
+    following = threading.Thread(target=together.follow_underlay, args=(stop,))
+    try:
+        for host in hosts.values():
+            host.registry.before_read = gate.wait  # type: ignore[attr-defined]
+            host.kernel.set_underlays([link(addresses=MOVED)])
+        following.start()
+        together.notice()
+        until(lambda: all(device(host).local == MOVED[0].ip for host in hosts.values()), within_s=2)
+        assert gate.asked.wait(5)
+    finally:
+        stop.set()
+        gate.open.set()
+        following.join(5)
+        together.stop()
+        for host in hosts.values():
+            host.close()
 
 
 def test_a_move_while_the_plugin_was_down_keeps_the_subnet_even_without_containers(

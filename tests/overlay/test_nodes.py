@@ -93,6 +93,16 @@ def test_leaving_gives_the_subnet_back_and_the_default_is_kept(world: World) -> 
     assert [held.prefix for held in world.nodes.held()] == [node_host.PREFIX]
 
 
+def test_all_can_be_left_for_good_the_default_one_too(world: World) -> None:
+    world.start().wait(None, 5)
+    world.nodes.wait(BLUE, 5)
+    world.registries[BLUE].go_down()
+    assert world.nodes.leave_all() == [BLUE]
+    assert world.registries[node_host.PREFIX].read_leases().leases == {}
+    assert (world.nodes.held(), world.nodes.all(), world.host.store.prefixes()) == ([], [], [])
+    assert world.nodes.leave_all() == []
+
+
 def test_a_network_that_was_left_can_be_joined_again(world: World) -> None:
     world.start()
     first = world.nodes.wait(BLUE, 5)

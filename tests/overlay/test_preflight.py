@@ -19,6 +19,11 @@ CURE = (
     "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh) take away mtu, give bip another "
     "range such as 172.17.0.1/16 (without any, Docker keeps the old one) and restart docker"
 )
+CURE_V6 = (
+    "in dockerd's options (daemon.json, or the unit that reads mk-docker-opts.sh) take away ipv6 and fixed-cidr-v6, "
+    "or give the latter another range, restart docker, and take the address away, which Docker leaves "
+    "(ip addr del 2001:db8:42:7::1/64 dev docker0)"
+)
 KUBE = flanneld.Flanneld(pid=99, prefix=None)
 HELD = lease.HeldSubnet(
     prefix=node_host.PREFIX,
@@ -76,7 +81,9 @@ def test_a_bridge_with_the_lease_s_address_is_refused() -> None:
 
 
 def test_another_link_with_an_address_of_the_subnet_is_named() -> None:
-    with pytest.raises(errors.AddressTaken, match=r"cbr0 has 10\.2\.20\.9/32, .*take the address away"):
+    with pytest.raises(
+        errors.AddressTaken, match=r"cbr0 has 10\.2\.20\.9/32, .*ip addr del 10\.2\.20\.9/32 dev cbr0"
+    ):
         preflight.refuse_overlap(HELD, [link("cbr0", "10.9.0.1/24", "10.2.20.9/32")])
 
 
@@ -85,7 +92,7 @@ def test_the_flannel_device_and_wider_networks_are_let_be() -> None:
     preflight.refuse_overlap(HELD, [link("flannel.1", "10.2.20.0/32"), link("eth0", "10.0.0.5/8")])
 
 
-def test_looking_around_tells_what_is_amiss() -> None:
+def test_what_is_amiss_is_told_a_line_each() -> None:
     links = [
         link("eth0", "10.0.0.5/8", "192.0.2.1/24"),
         link("docker0", "10.2.20.1/24"),
@@ -93,19 +100,18 @@ def test_looking_around_tells_what_is_amiss() -> None:
         link("eth1", "10.2.30.1/24"),
     ]
     wide = "what is there becomes unreachable where a host has its subnet; give the flannel network another range"
-    assert preflight.look_around(node_host.PREFIX, HELD, [RIVAL], links) == preflight.Findings(
-        rival=TOLD,
-        overlaps=(
-            f"eth0 has 10.0.0.5/8, which overlaps the flannel network 10.2.0.0/16: {wide}",
-            f"docker0 has 10.2.20.1/24 of this host's flannel subnet 10.2.20.0/24: {CURE}",
-            f"eth1 has 10.2.30.1/24, which overlaps the flannel network 10.2.0.0/16: {wide}",
-        ),
+    assert preflight.find_rival(node_host.PREFIX, [KUBE, RIVAL]) == TOLD
+    assert preflight.find_overlaps(HELD, links) == (
+        f"eth0 has 10.0.0.5/8, which overlaps the flannel network 10.2.0.0/16: {wide}",
+        f"docker0 has 10.2.20.1/24 of this host's flannel subnet 10.2.20.0/24: {CURE}",
+        f"eth1 has 10.2.30.1/24, which overlaps the flannel network 10.2.0.0/16: {wide}",
     )
 
 
 def test_nothing_amiss_is_nothing_told() -> None:
     links = [link("eth0", "192.0.2.1/24"), link("docker0", "172.17.0.1/16")]
-    assert preflight.look_around(node_host.PREFIX, HELD, [KUBE], links) == preflight.Findings()
+    assert preflight.find_rival(node_host.PREFIX, [KUBE]) is None
+    assert preflight.find_overlaps(HELD, links) == ()
 
 
 def test_the_second_family_is_looked_at_too() -> None:
@@ -120,7 +126,11 @@ def test_the_second_family_is_looked_at_too() -> None:
     wide = dataclasses.replace(link("eth0"), addresses_v6=(ipaddress.IPv6Interface("2001:db8::1/32"),))
     preflight.refuse_overlap(held, [device, wide])
     preflight.refuse_overlap(HELD, [docker0])
-    with pytest.raises(errors.AddressTaken, match=r"docker0 has 2001:db8:42:7::1/64, and 2001:db8:42:7::/64 is this"):
+    with pytest.raises(errors.AddressTaken) as caught:
         preflight.refuse_overlap(held, [wide, docker0])
-    (told,) = preflight.look_around(node_host.PREFIX, held, [], [device, wide]).overlaps
+    assert str(caught.value) == (
+        "docker0 has 2001:db8:42:7::1/64, and 2001:db8:42:7::/64 is this host's flannel subnet: its containers could "
+        f"not be reached through two links; {CURE_V6}"
+    )
+    (told,) = preflight.find_overlaps(held, [device, wide])
     assert told.startswith("eth0 has 2001:db8::1/32, which overlaps the flannel network 2001:db8:42::/56")

@@ -1,12 +1,17 @@
 """The segment that asks a peer, and what counts as an answer. What the kernel does with it: test_offload_contract."""
 
 import dataclasses
+import fcntl
 import ipaddress
+import resource
+import socket
 import struct
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from overlay import offload, probe
+from overlay import offload, ping, probe
 
 V4 = offload.Tunnel(own=ipaddress.ip_address("10.2.1.0"), peer=ipaddress.ip_address("10.2.2.0"))
 V6 = offload.Tunnel(own=ipaddress.ip_address("fd00:2:1::"), peer=ipaddress.ip_address("fd00:2:2::"))
@@ -57,3 +62,33 @@ def test_a_reset_or_an_acceptance_of_our_segment_is_an_answer(header: bytes, pac
 def test_nothing_is_no_answer() -> None:
     assert not probe.is_answer(b"", 4, PORT)
     assert not probe.is_answer(b"", 6, PORT)
+
+
+@pytest.fixture
+def high() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A socket whose descriptor select(2) takes not, as one has that reserves 1,000 ports, and its other end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    try:
+        with ours, theirs, socket.socket(fileno=fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 2000)) as moved:
+            yield moved, theirs
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("asking", ["probe", "ping"])
+def test_answers_are_heard_whatever_the_number_of_the_descriptor(
+    high: tuple[socket.socket, socket.socket], asking: str
+) -> None:
+    ours, theirs = high
+    reply = struct.pack("!BBHHH", 129, 0, 0, 7, 1)
+
+    def hear(within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        return probe._hear(ours, V6, PORT, deadline) if asking == "probe" else ping._hear(ours, 6, 7, deadline)
+
+    assert not hear(0.05)
+    theirs.send(b"something else")
+    theirs.send(segment() if asking == "probe" else reply)
+    assert hear(2.0)

@@ -254,6 +254,18 @@ def test_how_long_a_lease_has_left_is_told_for_that_one(kit: Kit) -> None:
     assert kit.registry.time_left(kit.registry.read_leases().leases[OTHER_KEY]) is None
 
 
+def test_the_time_that_is_left_tells_how_long_ago_a_lease_was_renewed(fallible: FakeKit | EtcdKit) -> None:
+    """By it a clone learns that its original lives."""
+    held = fallible.registry.put_lease(KEY, ATTRS, None)
+    threading.Event().wait(2.1)
+    before = fallible.registry.time_left(held)
+    fallible.registry.keep_alive(held)
+    after = fallible.registry.time_left(held)
+    assert before is not None
+    assert after is not None
+    assert before <= registry.SUBNET_TTL_S - 2 < after
+
+
 def test_a_lease_that_has_ended_has_no_time_left(fallible: FakeKit | EtcdKit) -> None:
     held = fallible.registry.put_lease(KEY, ATTRS, None)
     fallible.expire(held)

@@ -264,6 +264,15 @@ def test_who_has_left_holds_nothing(here: standing.Standing) -> None:
     assert (here.now(), here.held()) == ((None, None, peers.Book()), None)
 
 
+def test_who_joins_anew_has_no_trouble_with_the_link_of_before(here: standing.Standing) -> None:
+    """The attempt to join says what is wrong now; nobody looks at the link below before it has succeeded."""
+    here.set_joined(member.Joined(member=MEMBER, lease=LEASE))
+    here.set_underlay_trouble(errors.UnderlayError("no default route on this host"))
+    here.set_refused(member.Refused(member=MEMBER, by=LEASE))
+    assert here.forget_refusal()
+    assert here.status().underlay_trouble is None
+
+
 def test_what_comes_after_leaving_changes_nothing(here: standing.Standing) -> None:
     here.leave()
     here.set_saved(MEMBER, {})

@@ -105,16 +105,39 @@ def test_one_of_the_first_hundred_free_is_picked() -> None:
     assert (asked, choice) == ([100], subnets.Fresh(key=key("10.3.101.0-24")))
 
 
-def test_dual_stack_chooses_each_family_for_itself_beside_plain_leases() -> None:
+def test_a_new_ipv6_subnet_has_the_number_of_the_ipv4_one_beside_plain_leases() -> None:
+    """Two hosts that join at once never have one number: etcd compares the keys of IPv4 subnets."""
     taken = snapshot(held("10.3.1.0-24"), held("10.3.2.0-24&fc00:0:0:1::-64"))
     assert subnets.choose_subnet(config(**DUAL), taken, OURS, None, first) == subnets.Fresh(
-        key=key("10.3.3.0-24&fc00:0:0:2::-64")
+        key=key("10.3.3.0-24&fc00:0:0:3::-64")
     )
+
+
+def test_a_number_that_is_taken_in_ipv6_is_left_for_a_free_one() -> None:
+    """By a flanneld, which chooses each family for itself."""
+    taken = snapshot(held("10.3.2.0-24&fc00:0:0:1::-64"))
+    assert subnets.choose_subnet(config(**DUAL), taken, OURS, None, first) == subnets.Fresh(
+        key=key("10.3.1.0-24&fc00:0:0:2::-64")
+    )
+
+
+def test_a_number_that_ipv6_does_not_have_is_left_for_a_free_one() -> None:
+    narrow = config(**DUAL, IPv6SubnetMax="fc00:0:0:2::")
+    choice = subnets.choose_subnet(narrow, snapshot(held("10.3.1.0-24"), held("10.3.2.0-24")), OURS, None, first)
+    assert choice == subnets.Fresh(key=key("10.3.3.0-24&fc00:0:0:1::-64"))
+
+
+@pytest.mark.parametrize(("taken", "expected"), [("10.3.9.0-24", "fc00:0:0:40::"), ("10.3.6.0-24", "fc00:0:0:1::")])
+def test_the_saved_ipv6_subnet_is_kept_beside_the_saved_ipv4_one_alone(taken: str, expected: str) -> None:
+    saved = key("10.3.6.0-24&fc00:0:0:40::-64")
+    choice = subnets.choose_subnet(config(**DUAL), snapshot(held(taken)), OURS, saved, first)
+    assert isinstance(choice, subnets.Fresh)
+    assert str(choice.key.v6) == f"{expected}/64"
 
 
 def test_the_saved_ipv4_subnet_is_kept_when_ipv6_comes_in() -> None:
     choice = subnets.choose_subnet(config(**DUAL), snapshot(), OURS, key("10.3.6.0-24"), first)
-    assert choice == subnets.Fresh(key=key("10.3.6.0-24&fc00:0:0:1::-64"))
+    assert choice == subnets.Fresh(key=key("10.3.6.0-24&fc00:0:0:6::-64"))
 
 
 def test_a_full_network_names_who_holds_what() -> None:

@@ -27,6 +27,9 @@ DRIVER = "flannelpy"
 GATEWAY = {"RequestAddressType": "com.docker.network.gateway"}
 HTTP = {"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8081, "HostPortEnd": 8081}
 PORTS = {"com.docker.network.portmap": [HTTP]}
+NONE = {"Id": "0" * 64, "Name": "none", "Driver": "null", "IPAM": {"Driver": "default", "Config": []}}
+"""The network that every engine has."""
+
 RETRY_S = 0.1
 GIVE_UP_S = 30.0
 BROKEN = (OSError, http.client.HTTPException)
@@ -341,9 +344,11 @@ def _serve(path: pathlib.Path, engine: Engine) -> socketserver.ThreadingUnixStre
     def _answer(parts: list[str]) -> tuple[int, object]:
         if parts == ["version"]:
             return 200, {"ApiVersion": "1.41", "Version": "20.10.24"}
+        if parts == ["info"]:
+            return 200, {"ID": "MODEL"}
         shown = [net.shown() for net in list(engine.networks.values())]
         if parts == ["networks"]:
-            return 200, [{**one, "Containers": {}} for one in shown]
+            return 200, [NONE, *({**one, "Containers": {}} for one in shown)]
         for one in shown:
             if one["Id"] == parts[-1]:
                 return 200, one

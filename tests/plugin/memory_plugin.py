@@ -13,7 +13,7 @@ from typing import Any
 
 import flask.testing
 
-from driver import creation, endpoint, engine, host_ports_fake, names
+from driver import confirmation, creation, endpoint, engine, host_ports_fake, names, network
 from driver import endpoints as driver_endpoints
 from driver import errors as driver_errors
 from driver import service as driver_service
@@ -40,7 +40,7 @@ from overlay import (
     statefile,
     supervisor,
 )
-from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight
+from plugin import audit, engine_watch, graph, http, metrics, report, settings, sight, uninstall
 from tests.overlay import node_host
 
 CONSTANTS = {**driver_endpoints.CONSTANT, **ipam_endpoints.constants(sticky_mac=False)}
@@ -81,10 +81,14 @@ class FakeEngine:
         self.networks: list[engine.EngineNetwork] = []
         self.failure: str | None = None
         self.refusal: str | None = None
+        self.identity = engine.Identity(id="ENGINE", has_plugin=True)
         self.created: list[str] = []
         self.asked = 0
         self.meanwhile: Callable[[int], None] = lambda _asked: None
         """What else happens just before the look of this number."""
+
+    def identify(self) -> engine.Identity:
+        return self.identity
 
     def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
         self.asked += 1
@@ -123,12 +127,14 @@ class MemoryPlugin:
         firewall: firewall_fake.FirewallFake | None = None,
         registry: registry_fake.FakeRegistry | None = None,
         host: MemoryPlugin | None = None,
+        gate_open: bool = True,
     ) -> None:
         """`saved`: the state file knows the lease already, so that all works without any thread; `dual`: with IPv6.
 
-        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended.
+        `host`: on the kernel, behind the engine and with the registry of that plugin, which has ended. `gate_open`
+        False: passes remove nothing yet, as after any start.
         """
-        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA)
+        schemas = (nodestore.SCHEMA, ipam_store.SCHEMA, driver_store.SCHEMA, confirmation.SCHEMA)
         self.state = statefile.StateFile(directory / "state.db", schemas)
         self.kernel = host.kernel if host else kernel_fake.KernelFake([ETH0 if dual else node_host.ETH0])
         self.firewall = firewall or (host.firewall if host else firewall_fake.FirewallFake())
@@ -140,8 +146,12 @@ class MemoryPlugin:
         self.reconciler = reconciler.Reconciler(self.kernel, self.firewall, supervisor_=self.supervisor)
         self.nodes = nodes.Nodes(node_host.PREFIX, self._make_node, self.supervisor)
         self.ago_s = 0.0
-        """How long ago addresses are granted now."""
-        clock = ipam_service.Clock(monotonic=lambda: time.monotonic() - self.ago_s)
+        """How long ago addresses are granted now, and networks and endpoints made."""
+
+        def monotonic() -> float:
+            return time.monotonic() - self.ago_s
+
+        clock = ipam_service.Clock(monotonic=monotonic)
         self.ipam = ipam_service.Ipam(self.nodes, self.state, clock=clock, lease_wait_s=0.2)
         self.host_ports = host_ports_fake.HostPortsFake(*ADDRESSES)
         self.driver = driver_service.Driver(
@@ -149,11 +159,11 @@ class MemoryPlugin:
             self.nodes,
             self.reconciler,
             self.host_ports,
-            guard_wait_s=10.0,
+            timing=driver_service.Timing(guard_wait_s=10.0, monotonic=monotonic),
             supervisor_=self.supervisor,
         )
         self.sources = sight.Sources(
-            docker=self.engine,
+            docker=confirmation.ConfirmedEngine(self.engine, self.state),
             state=self.state,
             driver=self.driver,
             ipam=self.ipam,
@@ -193,7 +203,8 @@ class MemoryPlugin:
             nodestore.NodeStore(self.state).save(DUAL if dual else SAVED)
         self.nodes.restore(nodestore.NodeStore(self.state).prefixes())
         self.driver.restore()
-        self.reconciler.open_gate()
+        if gate_open:
+            self.reconciler.open_gate()
 
     def make_watch(
         self,
@@ -202,7 +213,7 @@ class MemoryPlugin:
         complete: Callable[[], None] = lambda: None,
     ) -> engine_watch.EngineWatch:
         return engine_watch.EngineWatch(
-            self.engine,
+            confirmation.ConfirmedEngine(self.engine, self.state),
             self.driver,
             self.ipam,
             self.nodes,
@@ -270,6 +281,10 @@ class MemoryPlugin:
     def audit(self, settle_s: float, *, repair: bool) -> Mapping[str, Any]:
         return self.auditor.repair(settle_s) if repair else self.auditor.report(settle_s)
 
+    def uninstall(self) -> Mapping[str, Any]:
+        uninstall.require_unused(self.graph)
+        return {"left": uninstall.remove_all(self.graph)}
+
     def missing(self) -> tuple[str, ...]:
         return tuple(report.missing(self.graph))
 
@@ -282,7 +297,8 @@ class MemoryPlugin:
             store=self.store,
             kernel=self.kernel,
             publish=self.reconciler.set,
-            in_use=lambda: bool(self.ipam.usage()),
+            in_use=lambda: self.ipam.is_in_use(prefix),
+            unless_in_use=lambda act: self.ipam.unless_in_use(prefix, act),
             claim_room=self.nodes.claim_room,
             pick=lambda _count: 0,
             make_mac=lambda: node_host.MAC,
@@ -296,6 +312,7 @@ class MemoryPlugin:
 NETWORK_ID = names.NetworkId("4d5d70de7705441acd2814f4eec6b42cba3f32304fa1a27b39f01aaf43b1a36e")
 ENDPOINT_ID = names.EndpointId("1a2299da1bc936f3087e7e7f6a9c6c42f73571d1d650641abc4bb4fd57096809")
 POOL = requests.PoolRequest()
+NO_OPTIONS = network.Options()
 
 
 def moved(plugin: MemoryPlugin, address: str) -> str:
@@ -305,7 +322,7 @@ def moved(plugin: MemoryPlugin, address: str) -> str:
     return str(interface.ip)
 
 
-def fill_network(plugin: MemoryPlugin) -> str:
+def fill_network(plugin: MemoryPlugin, options: network.Options = NO_OPTIONS) -> str:
     """A network on the whole lease; its pool's id."""
     granted = plugin.ipam.request_pool(POOL)
     gateway = requests.AddressRequest(pool_id=granted.id, purpose=requests.Purpose.GATEWAY)
@@ -314,7 +331,7 @@ def fill_network(plugin: MemoryPlugin) -> str:
         pool=ipaddress.IPv4Network(granted.cidr),
         gateway=ipaddress.IPv4Interface(plugin.ipam.request_address(gateway)),
     )
-    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,)))
+    plugin.driver.create_network(creation.Request(id=NETWORK_ID, v4=(data,), options=options))
     return granted.id
 
 
@@ -324,9 +341,9 @@ def take(plugin: MemoryPlugin, ip: str) -> None:
     plugin.ipam.request_address(requests.AddressRequest(pool_id=usage.id, ip=ipaddress.ip_address(ip)))
 
 
-def fill(plugin: MemoryPlugin) -> None:
+def fill(plugin: MemoryPlugin, options: network.Options = NO_OPTIONS) -> None:
     """A network on the whole lease, and one endpoint in it."""
-    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin)))
+    address = plugin.ipam.request_address(requests.AddressRequest(pool_id=fill_network(plugin, options)))
     plugin.driver.create_endpoint(
         endpoint.Endpoint(id=ENDPOINT_ID, network_id=NETWORK_ID, address=address, mac=names.mac_of(address.ip))
     )

@@ -45,6 +45,7 @@ GENERIC = {
 NATIVE_GENERIC = {
     "flannelpy.gateway": "native",
     "flannelpy.spoofing": "drop",
+    "flannelpy.outside": "allow",
     "com.docker.network.bridge.name": "blue0",
     "com.docker.network.container_iface_prefix": "net",
     "com.docker.network.bridge.enable_icc": "false",

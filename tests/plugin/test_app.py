@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from overlay import statefile
+from overlay import kernel_version, statefile
 from plugin import app, graph
 from tests.overlay import node_host, small_disk
 from tests.plugin import memory_plugin
@@ -153,3 +153,19 @@ def test_an_end_while_it_starts_waits_for_the_threads_it_began(
     one.stop()
     assert {"reconciler", "engine"} <= {thread.name for thread in built.threads}
     assert not any(thread.is_alive() for thread in built.threads)
+
+
+def test_a_kernel_that_is_too_old_is_said_in_every_answer_and_nothing_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graph, "build", lambda *_args: pytest.fail("built"))
+    obstacle = kernel_version.find_obstacle("4.19.0-27-amd64", has_strict_dumps=False)
+    one = app.App(ENV, obstacle=obstacle)
+    client = one.start().test_client()  # type: ignore[attr-defined]
+    answers = [client.post("/NetworkDriver.Leave", data="{}"), client.get("/readyz"), client.get("/status")]
+    one.stop()
+    assert [answer.status_code for answer in answers] == [500, 503, 200]
+    for answer in answers:
+        assert "Linux 4.19.0-27-amd64 is too old" in answer.get_data(as_text=True)
+    assert client.post("/NetworkDriver.GetCapabilities").status_code == 200
+    assert "error not started: Linux 4.19.0-27-amd64 is too old" in answers[2].get_json()["last_errors"][0]

@@ -13,6 +13,7 @@ import pytest
 
 from driver import desired, endpoint, engine, names
 from driver import store as driver_store
+from ipam import requests
 from overlay import netstate
 from plugin import audit, sight
 from tests.overlay import node_host
@@ -92,7 +93,7 @@ def test_what_differs_is_told_with_what_each_side_says(full: Plugin) -> None:
                 "docker": "nothing",
                 "state": f"network_id={NETWORK} address=10.2.1.2/24 mac=02:42:0a:02:01:02 joined=True mtu=1450",
             },
-            "repair": "forget it: Docker does not know it",
+            "repair": "forget it, once it is old enough: Docker does not know it",
         },
         {
             "kind": "address:stale",
@@ -229,6 +230,49 @@ def test_an_address_just_given_out_is_told_and_kept(full: Plugin) -> None:
     full.ago_s = 3600.0
     memory_plugin.take(full, "10.2.1.7")
     assert repaired(full) == [("address:stale", "10.2.1.7")]
+
+
+def test_a_container_that_is_being_made_is_told_and_kept(full: Plugin) -> None:
+    """However close the looks are: Docker stores an endpoint after our answer, and repeats a broken call."""
+    made = names.EndpointId("5" * 64)
+    address = full.ipam.request_address(requests.AddressRequest(pool_id=full.ipam.usage()[0].id))
+    full.driver.create_endpoint(
+        endpoint.Endpoint(id=made, network_id=memory_plugin.NETWORK_ID, address=address, mac=names.mac_of(address.ip))
+    )
+    answer = full.audit(0.0, repair=True)
+    assert [(one["kind"], one["object"]) for one in answer["differences"]] == [
+        ("endpoint:stale", made[:12]),
+        ("address:stale", "10.2.1.3"),
+    ]
+    assert [end.id for end in full.driver.endpoints()] == [memory_plugin.ENDPOINT_ID, made]
+    full.driver.join(memory_plugin.NETWORK_ID, made, publishes=False)
+
+
+def test_a_network_that_is_being_made_is_told_and_kept(plugin: Plugin) -> None:
+    memory_plugin.fill_network(plugin)
+    before = plugin.driver.networks()
+    answer = plugin.audit(0.0, repair=True)
+    assert ("network:stale", NETWORK) in {(one["kind"], one["object"]) for one in answer["differences"]}
+    assert plugin.driver.networks() == before
+
+
+@pytest.mark.parametrize("what", ["endpoint", "network"])
+def test_what_is_being_deleted_is_not_adopted_again(full: Plugin, what: str) -> None:
+    """Docker shows it for a moment after DeleteEndpoint, or DeleteNetwork."""
+    if what == "endpoint":
+        full.driver.delete_endpoint(memory_plugin.ENDPOINT_ID)
+    else:
+        full.driver.delete_network(memory_plugin.NETWORK_ID)
+    full.audit(0.0, repair=True)
+    assert full.driver.endpoints() == []
+
+
+def test_what_a_new_process_read_from_its_file_is_as_good_as_just_made(full: Plugin) -> None:
+    """The call that the old one died in may be repeated."""
+    full.driver.restore()
+    full.engine.networks = []
+    full.audit(0.0, repair=True)
+    assert [net.id for net in full.driver.networks()] == [memory_plugin.NETWORK_ID]
 
 
 def test_a_network_that_docker_lost_is_forgotten_with_all_of_it(full: Plugin) -> None:
@@ -453,6 +497,8 @@ def test_rules_taken_away_are_written_again(full: Plugin) -> None:
     assert repaired(full) == [("firewall:missing", "nft")]
     full.firewall.guarded = frozenset()
     assert repaired(full) == [("firewall:missing", "nft-bridge")]
+    full.firewall.tunnelled = frozenset()
+    assert repaired(full) == [("firewall:missing", "nft-inet")]
 
 
 # -- etcd ----------------------------------------------------------------------------------------------------------
@@ -529,11 +575,11 @@ def test_get_reports_and_post_repairs(full: Plugin) -> None:
     client = full.client()
     answer = client.get("/audit?settle=0")
     assert answer.status_code == 200
-    assert [one["kind"] for one in json.loads(answer.data)["differences"]] == ["firewall:missing"] * 2
+    assert [one["kind"] for one in json.loads(answer.data)["differences"]] == ["firewall:missing"] * 3
     answer = client.post("/audit?settle=0")
     told_now = json.loads(answer.data)
     assert answer.status_code == 200
-    assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"] * 2)
+    assert (told_now["differences"], [one["kind"] for one in told_now["mended"]]) == ([], ["firewall:missing"] * 3)
 
 
 @pytest.mark.parametrize("settle", ["-1", "31", "nan", "inf", "3s", "", "%ff"])

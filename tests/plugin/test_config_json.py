@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 from overlay import faults
@@ -97,3 +98,10 @@ def test_every_privilege_has_its_reason() -> None:
         assert f"| `{name}` |" in reasons
     for mount in CONFIG["mounts"]:
         assert f"| mount `{mount['source']}` → `{mount['destination']}`" in reasons
+
+
+def test_the_systemd_unit_leaves_the_plugin_the_capabilities_that_it_uses() -> None:
+    """Overlay and firewall; diagnosis and questions about offload; ports below 1024 that containers publish."""
+    unit = (CHECKOUT / "docs/flannelpy.service").read_text()
+    (bounding,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    assert {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE"} <= set(bounding.split())

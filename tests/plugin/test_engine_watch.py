@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from driver import desired, engine
+from driver import desired, engine, errors, names, network, ports
 from plugin import engine_watch
 from tests.overlay import node_host
 from tests.plugin import memory_plugin
@@ -66,10 +67,12 @@ def test_where_all_agree_nothing_is_mended(full: Plugin) -> None:
     assert told.pop("looked_s") < 5.0
     assert told == {
         "reachable": True,
+        "confirmed": True,
         "error": None,
         "default_network": None,
         "mended": 0,
         "differences": {},
+        "refused": {},
     }
 
 
@@ -141,9 +144,9 @@ def test_what_we_lost_is_adopted_with_its_address(plugin: Plugin) -> None:
     assert addresses(plugin) == {"10.2.1.1", "10.2.1.2"}
 
 
-def looks_until_complete(plugin: Plugin, lost_s: float = 300.0, most: int = 4) -> int:
+def looks_until_complete(plugin: Plugin, most: int = 4) -> int:
     told: list[None] = []
-    watch = plugin.make_watch(engine_watch.Timing(grace_s=0.1, lost_s=lost_s), complete=lambda: told.append(None))
+    watch = plugin.make_watch(engine_watch.Timing(grace_s=0.1), complete=lambda: told.append(None))
     for looks in range(1, most + 1):
         watch.look()
         if told:
@@ -154,6 +157,41 @@ def looks_until_complete(plugin: Plugin, lost_s: float = 300.0, most: int = 4) -
     return 0
 
 
+@pytest.mark.parametrize("filtered", [True, False], ids=["rules are there", "rules are gone"])
+def test_ports_of_a_lost_state_file_are_published_as_the_packet_filter_has_them(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, filtered: bool
+) -> None:
+    """Docker tells no ports of a native network; ephemeral ones it never knew."""
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    options = network.Options(gateway_mode=network.GatewayMode.NATIVE)
+    before = Plugin(tmp_path / "before", saved=True)
+    memory_plugin.fill(before, options)
+    before.driver.join(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, publishes=True, sandbox="s")
+    wishes = ({"Proto": 6, "Port": 80, "HostPort": 8080}, {"Proto": 17, "Port": 53}, {"Proto": 6, "Port": 81})
+    before.driver.publisher.publish(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, wishes)
+    published = set(before.driver.endpoints()[0].published)
+    before.close()
+    if not filtered:
+        before.firewall.flush()
+    before.engine.networks = [dataclasses.replace(SEEN, options={"flannelpy.gateway": "native"})]
+    after = Plugin(tmp_path / "after", saved=True, host=before)
+    for _ in range(2):
+        after.watch.look()
+    (end,) = after.driver.endpoints()
+    assert set(end.published) == (published if filtered else set())
+    assert {port for rules in after.firewall.plan for port in rules.published} == set(end.published)
+    assert after.host_ports.list_held() == {ports.host_port(port) for port in end.published}
+    assert (len(published), LOST_PORTS[filtered] in caplog.text) == (3, True)
+    after.close()
+
+
+LOST_PORTS = {
+    True: "ports published again as the packet filter had them: their row was lost endpoint=1a2299da1bc9 ports=",
+    False: "what a container published is not known: its row was lost; if it did, start it anew endpoint=1a2299da1b",
+}
+
+
 def test_nothing_is_removed_before_all_that_docker_knows_is_known(plugin: Plugin) -> None:
     assert looks_until_complete(plugin) == 1
     plugin.engine.networks = [SEEN]
@@ -161,20 +199,142 @@ def test_nothing_is_removed_before_all_that_docker_knows_is_known(plugin: Plugin
     assert len(plugin.driver.endpoints()) == 1
 
 
-def test_what_cannot_be_adopted_counts_as_lost_in_the_end(plugin: Plugin) -> None:
-    elsewhere = engine.EnginePool(
-        cidr=ipaddress.IPv4Network("10.2.77.0/24"), gateway=ipaddress.IPv4Address("10.2.77.1")
-    )
-    plugin.engine.networks = [dataclasses.replace(EMPTY, pools=(elsewhere,))]
-    assert looks_until_complete(plugin) == 0
-    assert looks_until_complete(plugin, lost_s=0.0) == 2
+ELSEWHERE = dataclasses.replace(
+    EMPTY,
+    pools=(
+        engine.EnginePool(cidr=ipaddress.IPv4Network("10.2.77.0/24"), gateway=ipaddress.IPv4Address("10.2.77.1")),
+    ),
+)
+"""On a pool of no lease."""
+
+
+def test_what_cannot_be_adopted_is_kept_for_good_and_named(plugin: Plugin, caplog: pytest.LogCaptureFixture) -> None:
+    plugin.engine.networks = [ELSEWHERE]
+    assert looks_until_complete(plugin, most=50) == 0
     assert plugin.driver.networks() == []
+    for _ in range(3):
+        plugin.watch.look()
+    what, why = (
+        "network 4d5d70de7705 (flannel) cannot be adopted",
+        "pool 10.2.77.0/24 is not part of a lease of this host (10.2.1.0/24)",
+    )
+    assert plugin.watch.status()["refused"] == {what: why}
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count(f"{what}: {why}") == 2, "once for each of the two watches"
+    plugin.engine.networks = []
+    assert looks_until_complete(plugin) == 1, "it was removed in Docker"
 
 
-def test_without_a_lease_nothing_counts_as_lost(make_plugin: Callable[..., Plugin]) -> None:
-    plugin = make_plugin()
-    plugin.engine.networks = [SEEN]
-    assert looks_until_complete(plugin, lost_s=0.0) == 0
+SILENT = dataclasses.replace(SEEN, pools=tuple(dataclasses.replace(pool, gateway=None) for pool in SEEN.pools))
+"""As engines before 29 show a network of `--subnet` without `--gateway`."""
+
+
+@pytest.mark.parametrize("seen", [SEEN, SILENT], ids=["told", "not told"])
+def test_a_lost_state_file_costs_no_running_container_its_links(
+    plugin: Plugin, tmp_path: pathlib.Path, seen: engine.EngineNetwork
+) -> None:
+    memory_plugin.fill(plugin)
+    plugin.driver.join(memory_plugin.NETWORK_ID, memory_plugin.ENDPOINT_ID, publishes=False, sandbox="s")
+    plugin.reconciler.run_pass()
+    links = {link.name for link in plugin.kernel.list_links()}
+    plugin.engine.networks = [seen]
+    (tmp_path / "lost").mkdir()
+    anew = Plugin(tmp_path / "lost", saved=True, host=plugin, gate_open=False)
+    anew.watch = anew.make_watch(memory_plugin.TIMING, complete=anew.reconciler.open_gate)
+    for _ in range(4):
+        anew.watch.look()
+        anew.reconciler.run_pass()
+    assert {link.name for link in anew.kernel.list_links()} == links
+    assert [str(net.gateway) for net in anew.driver.networks()] == ["10.2.1.1/24"]
+    assert {str(one.ip): str(one.kind) for one in anew.ipam.addresses()} == {
+        "10.2.1.1": "gateway",
+        "10.2.1.2": "endpoint",
+    }
+    assert told_by_audit(anew) == []
+    anew.close()
+
+
+def told_by_audit(plugin: Plugin) -> list[tuple[str, str]]:
+    """What the audit tells of networks and addresses."""
+    found = plugin.audit(0.0, repair=False)["differences"]
+    return [(one["kind"], one["object"]) for one in found if one["kind"].startswith(("network", "address", "pool"))]
+
+
+FOREIGN = engine.EngineNetwork(id=names.NetworkId("0" * 64), name="", ours=False)
+OTHER_ENGINE = engine.Identity(id="OTHER", has_plugin=False)
+
+
+def test_another_engine_takes_nothing_away_and_is_said(full: Plugin) -> None:
+    """DOCKER_HOST, a second dockerd, podman's socket."""
+    full.ago_s = -3600.0
+    before = full.state_of_all()
+    full.engine.identity, full.engine.networks = OTHER_ENGINE, [FOREIGN]
+    for _ in range(4):
+        with pytest.raises(errors.EngineError, match="the engine OTHER is another one"):
+            full.watch.look()
+    answer = full.audit(0.0, repair=True)
+    assert answer["troubles"]["docker"].startswith(
+        "the engine OTHER is another one: this plugin is not among its plug"
+    )
+    assert full.state_of_all() == before
+
+
+def test_another_engine_is_told_in_status(full: Plugin, run: Callable[[Plugin], None]) -> None:
+    full.engine.identity, full.engine.networks = OTHER_ENGINE, [FOREIGN]
+    run(full)
+    until(lambda: full.watch.status()["error"] != "not asked yet")
+    told = full.watch.status()
+    assert (told["reachable"], told["error"].partition(":")[0]) == (False, "the engine OTHER is another one")
+
+
+def test_an_engine_that_never_listed_a_network_of_ours_takes_nothing_away(full: Plugin) -> None:
+    """Beside a plugin that is no managed one, and so has no id that an engine could list."""
+    before = full.state_of_all()
+    full.engine.identity, full.engine.networks = engine.Identity(id="ONE"), [FOREIGN]
+    assert looks_until_complete(full) == 0
+    full.audit(0.0, repair=True)
+    assert full.state_of_all() == before
+    full.engine.networks = [FOREIGN, SEEN]
+    assert looks_until_complete(full) == 1
+    full.engine.networks = [FOREIGN]
+    for _ in range(2):
+        full.watch.look()
+    assert full.driver.networks() == [], "it had them, and has them no more"
+
+
+def test_a_network_that_cannot_be_read_is_named_and_keeps_what_it_has(full: Plugin) -> None:
+    """And the others are looked at: an endpoint that Docker lost goes."""
+    trouble = dataclasses.replace(SEEN, ours=False, endpoints=(), trouble="ValueError: 'x' is no address")
+    other = dataclasses.replace(
+        ELSEWHERE, id=names.NetworkId("5" * 64), options={"flannelpy.new": "1"}, ipam_options={"flannelpy.new": "1"}
+    )
+    full.ago_s = 3600.0
+    memory_plugin.take(full, "10.2.1.9")
+    full.engine.networks = [trouble, other]
+    before = full.driver.networks(), full.driver.endpoints(), addresses(full)
+    assert looks_until_complete(full) == 0
+    named = {
+        "network 4d5d70de7705 (flannel)": "ValueError: 'x' is no address",
+        "network 555555555555 (flannel)": (
+            "unknown option 'flannelpy.new'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
+            "flannelpy.outside, com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, "
+            "com.docker.network.bridge.enable_icc, com.docker.network.bridge.name, "
+            "com.docker.network.container_iface_prefix; --ipam-opt flannelpy.new: no such option; known are: "
+            "flannelpy.prefix=/etcd/prefix"
+        ),
+    }
+    full.watch.look()
+    assert {what: why for what, why in full.watch.status()["refused"].items() if what.endswith("as it is")} == {
+        f"{what} is left as it is": why for what, why in named.items()
+    }
+    assert full.audit(0.0, repair=True)["troubles"] == named
+    assert (full.driver.networks(), full.driver.endpoints()) == before[:2]
+    assert addresses(full) >= before[2]
+
+
+def test_one_that_cannot_be_read_is_kept_where_it_is_not_known(plugin: Plugin) -> None:
+    plugin.engine.networks = [dataclasses.replace(SEEN, ours=False, endpoints=(), trouble="odd")]
+    assert looks_until_complete(plugin) == 0
 
 
 def test_addresses_of_both_families_are_taken_from_what_docker_shows(plugin: Plugin) -> None:

@@ -69,9 +69,10 @@ def test_only_auto_asks_about_checksum_offload(
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_only_who_knows_networks_removes_before_docker_was_asked(
+def test_nothing_is_removed_before_docker_was_asked(
     make_plugin: Callable[..., memory_plugin.MemoryPlugin], monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
+    """Of a state file that knows networks too: it may be an old copy, and not know all of them."""
     plugin = make_plugin(saved=True)
     if known:
         memory_plugin.fill(plugin)
@@ -79,7 +80,7 @@ def test_only_who_knows_networks_removes_before_docker_was_asked(
     monkeypatch.setattr(plugin.reconciler, "open_gate", lambda: opened.append(None))
     plugin.graph.start()
     plugin.graph.stop()
-    assert bool(opened) is known
+    assert opened == []
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0, False), (60, True)])

@@ -26,7 +26,7 @@ SHM = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
 
 LONG = hypothesis.settings.get_current_profile_name() == "long"
 SEQUENCES, LENGTH = 7000 if LONG else 700, 15
-STATUSES = {200, 400, 404, 405, 409, 413, 414, 503}
+STATUSES = {200, 400, 404, 405, 409, 410, 413, 414, 503}
 PAGES = {"/healthz": "text/plain", "/readyz": "text/plain", "/metrics": "text/plain"}
 
 

@@ -28,6 +28,7 @@ CALL = b"POST /NetworkDriver.Leave HTTP/1.1\r\nHost: \r\n"
 CHUNKED = CALL + b"Transfer-Encoding: chunked\r\n\r\n"
 BODY = b"Content-Length: 2\r\n\r\n{}"
 MIB = 1 << 20
+MOST = face.BODY_LIMIT
 
 RAW = {
     "no HTTP at all": (b"\x00\xff\x16\x03\x01 hello\r\n\r\n", 400),
@@ -67,11 +68,12 @@ RAW = {
     "a huge length": (CALL + b"Content-Length: 99999999999999999999\r\n\r\n{}", 413),
     "a body shorter than it says": (CALL + b'Content-Length: 50\r\n\r\n{"NetworkID": "', 400),
     "no body at all": (CALL + b"Content-Length: 50\r\n\r\n", 400),
-    "a body of 1 MiB": (CALL + b"Content-Length: %d\r\n\r\n" % MIB + b" " * MIB, 400),
-    "a body of 1 MiB and a byte": (CALL + b"Content-Length: %d\r\n\r\n" % (MIB + 1) + b" " * (MIB + 1), 413),
-    "a body of 5 MiB": (CALL + b"Content-Length: %d\r\n\r\n" % (5 * MIB) + b" " * 5 * MIB, 413),
+    "a body of 1 MiB and a byte": (CALL + b"Content-Length: %d\r\n\r\n" % (MIB + 1) + b" " * (MIB + 1), 400),
+    "the largest body": (CALL + b"Content-Length: %d\r\n\r\n" % MOST + b" " * MOST, 400),
+    "the largest body and a byte": (CALL + b"Content-Length: %d\r\n\r\n" % (MOST + 1) + b" " * (MOST + 1), 413),
+    "a body of thrice that": (CALL + b"Content-Length: %d\r\n\r\n" % (3 * MOST) + b" " * 3 * MOST, 413),
     "chunks": (CHUNKED + b"2\r\n{}\r\n0\r\n\r\n", 400),
-    "chunks of 2 MiB": (CHUNKED + b"200000\r\n" + b" " * 2 * MIB + b"\r\n0\r\n\r\n", 413),
+    "too many chunks": (CHUNKED + (b"100000\r\n" + b" " * MIB + b"\r\n") * (MOST // MIB + 1) + b"0\r\n\r\n", 413),
     "chunks of no size": (CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 400),
     "chunks below zero": (CHUNKED + b"-2\r\n{}\r\n0\r\n\r\n", 400),
     "chunks that end early": (CHUNKED + b"20\r\n{}", 400),
@@ -123,7 +125,7 @@ def test_what_is_hardly_http_is_answered_like_all_else(plugin: Running) -> None:
             assert told["Err"] == told["Error"] != "", name
             assert f"Content-Type: {server.MIMETYPE}".encode() in head, name
     assert found == {name: status for name, (_, status) in RAW.items()}
-    assert exchange(plugin, RAW["a body of 5 MiB"][0]).endswith(
+    assert exchange(plugin, RAW["a body of thrice that"][0]).endswith(
         b'"POST /NetworkDriver.Leave: the body has more than %d bytes"}\n' % face.BODY_LIMIT
     )
 

@@ -107,7 +107,10 @@ def test_what_is_no_json_object_is_refused_without_a_traceback(
 
 def test_a_huge_body_is_refused(plugin: Plugin) -> None:
     status, answer = post(plugin, "NetworkDriver.CreateNetwork", b'{"a": "' + b"x" * http.BODY_LIMIT + b'"}')
-    assert (status, answer["Err"]) == (413, "POST /NetworkDriver.CreateNetwork: the body has more than 1048576 bytes")
+    assert (status, answer["Err"]) == (
+        413,
+        "POST /NetworkDriver.CreateNetwork: the body has more than 16777216 bytes",
+    )
 
 
 def test_an_unknown_method_is_404_as_json(plugin: Plugin) -> None:
@@ -160,12 +163,35 @@ def test_a_session_from_pool_to_container_and_back(plugin: Plugin) -> None:
 
 def test_an_error_has_its_status_and_a_line_in_the_log(plugin: Plugin, caplog: pytest.LogCaptureFixture) -> None:
     status, answer = post(plugin, "NetworkDriver.Join", {"NetworkID": NETWORK_ID, "EndpointID": ENDPOINT_ID})
-    assert status == 404
+    assert status == 410
     assert "docker network rm it and create it anew" in answer["Err"]
     (record,) = [record for record in caplog.records if record.name == "plugin.http"]
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("refused call=NetworkDriver.Join status=404 reason=network 4d5d70de7705")
+    assert record.getMessage().startswith("refused call=NetworkDriver.Join status=410 reason=network 4d5d70de7705")
     assert record.exc_info is None
+
+
+WISH = {"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080}
+UNKNOWN = {
+    "NetworkDriver.CreateEndpoint": {"Interface": {"Address": "10.2.1.5/24"}},
+    "NetworkDriver.Join": {},
+    "NetworkDriver.ProgramExternalConnectivity": {"Options": {"com.docker.network.portmap": [WISH]}},
+    "IpamDriver.RequestAddress": {"PoolID": "flannelpy/192.0.2.0/24"},
+}
+
+
+@pytest.mark.parametrize("method", UNKNOWN)
+@pytest.mark.parametrize("missing", ["network", "endpoint"])
+def test_what_is_unknown_is_an_error_and_never_a_method_that_is_not_there(
+    plugin: Plugin, method: str, missing: str
+) -> None:
+    """Engines take 404 for "not implemented" and go on: the container would run without its ports."""
+    if missing == "endpoint":
+        memory_plugin.fill(plugin)
+    ids = {"NetworkID": NETWORK_ID if method != "NetworkDriver.CreateEndpoint" else "e" * 64, "EndpointID": "f" * 64}
+    status, answer = post(plugin, method, {**ids, **UNKNOWN[method]})
+    assert status == 410
+    assert "is not known to" in answer["Err"]
 
 
 def test_a_bug_is_500_with_one_traceback_in_the_log(plugin: Plugin, caplog: pytest.LogCaptureFixture) -> None:
@@ -239,5 +265,5 @@ def test_text_that_no_encoding_can_hold_is_refused_like_any_other(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "plugin.http")  # pytest-xdist could not carry the line: see test_logs.py
     status, answer = post(plugin, "IpamDriver.RequestAddress", b'{"PoolID": "\\ud800\\n"}')
-    assert status == 404
+    assert status == 410
     assert answer["Err"].startswith("pool \ud800\n is not known to this plugin")

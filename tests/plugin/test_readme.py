@@ -1,14 +1,18 @@
-"""The README's tables say what the code does."""
+"""The README's tables say what the code does, and the documents name nothing that is not there."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
+import re
 
 from driver import network
 from plugin import settings
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+HERE = pathlib.Path(__file__).parents[2]
+README = (HERE / "README.md").read_text()
+OPERATIONS = (HERE / "docs/operations.md").read_text()
 
 
 def table(heading: str) -> dict[str, tuple[str, str]]:
@@ -36,6 +40,7 @@ def test_every_option_is_in_the_readme_with_its_default() -> None:
     assert {name: default for name, (default, _) in table("option").items()} == {
         network.OPTION_GATEWAY: str(defaults.gateway_mode),
         network.OPTION_SPOOFING: "drop",
+        network.OPTION_OUTSIDE: "drop",
         network.OPTION_MTU: "the overlay's",
         network.OPTION_MASQUERADE: shown(defaults.masquerade),
         network.OPTION_ICC: shown(defaults.icc),
@@ -43,3 +48,18 @@ def test_every_option_is_in_the_readme_with_its_default() -> None:
         network.OPTION_IFACE_PREFIX: defaults.iface_prefix,
     }
     assert set(table("option")) == set(network.OPTIONS)
+
+
+def test_every_metric_that_the_documents_name_is_there() -> None:
+    sources = itertools.chain.from_iterable((HERE / room).glob("*.py") for room in ("plugin", "driver", "overlay"))
+    names = {name for path in sources for name in re.findall(r'"(flannelpy_\w+)"', path.read_text())}
+    assert set(re.findall(r"flannelpy_\w+", README + OPERATIONS)) <= names
+
+
+def test_every_setting_and_option_that_operations_names_is_there() -> None:
+    """In commands; prose has other words in capitals."""
+    commands = "\n".join(line for line in OPERATIONS.splitlines() if line.startswith("    "))
+    settings_named = set(re.findall(r"\b([A-Z][A-Z_]+)=", commands))
+    assert settings_named <= {known.name for known in settings.KNOWN}
+    options_named = set(re.findall(r"-o (flannelpy\S+?)=", OPERATIONS))
+    assert options_named <= set(network.OPTIONS), options_named - set(network.OPTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 import threading
 from collections.abc import Callable
@@ -69,12 +70,36 @@ def test_a_pool_nearly_used_up_is_told_and_does_not_make_the_plugin_unready(read
     assert missing(ready) == []
 
 
+def test_a_pool_outside_the_lease_is_told(ready: Plugin) -> None:
+    """Docker has a network from an earlier life, and its subnet is another host's by now."""
+    wandered = requests.KnownPool(
+        prefix=PREFIX,
+        cidr=ipaddress.IPv4Network("10.2.9.0/24"),
+        subpool=None,
+        gateway=None,
+        aux=frozenset(),
+        endpoints=None,
+    )
+    ready.ipam.adopt([wandered], seen_at=0.0)
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: pool 10.2.9.0/24 is no part of 10.2.1.0/24, which this host has, and no other")
+
+
+def test_a_lease_over_ours_is_told(ready: Plugin) -> None:
+    ready.registry.put_peer(node_host.key("10.2.0.0/22"), node_host.attrs("192.0.2.66"))
+    node_host.until(lambda: missing(ready))
+    (line,) = missing(ready)
+    assert line.startswith(f"{PREFIX}: lease 10.2.0.0/22 of 192.0.2.66 overlaps this host's 10.2.1.0/24")
+
+
 def test_a_flanneld_beside_us_is_told(ready: Plugin) -> None:
     ready.flannelds = (flanneld.Flanneld(pid=1234, prefix=PREFIX),)
     ready.registry.delete_peer(OWN)  # a reason to look at the lease before the next keepalive
     node_host.until(lambda: ready.nodes.all()[0].status().findings.rival)
     (line,) = missing(ready)
     assert line.startswith(f"{PREFIX}: flanneld (pid 1234) runs on this host with prefix {PREFIX}")
+    ready.flannelds = ()
+    assert missing(ready) == []
 
 
 def test_a_lost_subnet_is_told(ready: Plugin) -> None:
@@ -136,11 +161,13 @@ def test_status_is_json_and_shows_networks_endpoints_and_addresses(ready: Plugin
     assert told["flannel_networks"][0]["confirmed"] is True
     assert told["engine"] == {
         "reachable": False,
+        "confirmed": False,
         "error": "not asked yet",
         "default_network": None,
         "mended": 0,
         "looked_s": None,
         "differences": {},
+        "refused": {},
     }
     assert told["kernel"]["failures"] == []
 

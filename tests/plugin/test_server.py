@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import resource
 import signal
 import socket
 import stat
@@ -267,6 +268,31 @@ def test_a_killed_worker_is_replaced_and_the_socket_stays(start: Callable[..., R
     assert plugin.call("NetworkDriver.Leave", IDS) == (200, {})
     print(f"answered again after {time.monotonic() - began:.2f} s")
     assert plugin.worker() != before
+
+
+@pytest.mark.contract
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be(start: Callable[..., Running]) -> None:
+    plugin = start(setup="ulimit -Sn 1024 && ulimit -Hn 5000 && ")
+    plugin.call("NetworkDriver.Leave", IDS)
+    assert resource.prlimit(plugin.worker(), resource.RLIMIT_NOFILE) == (5000, 5000)
+
+
+@pytest.mark.contract
+def test_out_of_descriptors_the_worker_lives_and_the_connection_is_answered_later(
+    start: Callable[..., Running],
+) -> None:
+    plugin = start({})  # without etcd: its client ends the process for want of a descriptor, so some are kept for it
+    plugin.call("NetworkDriver.Leave", IDS)
+    worker = plugin.worker()
+    limits = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, limits[1]))
+    with contextlib.closing(UnixConnection(plugin.socket)) as connection:
+        connection.request("GET", "/healthz")
+        until(lambda: "no connection can be taken, trying on: Too many open files" in plugin.log())
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, limits)
+        assert connection.getresponse().read() == b"ok\n"
+    assert plugin.worker() == worker
+    assert plugin.log().count("no connection can be taken") == 1
 
 
 @pytest.mark.contract

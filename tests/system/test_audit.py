@@ -120,7 +120,9 @@ def test_rows_that_docker_contradicts_are_told_and_mended(audited):
         ("pool:stale", half),
         ("pool:doubled", pool),
     }
-    assert {("endpoint:stale", "333333333333"), ("endpoint:changed", endpoint[:12])} <= set(mended(host))
+    assert ("endpoint:changed", endpoint[:12]) in mended(
+        host
+    )  # the stale one must be twenty seconds old, and is gone
     assert site.ip_of(host, container) == address
     assert host.try_docker("exec", container, "ip", "addr").ok
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import time
 
@@ -43,13 +44,13 @@ def worker_of(host):
 
 
 @contextlib.contextmanager
-def disabled(host):
+def disabled(host, alias=site.PLUGIN):
     """The plugin is off meanwhile, and ready again afterwards."""
-    host.docker("plugin", "disable", "-f", site.PLUGIN, timeout_s=60)
+    host.docker("plugin", "disable", "-f", alias, timeout_s=60)
     try:
         yield
     finally:
-        host.docker("plugin", "enable", site.PLUGIN, timeout_s=60)
+        host.docker("plugin", "enable", alias, timeout_s=60)
     site.wait_ready(host)
 
 
@@ -160,6 +161,38 @@ def test_a_lost_state_file_is_made_again_of_what_docker_knows(pair, talk):
     site.wait_for("nothing differs", lambda: not site.audit(pair.h1)["differences"], 60)
 
 
+ALIAS = "overlaynet:2"
+
+
+@pytest.fixture
+def aliased(solo):
+    """The plugin under a name of the operator's own, with a network on a slice and no --gateway."""
+    site.install(solo.host, solo.image, alias=ALIAS, ETCD_ENDPOINTS=solo.lab.etcd_endpoints)
+    site.wait_ready(solo.host)
+    lease = ipaddress.ip_network(site.status(solo.host)["flannel_networks"][0]["subnet"])
+    slice_ = next(lease.subnets(prefixlen_diff=2))
+    drivers = ("-d", ALIAS, "--ipam-driver", ALIAS, "--subnet", str(slice_))
+    solo.host.docker("network", "create", *drivers, "mynet", timeout_s=60)
+    yield solo.host
+    site.remove(solo.host, alias=ALIAS)
+
+
+def test_a_lost_state_file_costs_nothing_under_an_alias_of_the_operators_own(pair, aliased, run):
+    """Nothing in the state file, and no name of ours, tells that the network is the plugin's."""
+    peer = site.ip_of(pair.h2, run(pair.h2))
+    one = run(aliased)
+    before = state_of(aliased), aliased.exec(["ls", "/sys/class/net"])
+    assert "2 packets received" in site.inside(aliased, one, f"ping -c 2 -w 10 {peer}")
+    with disabled(aliased, ALIAS):
+        aliased.exec(["python3", "-c", LOSE_STATE])
+    site.wait_for("all is known again", lambda: state_of(aliased) == before[0], 60)
+    site.wait_for("nothing differs", lambda: not site.audit(aliased)["differences"], 60)
+    engine = site.status(aliased)["engine"]
+    assert (engine["reachable"], engine["confirmed"], engine["refused"]) == (True, True, {})
+    assert aliased.exec(["ls", "/sys/class/net"]) == before[1]
+    assert "2 packets received" in site.inside(aliased, one, f"ping -c 2 -w 10 {peer}")
+
+
 def test_containers_start_while_etcd_is_down(pair, run):
     peer = site.ip_of(pair.h2, run(pair.h2))
     members = list(pair.lab.etcd.values())
@@ -213,7 +246,8 @@ def test_a_rebooted_host_brings_its_containers_back(pair, solo, run, etcd_is_up)
         assert "2 packets received" in site.inside(solo.host, "keeper", f"ping -c 2 -w 10 {peer}")
         assert site.subnet_of(solo.host, "mynet") == subnet
         assert solo.host.exec(["cat", "/sys/class/net/flannel.1/address"]) == mac, "peers would send to the old one"
-        assert "-P FORWARD DROP" in solo.host.exec(["iptables", "-S", "FORWARD"]), "forwarding was let on too early"
+        policy = solo.host.exec(["iptables", "-S", "FORWARD"]).splitlines()[0]
+        assert policy == f"-P FORWARD {solo.host.forward_policy}", "forwarding was let on too early"
     finally:
         for member in pair.lab.etcd.values():
             member.start_etcd()

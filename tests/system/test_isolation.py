@@ -218,7 +218,7 @@ def land(pair):
             host.try_docker("rm", "-f", *(f"{network}-{kind}" for network in KINDS for kind in ("plain", "web")))
             for network in CONFIGS:
                 host.try_docker("network", "rm", network, timeout_s=90)
-            host.exec(["iptables", "-P", "FORWARD", "DROP"])
+            host.exec(["iptables", "-P", "FORWARD", host.forward_policy])
 
 
 def both(land, words):

@@ -188,7 +188,7 @@ def test_a_bridge_that_somebody_else_has_is_left_alone(mine):
             "parent=ens33",
             (
                 "unknown option 'parent'; flannelpy knows: flannelpy.gateway, flannelpy.spoofing, "
-                "com.docker.network.driver.mtu"
+                "flannelpy.outside, com.docker.network.driver.mtu"
             ),
         ),
     ],

@@ -29,6 +29,9 @@ class OneLease:
     def held(self) -> list[lease.HeldSubnet]:
         return [self.subnet]
 
+    def holds(self, held: lease.HeldSubnet) -> bool:
+        return held == self.subnet
+
     def leave(self, prefix: str) -> None:
         pass
 

@@ -1,0 +1,102 @@
+"""Whether what a state file says of this host is true of this machine, or of one that the file was copied from.
+
+A virtual machine that is cloned takes the state file along, and its key says word for word what the file says. So it
+proves nothing alone: the key is ours if it has our address, or if this may be the machine that wrote it and nobody
+renews the key; a live original renews it every two minutes. Pure; `member` asks, `node` keeps what was watched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+
+from overlay import lease, netstate, nodestore, registry
+
+_QUIET_S = 10.0
+"""So long a key is watched at least: an original that was cut off from etcd renews it as soon as it is back."""
+
+_SLACK_S = 5.0
+"""By so much two looks at the time that is left may differ though nobody renewed: seconds are told whole."""
+
+
+class Origin(enum.Enum):
+    """Whose a key is that says what the state file says."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+    UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """This host now. `addresses` are all that its own links have; `machine` names the machine, None: nothing does."""
+
+    attrs: lease.LeaseAttrs
+    addresses: frozenset[netstate.IPAddress]
+    machine: str | None
+
+
+def is_copy(saved: nodestore.SavedNode, here: Here) -> bool:
+    """Whether the state file was certainly written on another machine."""
+    return None not in (saved.machine, here.machine) and saved.machine != here.machine
+
+
+def is_moved(saved: nodestore.SavedNode, here: Here) -> bool:
+    """Whether this host has no longer the address under which it was published."""
+    return not here.attrs.is_same_host(saved.attrs) and saved.attrs.public_ip not in here.addresses
+
+
+class Origins:
+    """One for each node. Units: seconds of one monotonic clock; `watch_s` is longer than a pause between renewals."""
+
+    def __init__(self, watch_s: float) -> None:
+        self.watch_s = watch_s
+        """How long nobody may have renewed a key that is to be ours."""
+        self._quiet_s = min(_QUIET_S, watch_s / 2)
+        self._first: tuple[lease.Lease, float, float] | None = None  # as it was first seen: when, and renewed when
+        self._theirs: lease.Lease | None = None
+
+    def judge(
+        self,
+        saved: nodestore.SavedNode,
+        found: lease.Lease | None,
+        here: Here,
+        now: float,
+        time_left: Callable[[lease.Lease], int | None],
+    ) -> Origin:
+        """Whose the key `found` under the saved subnet is. UNKNOWN: ask again in some seconds.
+
+        Where the key says something else it decides for itself, and is not judged here.
+        """
+        if not is_moved(saved, here):
+            return Origin.OURS
+        if is_copy(saved, here):
+            return Origin.THEIRS
+        if found is None or found.attrs != saved.attrs:
+            return Origin.OURS
+        if saved.lease_id is not None and saved.lease_id != found.lease_id:
+            return Origin.THEIRS  # somebody has written it since
+        left_s = time_left(found)
+        if left_s is None:  # a reservation, which names another host's address
+            return Origin.OURS if here.machine is not None and saved.machine == here.machine else Origin.THEIRS
+        return self._watch(found, now, now - (registry.SUBNET_TTL_S - left_s))
+
+    def _watch(self, found: lease.Lease, now: float, renewed_at: float) -> Origin:
+        if self._first is None or (self._first[0].key, self._first[0].lease_id) != (found.key, found.lease_id):
+            self._first = (found, now, renewed_at)
+        first, since, renewed_first_at = self._first
+        if found.mod_revision != first.mod_revision or renewed_at > renewed_first_at + _SLACK_S:
+            self._theirs = first
+        if self._theirs is first:
+            return Origin.THEIRS
+        idle = now - since >= self._quiet_s and now - renewed_at >= self.watch_s
+        return Origin.OURS if idle else Origin.UNKNOWN
+
+
+def explain_watch(saved: nodestore.SavedNode, here: Here, watch_s: float) -> str:
+    """Why nothing is claimed yet."""
+    return (
+        f"lease {saved.key} says {saved.attrs.host}, and this host is {here.attrs.host} now: its state file may be a "
+        f"copy of another machine's, so the lease is this host's once nobody has renewed it for {watch_s:g} s"
+    )
