@@ -21,9 +21,9 @@ def missing(built: graph.Graph) -> Iterator[str]:
     for one in built.nodes.all():
         yield from _missing_of(one.status())
     yield from built.supervisor.troubles()
-    yield from _stray_pools(built)
     if built.state.trouble:
         yield built.state.trouble
+    yield from _stray_pools(built)
     if built.reconciler.last_errors:
         yield f"kernel: {built.reconciler.last_errors[0]}"
     elif built.reconciler.last_pass is None:
