@@ -126,15 +126,15 @@ class LinkWriter:
         if row is not None:  # systemd's MACAddressPolicy may have had its own idea
             self._change(row, mac=new.mac, mtu=new.mtu)
 
-    def _hear_no_routers(self, name: netstate.IfName) -> None:
+    def _hear_no_routers(self, name: netstate.IfName, *, fresh: bool = False) -> None:
         """A container is no router of the host's, be it on this host or on another.
 
         Nor at its port, for when somebody deletes the bridge. Not all of IPv6 is switched off there: that takes the
         lock of all links, by trying again and again, and a hundred containers at once would start three times slower.
         """
         key = f"net.ipv6.conf.{name.replace('.', '/')}.accept_ra"
-        if self._sysctls.read(key) not in (None, "0"):  # a kernel without IPv6 has none
-            with contextlib.suppress(OSError):
+        if fresh or self._sysctls.read(key) not in (None, "0"):
+            with contextlib.suppress(OSError):  # a kernel without IPv6 has none
                 self._sysctls.write(key, "0")
 
     def _make_bridge(self, new: netstate.BridgeLink) -> None:
@@ -149,7 +149,7 @@ class LinkWriter:
     def _make_pair(self, new: netstate.VethPair) -> None:
         make = link_messages.make_pair(new, _require_index(new.bridge), self._socket.next_sequence())
         self._send([make, self._port_switches(new)])
-        self._hear_no_routers(new.name)
+        self._hear_no_routers(new.name, fresh=True)
 
     def _ensure_port(self, new: netstate.VethPair | netstate.BridgePort) -> None:
         row = self._find_kind(new.name, "veth")
