@@ -34,8 +34,13 @@ def test_the_host_is_as_it_was_before_the_plugin(solo):
     subnet = site.status(host)["flannel_networks"][0]["subnet"]
     site.create_network(host, "mynet")
     host.docker("run", "-d", "--name", "c0", "--network", "mynet", "busybox", "sleep", "3600", timeout_s=60)
-    code, text = site.request(host, "POST", "/uninstall")
-    assert (code, json.loads(text)["Err"].split(" (")[0]) == (409, "not uninstalled: networks mynet")
+
+    def refusal():
+        code, text = site.request(host, "POST", "/uninstall")
+        assert code == 409, text
+        return json.loads(text)["Err"]
+
+    site.wait_for("its name is known", lambda: refusal().startswith("not uninstalled: networks mynet ("))
     host.docker("rm", "-f", "c0", timeout_s=60)
     host.docker("network", "rm", "mynet", timeout_s=60)
     key = f"{site.PREFIX}/subnets/{subnet.replace('/', '-')}"
