@@ -15,10 +15,13 @@ _LENGTH = 32
 
 def read_machine(sys: pathlib.Path, proc: pathlib.Path) -> str | None:
     """A hash of the firmware's UUID or of the processor's serial number; None where there is neither."""
-    uuid = _read(sys / "class/dmi/id/product_uuid")
-    serials = [line for line in _read(proc / "cpuinfo").splitlines() if line.startswith("Serial")]
-    name = uuid.strip() or "".join(serials).partition(":")[2].strip()
+    name = _read(sys / "class/dmi/id/product_uuid").strip() or _read_serial(proc / "cpuinfo")
     return hashlib.sha256(name.lower().encode()).hexdigest()[:_LENGTH] if name else None
+
+
+def _read_serial(cpuinfo: pathlib.Path) -> str:
+    serials = (line for line in _read(cpuinfo).splitlines() if line.startswith("Serial"))
+    return next(serials, "").partition(":")[2].strip()
 
 
 def _read(path: pathlib.Path) -> str:

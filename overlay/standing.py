@@ -284,7 +284,7 @@ class Standing:
     def wait(self, seen: int, timeout_s: float, *, confirmed: bool = False) -> lease.HeldSubnet:
         """Wait for the lease. An error that waiting cannot cure counts from an attempt that began after `seen`.
 
-        `confirmed`: what the state file alone says is taken only where the registry has failed to answer, or at last.
+        `confirmed`: what the state file alone says does not count while the registry is asked for the first time.
         Raises LeaseLost, SettingsError, RegistryDenied, OutOfSubnets, NotReady.
         """
         deadline = time.monotonic() + timeout_s
@@ -294,7 +294,8 @@ class Standing:
                     raise errors.LeaseLost(self._conflict)
                 held = self._held()
                 left = deadline - time.monotonic()
-                if held is not None and (self._settled or self._failed or not confirmed or left <= 0):
+                asking = self._begun and not self._settled and not self._failed  # the first attempt is under way
+                if held is not None and (not asking or not confirmed or left <= 0):
                     return held
                 match self._trouble:
                     case errors.SettingsError() | errors.RegistryDenied() | errors.OutOfSubnets() as hopeless:

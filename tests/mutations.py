@@ -622,8 +622,8 @@ INTERRUPTIONS = (
         "etcd_is_down",
         _one(
             NODE,
-            "saved.key, len(leases))\n            self._publish()\n",
-            "saved.key, len(leases))\n",
+            "saved.own.key, len(leases))\n        self._publish()\n",
+            "saved.own.key, len(leases))\n",
         ),
     ),
     Mutation(

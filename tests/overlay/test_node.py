@@ -328,9 +328,15 @@ def test_a_new_network_waits_until_the_registry_has_said_whose_the_saved_subnet_
     one.restore()
     granted: list[lease.HeldSubnet] = []
     creating = threading.Thread(target=lambda: granted.append(one.wait(5)))
-    creating.start()
+
+    def create() -> None:
+        creating.start()
+        creating.join(0.1)
+
+    moody.before_config = once(create)
     one.start()
-    creating.join(6)
+    until(lambda: granted)
+    creating.join(5)
     assert granted == [dataclasses.replace(HELD, subnet=PEER.v4)]
 
 
