@@ -56,7 +56,7 @@ class App:
         """Starting or stopping: a plugin is ended while it starts, too."""
         self._graph: graph.Graph | None = None
         self._failure: errors.OverlayError | None = None
-        self._metrics = gauges.Metrics(self._samples)
+        self._metrics = gauges.Metrics(self._samples, self._supervisor)
 
     def start(self) -> server.WSGI:
         """The WSGI application; what is behind it is being built."""

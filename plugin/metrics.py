@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import prometheus_client
 from prometheus_client import core, exposition
 
+from overlay import supervisor
 from plugin import metrics_server
 
 CONTENT_TYPE = exposition.CONTENT_TYPE_PLAIN_0_0_4
@@ -22,7 +23,10 @@ Sample = tuple[str, str, dict[str, str], float]
 class Metrics:
     """What is counted. `read` gives the samples of the moment."""
 
-    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+    def __init__(
+        self, read: Callable[[], Iterable[Sample]], supervisor_: supervisor.Supervisor | None = None
+    ) -> None:
+        self._supervisor = supervisor_ or supervisor.Supervisor()
         self._registry = prometheus_client.CollectorRegistry()
         self._server: metrics_server.MetricsServer | None = None
         self._calls = prometheus_client.Histogram(
@@ -44,7 +48,9 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> None:
         """Serve over TCP as well, from a thread of its own. Raises OSError."""
-        self._server = metrics_server.MetricsServer(host, port, self.render, CONTENT_TYPE)
+        self._server = metrics_server.MetricsServer(
+            host, port, self.render, CONTENT_TYPE, supervisor_=self._supervisor
+        )
 
     def close(self) -> None:
         """Stop serving; harmless where nothing is served."""

@@ -8,6 +8,7 @@ out. The text is rendered once a second at most, however often it is asked for.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import io
 import itertools
@@ -19,6 +20,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from overlay import supervisor
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,14 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, host: str, port: int, render: Callable[[], bytes], content_type: str, *, deadline_s: float = DEADLINE_S
+        self,
+        host: str,
+        port: int,
+        render: Callable[[], bytes],
+        content_type: str,
+        *,
+        deadline_s: float = DEADLINE_S,
+        supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.content_type = content_type
@@ -61,10 +71,13 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._is_short = False  # of descriptors
         super().__init__((host, port), _Handler)
         poll_s = min(0.5, deadline_s / 4)
-        threading.Thread(target=self.serve_forever, args=(poll_s,), name="metrics", daemon=True).start()
+        self._ended = threading.Event()
+        serve = functools.partial(self.serve_forever, poll_s)
+        (supervisor_ or supervisor.Supervisor()).start("metrics", serve, self._ended)
 
     def close(self) -> None:
         """Stop listening, and end what is connected."""
+        self._ended.set()
         self.shutdown()
         self.server_close()
         with self._lock:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from overlay import supervisor
 from plugin import metrics, metrics_server
 from tests.overlay import node_host
 
@@ -173,3 +174,21 @@ def test_out_of_descriptors_it_waits_quietly_and_goes_on(start: Start, caplog: p
     assert [record.getMessage() for record in caplog.records] == [
         "metrics: no connection can be taken, trying on: Too many open files"
     ]
+
+
+def test_the_thread_that_serves_begins_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = supervisor.Supervisor(supervisor.Timing(first_s=0.01, cap_s=0.05, well_s=0.1))
+    server = metrics_server.MetricsServer("127.0.0.1", 0, lambda: b"text\n", "text/plain", supervisor_=watched)
+    try:
+        with monkeypatch.context() as broken:
+
+            def raises() -> None:
+                raise RuntimeError("injected")
+
+            broken.setattr(server, "service_actions", raises)
+            until(lambda: watched.failures().get("metrics", 0) > 1)
+            assert watched.troubles()[0].startswith("thread metrics failed, ")
+        until(lambda: not watched.troubles())
+        assert fetch(int(server.server_address[1])) == b"text\n"
+    finally:
+        server.close()
