@@ -56,7 +56,7 @@ class App:
         """Starting or stopping: a plugin is ended while it starts, too."""
         self._graph: graph.Graph | None = None
         self._failure: errors.OverlayError | None = None
-        self._metrics = gauges.Metrics(self._samples, self._supervisor)
+        self._metrics = gauges.Metrics(self._samples)
 
     def start(self) -> server.WSGI:
         """The WSGI application; what is behind it is being built."""
@@ -183,7 +183,7 @@ class App:
         if address is None:
             return
         try:
-            self._metrics.serve(address.host, address.port)
+            self._metrics.serve(address.host, address.port, self._supervisor)
         except OSError as exc:  # containers do without: no reason to refuse them
             log.warning("metrics not served at METRICS_ADDRESS %s:%d: %s", address.host, address.port, exc)
 

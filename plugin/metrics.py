@@ -23,10 +23,7 @@ Sample = tuple[str, str, dict[str, str], float]
 class Metrics:
     """What is counted. `read` gives the samples of the moment."""
 
-    def __init__(
-        self, read: Callable[[], Iterable[Sample]], supervisor_: supervisor.Supervisor | None = None
-    ) -> None:
-        self._supervisor = supervisor_ or supervisor.Supervisor()
+    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
         self._registry = prometheus_client.CollectorRegistry()
         self._server: metrics_server.MetricsServer | None = None
         self._calls = prometheus_client.Histogram(
@@ -46,11 +43,9 @@ class Metrics:
         """Prometheus' text format."""
         return prometheus_client.generate_latest(self._registry)
 
-    def serve(self, host: str, port: int) -> None:
+    def serve(self, host: str, port: int, watched: supervisor.Supervisor) -> None:
         """Serve over TCP as well, from a thread of its own. Raises OSError."""
-        self._server = metrics_server.MetricsServer(
-            host, port, self.render, CONTENT_TYPE, supervisor_=self._supervisor
-        )
+        self._server = metrics_server.MetricsServer(host, port, self.render, CONTENT_TYPE, watched)
 
     def close(self) -> None:
         """Stop serving; harmless where nothing is served."""

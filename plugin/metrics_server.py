@@ -8,7 +8,6 @@ out. The text is rendered once a second at most, however often it is asked for.
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.server
 import io
 import itertools
@@ -54,9 +53,9 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         port: int,
         render: Callable[[], bytes],
         content_type: str,
+        watched: supervisor.Supervisor,
         *,
         deadline_s: float = DEADLINE_S,
-        supervisor_: supervisor.Supervisor | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.content_type = content_type
@@ -71,13 +70,12 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._is_short = False  # of descriptors
         super().__init__((host, port), _Handler)
         poll_s = min(0.5, deadline_s / 4)
-        self._ended = threading.Event()
-        serve = functools.partial(self.serve_forever, poll_s)
-        (supervisor_ or supervisor.Supervisor()).start("metrics", serve, self._ended)
+        self._stop = threading.Event()
+        watched.start("metrics", lambda: self.serve_forever(poll_s), self._stop)
 
     def close(self) -> None:
         """Stop listening, and end what is connected."""
-        self._ended.set()
+        self._stop.set()
         self.shutdown()
         self.server_close()
         with self._lock:

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 
+from overlay import supervisor
 from plugin import metrics
 
 
@@ -60,9 +61,9 @@ def test_metrics_are_served_over_tcp() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
-            metrics.Metrics(list).serve("127.0.0.1", port)
+            metrics.Metrics(list).serve("127.0.0.1", port, supervisor.Supervisor())
     told = metrics.Metrics(lambda: [sample("/a", 3.0)])
-    told.serve("127.0.0.1", port)
+    told.serve("127.0.0.1", port, supervisor.Supervisor())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         assert b'flannelpy_peers{prefix="/a"} 3.0' in response.read()
     told.close()
