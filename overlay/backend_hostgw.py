@@ -79,7 +79,9 @@ class HostGwBackend:
                     continue
                 try:
                     subnet, public_ip = halves.subnet_and_ip(held, version)
-                    sieve.check(halves.PeerHalf(key=held.key, subnet=subnet, public_ip=public_ip, mac=None))
+                    peer = halves.PeerHalf(key=held.key, subnet=subnet, public_ip=public_ip, mac=None)
+                    sieve.check_range(peer)
+                    sieve.check(peer)
                     link = _find_link(ways, public_ip)
                 except errors.CodecError as exc:
                     skipped.append(halves.skip(held.key, version, exc))

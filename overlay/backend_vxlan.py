@@ -141,6 +141,7 @@ class VxlanBackend:
                     one = known.get((id(held), version))
                     if one is None or one.held is not held:
                         peer = self._parse_peer(held, version)
+                        sieve.check_range(peer)
                         one = _Made(held=held, peer=peer, entries=frozenset(self._entries(device.name, ways, peer)))
                     made[id(held), version] = one
                     sieve.check(one.peer)

@@ -9,10 +9,11 @@ Source: etcd api/etcdserverpb/rpc.proto, grpc doc/keepalive.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grpc
@@ -32,12 +33,6 @@ _POLL_S = 0.5
 
 _MISSED = 3
 """Answers of a watch in a row that may stay away; then it is broken, though gRPC's pings reach etcd all the same."""
-
-_PROGRESS_REQUEST = b"\x1a\x00"
-"""A WatchRequest's field 3, an empty message, which etcd3's generated code is too old to know."""
-
-_PROGRESS = -1
-"""Whose watch an answer to a progress request is about: all of the stream. Source: etcd clientv3, InvalidWatchID."""
 
 
 class Silent(etcd3.Etcd3Exception):  # type: ignore[misc]  # etcd3 has no types
@@ -87,10 +82,12 @@ class Channel:
         ).token
         return token
 
-    def watch(self, prefix: str, start_revision: int, stop: Stop) -> Iterator[Any]:
+    def watch(self, prefix: str, start_revision: int, stop: Stop) -> Iterator[tuple[Any, bool]]:
         """The responses of one stream; it ends half a second after `stop` at the latest. Raises FAILURES.
 
-        It is asked now and then whether it lives, as etcd answers since 3.4: one that stops answering is cancelled.
+        With each comes whether it only tells that the stream lives. It is asked that now and then, by a second watch
+        on it that is cancelled at once: etcd has a request for it, of which its own proxy died (before 3.4.19).
+        A stream that stops answering is cancelled.
         """
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         requests.put(_watch_request(prefix, start_revision))
@@ -100,11 +97,19 @@ class Channel:
         metadata = (*(self.client.metadata or ()), ("hasleader", "true"))
         try:
             stream = self._watch.Watch(iter(requests.get, None), metadata=metadata)
-            args = (stream, stop, over, pulse, requests)
+            ask = functools.partial(requests.put, _probe_request(prefix))
+            args = (stream, stop, over, pulse, ask)
             threading.Thread(target=_look_after, args=args, name="etcd-watch", daemon=True).start()
+            watch_id: int | None = None
             for response in stream:
-                with pulse.told(response):
-                    yield response
+                watch_id = response.watch_id if watch_id is None else watch_id
+                is_probe = response.watch_id != watch_id
+                if is_probe and (response.canceled or not response.created):
+                    continue
+                if is_probe:
+                    requests.put(_cancel_request(response.watch_id))
+                with pulse.told(is_answer=is_probe):
+                    yield response, is_probe
         except grpc.RpcError:
             if not pulse.is_lost():
                 raise
@@ -140,6 +145,15 @@ def _watch_request(prefix: str, start_revision: int) -> Any:
     )
 
 
+def _probe_request(prefix: str) -> Any:
+    """A watch of the one key that no lease can have, and whoever may watch the leases may watch."""
+    return etcdrpc.WatchRequest(create_request=etcdrpc.WatchCreateRequest(key=prefix.encode()))
+
+
+def _cancel_request(watch_id: int) -> Any:
+    return etcdrpc.WatchRequest(cancel_request=etcdrpc.WatchCancelRequest(watch_id=watch_id))
+
+
 class _Pulse:
     """When a watch was asked last whether it lives, and whether it has answered. Units: seconds."""
 
@@ -150,10 +164,10 @@ class _Pulse:
         self._busy = False
 
     @contextlib.contextmanager
-    def told(self, response: Any) -> Iterator[None]:
+    def told(self, *, is_answer: bool) -> Iterator[None]:
         """A response has come; while it is worked on no other is waited for."""
         self._busy = True
-        self._answers = self._answers or is_progress(response)
+        self._answers = self._answers or is_answer
         yield
         self._heard_at = time.monotonic()
         self._busy = False
@@ -172,21 +186,14 @@ class _Pulse:
         return self._answers and not self._busy and silent_s > _MISSED * self._progress_s
 
 
-def _look_after(
-    stream: Any, stop: Stop, over: threading.Event, pulse: _Pulse, requests: queue.SimpleQueue[Any]
-) -> None:
+def _look_after(stream: Any, stop: Stop, over: threading.Event, pulse: _Pulse, ask: Callable[[], object]) -> None:
     """Ask a stream whether it lives, and cancel it when it is to end, or does not."""
     while not over.wait(_POLL_S):
         if stop.is_set() or pulse.is_lost():
             break
         if pulse.is_due():
-            requests.put(etcdrpc.WatchRequest.FromString(_PROGRESS_REQUEST))
+            ask()
     stream.cancel()
-
-
-def is_progress(response: Any) -> bool:
-    """Whether a response answers the question whether the stream lives."""
-    return bool(response.watch_id == _PROGRESS and not response.events)
 
 
 def write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored | etcd_values.Refused:
@@ -201,15 +208,13 @@ def write(client: Any, compare: Any, put: Any, look: Any) -> etcd_values.Stored 
     return etcd_values.Stored(item=found[0]) if done else etcd_values.Refused(found=next(iter(found), None))
 
 
-def read_batch(response: Any, within_s: float) -> etcd_values.Batch:
-    """The events of a watch's response; `within_s`: how soon a word is due after one that it lives."""
+def read_batch(response: Any) -> etcd_values.Batch:
+    """The events of a watch's response."""
     events = tuple(
         etcd_values.Deleted(key=_text(event.kv.key)) if event.type else read_item(event.kv)
         for event in response.events
     )
-    return etcd_values.Batch(
-        revision=response.header.revision, events=events, within_s=within_s if is_progress(response) else None
-    )
+    return etcd_values.Batch(revision=response.header.revision, events=events)
 
 
 def read_item(item: Any) -> etcd_values.KeyValue:

@@ -154,8 +154,12 @@ class EtcdClient:
         what = f"watch {prefix}"
         self.requests.add("watch")
         try:
-            for response in channel.watch(prefix, after + 1, stop):
-                yield self._read_response(response, what)
+            for response, lives in channel.watch(prefix, after + 1, stop):
+                if lives:
+                    within_s = _POLLS_LATE * self._settings.progress_s
+                    yield etcd_values.Batch(revision=response.header.revision, within_s=within_s)
+                else:
+                    yield self._read_response(response, what)
             raise errors.RegistryUnavailable(f"etcd at {self._cluster}: the stream to {what} ended")
         except etcd_channel.FAILURES as exc:
             if not stop.is_set():
@@ -170,7 +174,7 @@ class EtcdClient:
             self._forget_token(self._token)
             reason = response.cancel_reason or "permission denied, or an old token"
             raise etcd_errors.Failure(code="", details=reason).as_error(what, str(self._cluster))
-        return etcd_channel.read_batch(response, _POLLS_LATE * self._settings.progress_s)
+        return etcd_channel.read_batch(response)
 
     def _call(self, what: str, run: Callable[[Any], T]) -> T:
         """Make one request; log in where the token has ended, turn to another member where this one is gone."""

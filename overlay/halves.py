@@ -130,6 +130,23 @@ class Sieve:
         self._by_mac: dict[netstate.Mac, PeerHalf] = {}
         self._by_gateway: dict[int, PeerHalf] = {}  # by number: hashing an address costs ten times as much
 
+    def check_range(self, peer: PeerHalf) -> None:
+        """Raises CodecError where the peer's subnet is no part of the network, or one that this host has.
+
+        A lease may have any range for its key, docker0's as well. It depends on nothing but this host and the peer:
+        once is enough for both.
+        """
+        first, network = int(peer.subnet.network_address), self._own.network
+        if network is not None and (
+            peer.subnet.prefixlen < network.prefixlen
+            or (first ^ int(network.network_address)) >> (network.max_prefixlen - network.prefixlen)
+        ):
+            raise errors.CodecError(f"its subnet is not inside the flannel network {network}")
+        for shift, ranges in self._ranges.items():
+            taken = ranges.get(first >> shift)
+            if taken is not None and peer.subnet.prefixlen >= taken.network.prefixlen:
+                raise errors.CodecError(f"its subnet lies in {taken.network}, which {taken.link} of this host has")
+
     def check(self, peer: PeerHalf) -> None:
         """Raises CodecError where the peer's entries would harm us, another peer, or the way to any of them."""
         self._check_harm(peer)
@@ -140,7 +157,6 @@ class Sieve:
 
     def _check_harm(self, peer: PeerHalf) -> None:
         own = self._own
-        self._check_range(peer)
         if _overlap(peer.subnet, own.subnet):
             raise errors.CodecError(f"its subnet overlaps ours, {own.subnet}")
         if peer.public_ip in (own.public_ip, own.ip):  # a set would hash three addresses
@@ -154,19 +170,6 @@ class Sieve:
             raise errors.CodecError(
                 f"its subnet covers {self._ends[at]}: packets to that host would be taken for its containers'"
             )
-
-    def _check_range(self, peer: PeerHalf) -> None:
-        """A lease may have any range for its key, docker0's as well: its route would replace that of the host."""
-        first, network = int(peer.subnet.network_address), self._own.network
-        if network is not None and (
-            peer.subnet.prefixlen < network.prefixlen
-            or (first ^ int(network.network_address)) >> (network.max_prefixlen - network.prefixlen)
-        ):
-            raise errors.CodecError(f"its subnet is not inside the flannel network {network}")
-        for shift, ranges in self._ranges.items():
-            taken = ranges.get(first >> shift)
-            if taken is not None and peer.subnet.prefixlen >= taken.network.prefixlen:
-                raise errors.CodecError(f"its subnet lies in {taken.network}, which {taken.link} of this host has")
 
     def _check_twins(self, peer: PeerHalf) -> None:
         """The kernel could hold the entries of only one of two."""

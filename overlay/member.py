@@ -108,7 +108,9 @@ class Membership:
         lower = moved.own.underlay
         if self.own.key.v6 is not None and lower.v6 is None:
             return self
-        own = dataclasses.replace(self.own, underlay=lower, tx_checksum=moved.own.tx_checksum)
+        own = dataclasses.replace(
+            self.own, underlay=lower, tx_checksum=moved.own.tx_checksum, host_ranges=moved.own.host_ranges
+        )
         return dataclasses.replace(self, own=own, attrs=self.backend.attrs(own))
 
     @property

@@ -130,14 +130,14 @@ class EtcdRegistry:
     ) -> Iterator[registry.Delta | registry.Progress]:
         self._anew.clear()
         for batch in self._client.watch_prefix(self._subnets, since, _Either(stop, self._anew)):
+            if batch.within_s is not None:  # its revision may be ahead of events that are still to come
+                yield registry.Progress(within_s=batch.within_s)
+                continue
             if batch.revision < since:  # restored from a backup, or a member that lags behind
                 log.warning("etcd went back in time, lease watch starts over from=%d to=%d", since, batch.revision)
                 stop.wait(backoff.next_s())
                 return
             backoff.reset()
-            if batch.within_s is not None:  # its revision may be ahead of events that are still to come
-                yield registry.Progress(within_s=batch.within_s)
-                continue
             since = self._followed = batch.revision
             changes = tuple(change for event in batch.events if (change := self._read_event(event)) is not None)
             if changes:

@@ -133,8 +133,8 @@ class StateFile:
                 connection = way(self.path)
             except (OSError, sqlite3.Error) as exc:
                 failure = failure or exc
-                if not _has_content(self.path):
-                    break
+                if _code(exc).startswith("SQLITE_BUSY") or not _has_content(self.path):
+                    break  # somebody else is at it, or there is nothing to read
                 continue
             self._stale = failure is not None
             if failure is not None:

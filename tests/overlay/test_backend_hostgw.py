@@ -170,3 +170,18 @@ def test_a_host_behind_a_nat_is_refused(changes: dict[str, Any], message: str) -
     with pytest.raises(errors.ConfigInvalid) as caught:
         made.check_underlay(dataclasses.replace(DUAL, underlay=dataclasses.replace(UNDERLAY, **changes)))
     assert str(caught.value) == message
+
+
+def test_a_subnet_outside_the_network_or_of_a_link_of_the_host_is_skipped() -> None:
+    own = dataclasses.replace(
+        DUAL,
+        networks=(ipaddress.IPv4Network("10.2.0.0/16"), ipaddress.IPv6Network("fd00::/16")),
+        host_ranges=(kernel.HostRange(network=ipaddress.IPv4Network("10.2.22.0/24"), link=netstate.IfName("br-db")),),
+    )
+    stray, taken = peer("172.17.0.0-16", "192.0.2.3"), peer("10.2.22.0-24", "192.0.2.4")
+    made, skipped = lines(own, stray, taken, peer("10.2.21.0-24", "192.0.2.2"))
+    assert made == ["ip route replace 10.2.21.0/24 via 192.0.2.2 dev eth0 proto 70"]
+    assert skipped == [
+        "10.2.22.0-24: its subnet lies in 10.2.22.0/24, which br-db of this host has",
+        "172.17.0.0-16: its subnet is not inside the flannel network 10.2.0.0/16",
+    ]

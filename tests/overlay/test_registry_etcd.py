@@ -305,12 +305,16 @@ def test_a_call_that_nobody_answers_ends_at_its_deadline_even_where_pings_are_an
         server.stop(None)
 
 
-def test_a_quiet_watch_tells_that_it_lives(cluster: etcd_server.Cluster) -> None:
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_quiet_watch_tells_that_it_lives(cluster: etcd_server.Cluster, guarded: bool) -> None:
     """Others write into etcd meanwhile: its revision moves, and there is nothing to tell."""
     settings = etcd_settings.EtcdSettings(endpoints=cluster.urls, progress_s=0.5)
+    if guarded:  # a role that may do no more than it must
+        etcd_server.guard(cluster, PREFIX, "node", "secret")
+        settings = dataclasses.replace(settings, username="node", password="secret")
     with using(etcd_client.EtcdClient(settings)) as agreed, watching.Watching(agreed) as watch:
         watch.wait_snapshot()
-        cluster.ctl("put", "/elsewhere", "x")
+        cluster.ctl("--user", "root:root-secret", "put", "/elsewhere", "x")
         lives = registry.Progress(within_s=1.0)
         watch.wait(lambda events: events.count(lives) >= 2, "two words")
         agreed.put_lease(key(20), ATTRS, None)

@@ -12,6 +12,7 @@ import pytest
 from overlay import (
     backend,
     errors,
+    kernel,
     lease,
     member,
     netconfig,
@@ -317,3 +318,10 @@ def test_the_watch_and_the_keepalive_are_heard_each_for_itself(here: standing.St
 def test_a_registry_that_tells_no_progress_is_never_silent(here: standing.Standing) -> None:
     here.set_book(peers.Book())
     assert (here.status().silence, here.status().watch_heard_s) == (None, None)
+
+
+def test_what_the_links_of_this_host_got_meanwhile_outlives_a_claim() -> None:
+    """A bridge may get a range of the network while the registry is asked."""
+    taken = kernel.HostRange(network=ipaddress.IPv4Network("10.2.13.0/24"), link=netstate.IfName("br-db"))
+    moved = dataclasses.replace(MEMBER, own=dataclasses.replace(MEMBER.own, host_ranges=(taken,)))
+    assert MEMBER.over_underlay_of(moved).own.host_ranges == (taken,)

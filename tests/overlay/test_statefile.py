@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -363,6 +365,16 @@ def test_a_file_that_cannot_be_written_is_read_and_written_when_it_can_be(
     assert migration.startswith("refused: ")
     assert after == "None"
     assert written == reopened == "['saved', 'again']"
+
+
+def test_a_file_that_somebody_else_has_alone_is_refused(path: pathlib.Path) -> None:
+    """Reading it past the lock would show what is half written."""
+    statefile.StateFile(path, [NOTES]).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(statefile.StateFileError, match="database is locked"):
+            statefile.StateFile(path, [NOTES])
 
 
 @pytest.mark.contract
