@@ -291,8 +291,9 @@ class Reconciler:
         passes.log_ops(log, "applied", [op for op in ops if diff.target_of(op) not in refused])
         if failures:
             self._wake.set()
-            kind = errors.NameTaken if any(failure.name_taken for failure in failures) else errors.KernelError
-            raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
+        if needed := [failure for failure in failures if not _is_optional(diff.target_of(failure.op))]:
+            kind = errors.NameTaken if any(failure.name_taken for failure in needed) else errors.KernelError
+            raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in needed])
 
     def _declare_tunnels(self) -> bool:
         """Under the lock: whether containers must be kept from other ports than before."""
@@ -334,3 +335,7 @@ class Reconciler:
         if repairing:
             with self._lock:
                 self._record.count_firewall(found.repaired)
+
+
+def _is_optional(obj: netstate.KernelObject) -> bool:
+    return isinstance(obj, netstate.Sysctl) and obj.optional
