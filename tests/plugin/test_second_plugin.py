@@ -111,7 +111,8 @@ def host(first: Running) -> Mapping[str, object]:
     told = {}
     for words in listings:
         done = subprocess.run([*inside, *words.split()], capture_output=True, text=True, check=True, timeout=10)
-        told[words] = [line.split(" mtu ")[0] for line in done.stdout.splitlines()]  # of links: number and name
+        # of links number and name; that a bridge without a port has no carrier the kernel says a moment late
+        told[words] = [line.split(": <")[0].replace(" linkdown", "") for line in done.stdout.splitlines()]
     return {**told, "socket": first.socket.stat().st_ino, "status": status(first)["networks"]}
 
 
