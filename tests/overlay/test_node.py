@@ -8,7 +8,7 @@ import ipaddress
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
 
@@ -980,6 +980,40 @@ def test_peers_come_and_go_while_the_disk_is_full_and_are_saved_when_it_has_room
     make_room(host)
     one.save_again()
     until(lambda: len(host.store.load_peers(node_host.PREFIX)) == 119)
+
+
+class SlowStore(nodestore.NodeStore):
+    """A disk that is still writing when somebody asks whether all was written. Counts readings of all peers."""
+
+    loads = 0
+    meanwhile: Callable[[], object] | None = None
+
+    def load_peers(self, prefix: str) -> dict[lease.SubnetKey, lease.Lease]:
+        self.loads += 1
+        return super().load_peers(prefix)
+
+    def save_peers(
+        self, prefix: str, put: Mapping[lease.SubnetKey, lease.Lease], gone: Iterable[lease.SubnetKey]
+    ) -> None:
+        if self.meanwhile is not None:
+            self.meanwhile()
+        super().save_peers(prefix, put, gone)
+
+
+def test_a_slow_disk_is_no_reason_to_read_all_leases_again(host: node_host.NodeHost) -> None:
+    """The thread `state-file` asks every five seconds, on each of thousands of hosts."""
+    assert host.file is not None
+    file = host.store
+    host.store = slow = SlowStore(host.file)
+    one = host.join()
+    loads, slow.meanwhile = slow.loads, one.save_again
+    host.registry.put_peer(PEER, PEERS)
+    until(lambda: PEER in file.load_peers(node_host.PREFIX))
+    host.registry.delete_peer(PEER)
+    until(lambda: PEER not in file.load_peers(node_host.PREFIX))
+    host.registry.put_peer(OTHER, OTHERS)
+    until(lambda: OTHER in file.load_peers(node_host.PREFIX))
+    assert slow.loads == loads
 
 
 def test_a_host_that_moved_rewrites_its_key_with_the_new_address(host: node_host.NodeHost) -> None:
