@@ -175,9 +175,9 @@ class _Pulse:
         self._busy = False
 
     def is_due(self) -> bool:
-        """Whether to ask now; counts as asked then."""
+        """Whether to ask now; counts as asked then. Whatever else the watch tells, its answers come evenly."""
         now = time.monotonic()
-        if now - max(self._asked_at, self._heard_at) < self._progress_s:
+        if now - self._asked_at < self._progress_s:
             return False
         self._asked_at = now
         return True
