@@ -169,7 +169,8 @@ class Node:
         self._cut.set()
 
     def save_again(self) -> None:
-        """The state file can be written again: bring it up to date where it is behind."""
+        """The state file can be written again: bring it up to date where it is behind. Raises StateFileError."""
+        self._keeper.save_again()
         if self._unsaved:
             self.follow_anew()
 
