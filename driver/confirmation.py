@@ -45,14 +45,14 @@ class ConfirmedEngine:
             if identity.id != confirmed:
                 self._save(identity.id, confirmed)
             return Look(networks=networks, is_confirmed=True)
-        _require_unknown(identity, confirmed)
+        _require_unknown(identity, confirmed, known)
         return Look(networks=networks, is_confirmed=False)
 
-    def create_network(self, name: str) -> None:
+    def create_network(self, name: str, known: Collection[names.NetworkId]) -> None:
         """See `engine.Engine.create_network`. Raises EngineError, also where it is another engine."""
         identity, confirmed = self._docker.identify(), self._load()
         if not is_own(identity, confirmed, ()):
-            _require_unknown(identity, confirmed)
+            _require_unknown(identity, confirmed, known)
         self._docker.create_network(name)
 
     def _load(self) -> str:
@@ -83,15 +83,19 @@ def is_own(identity: engine.Identity, confirmed: str, listed: Iterable[names.Net
     return (identity.id == confirmed != "") or any(len(network_id) == LOCAL_ID_LENGTH for network_id in listed)
 
 
-def _require_unknown(identity: engine.Identity, confirmed: str) -> None:
-    """Raise EngineError where an engine is known to be another one."""
+def _require_unknown(identity: engine.Identity, confirmed: str, known: Collection[names.NetworkId]) -> None:
+    """Raise EngineError where an engine is known to be another one.
+
+    Where no network is `known` here there is nothing to lose, and the id may have changed: it is like the first one.
+    """
     if identity.has_plugin is False:
         raise errors.EngineError(
             f"the engine {identity.id or 'without an id'} is another one: this plugin is not among its plugins; set "
             "DOCKER_HOST to the address of the engine that runs this plugin"
         )
-    if confirmed:
+    if confirmed and known:
         raise errors.EngineError(
             f"the engine {identity.id or 'without an id'} is another one: it lists none of the networks known here, "
-            f"which the engine {confirmed} had; set DOCKER_HOST to the address of that engine"
+            f"which the engine {confirmed} had; set DOCKER_HOST to the address of that engine; if Docker was "
+            "installed anew and they are gone, stop flannelpy, delete its state file, and start it again"
         )

@@ -47,6 +47,20 @@ def is_moved(saved: nodestore.SavedNode, here: Here) -> bool:
     return not here.attrs.is_same_host(saved.attrs) and saved.attrs.public_ip not in here.addresses
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """A key as it was at one moment. `term`: see `registry.TimeLeft`."""
+
+    found: lease.Lease
+    at: float
+    renewed_at: float
+    term: int
+
+    @property
+    def names(self) -> tuple[lease.SubnetKey, int]:
+        return self.found.key, self.found.lease_id
+
+
 class Origins:
     """One for each node. Units: seconds of one monotonic clock; `watch_s` is longer than a pause between renewals."""
 
@@ -54,8 +68,8 @@ class Origins:
         self.watch_s = watch_s
         """How long nobody may have renewed a key that is to be ours."""
         self._quiet_s = min(_QUIET_S, watch_s / 2)
-        self._first: tuple[lease.Lease, float, float] | None = None  # as it was first seen: when, and renewed when
-        self._theirs: lease.Lease | None = None
+        self._first: _Look | None = None
+        self._theirs: tuple[lease.SubnetKey, int] | None = None
 
     def judge(
         self,
@@ -63,7 +77,7 @@ class Origins:
         found: lease.Lease | None,
         here: Here,
         now: float,
-        time_left: Callable[[lease.Lease], int | None],
+        time_left: Callable[[lease.Lease], registry.TimeLeft | None],
     ) -> Origin:
         """Whose the key `found` under the saved subnet is. UNKNOWN: ask again in some seconds.
 
@@ -77,20 +91,26 @@ class Origins:
             return Origin.OURS
         if saved.lease_id is not None and saved.lease_id != found.lease_id:
             return Origin.THEIRS  # somebody has written it since
-        left_s = time_left(found)
-        if left_s is None:  # a reservation, which names another host's address
+        left = time_left(found)
+        if left is None:  # a reservation, which names another host's address
             return Origin.OURS if here.machine is not None and saved.machine == here.machine else Origin.THEIRS
-        return self._watch(found, now, now - (registry.SUBNET_TTL_S - left_s))
+        renewed_at = now - (registry.SUBNET_TTL_S - left.seconds)
+        return self._watch(_Look(found=found, at=now, renewed_at=renewed_at, term=left.term))
 
-    def _watch(self, found: lease.Lease, now: float, renewed_at: float) -> Origin:
-        if self._first is None or (self._first[0].key, self._first[0].lease_id) != (found.key, found.lease_id):
-            self._first = (found, now, renewed_at)
-        first, since, renewed_first_at = self._first
-        if found.mod_revision != first.mod_revision or renewed_at > renewed_first_at + _SLACK_S:
-            self._theirs = first
-        if self._theirs is first:
+    def _watch(self, now: _Look) -> Origin:
+        first = self._first
+        if first is None or first.names != now.names:
+            first = now
+        rewritten = now.found.mod_revision != first.found.mod_revision
+        renewed = now.renewed_at > first.renewed_at + _SLACK_S
+        if renewed and not rewritten and now.term != first.term and self._theirs != now.names:
+            first = now  # an election does so, too; a live original renews it once more
+        elif renewed or rewritten:
+            self._theirs = now.names
+        self._first = first
+        if self._theirs == now.names:
             return Origin.THEIRS
-        idle = now - since >= self._quiet_s and now - renewed_at >= self.watch_s
+        idle = now.at - first.at >= self._quiet_s and now.at - now.renewed_at >= self.watch_s
         return Origin.OURS if idle else Origin.UNKNOWN
 
 

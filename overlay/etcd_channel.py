@@ -87,7 +87,8 @@ class Channel:
 
         With each comes whether it only tells that the stream lives. It is asked that now and then, by a second watch
         on it that is cancelled at once: etcd has a request for it, of which its own proxy died (before 3.4.19).
-        A stream that stops answering is cancelled.
+        Where that is refused, as when a token has ended that the watch does not need any more, the stream lives, too.
+        One that stops answering is cancelled.
         """
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         requests.put(_watch_request(prefix, start_revision))
@@ -102,11 +103,12 @@ class Channel:
             threading.Thread(target=_look_after, args=args, name="etcd-watch", daemon=True).start()
             watch_id: int | None = None
             for response in stream:
+                # Some versions of etcd give a refused probe the number of the watch itself.
+                is_probe = watch_id is not None and (response.created or response.watch_id != watch_id)
                 watch_id = response.watch_id if watch_id is None else watch_id
-                is_probe = response.watch_id != watch_id
-                if is_probe and (response.canceled or not response.created):
+                if is_probe and not response.created:
                     continue
-                if is_probe:
+                if is_probe and not response.canceled:
                     requests.put(_cancel_request(response.watch_id))
                 with pulse.told(is_answer=is_probe):
                     yield response, is_probe
@@ -173,9 +175,9 @@ class _Pulse:
         self._busy = False
 
     def is_due(self) -> bool:
-        """Whether to ask now; counts as asked then."""
+        """Whether to ask now; counts as asked then. Whatever else the watch tells, its answers come evenly."""
         now = time.monotonic()
-        if now - max(self._asked_at, self._heard_at) < self._progress_s:
+        if now - self._asked_at < self._progress_s:
             return False
         self._asked_at = now
         return True

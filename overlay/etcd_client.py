@@ -134,10 +134,10 @@ class EtcdClient:
             raise errors.LeaseLost(f"etcd lease {lease_id:016x} has ended")
         return etcd_values.Renewed(ttl_s=answers[0].TTL, revision=answers[0].header.revision)
 
-    def time_left(self, lease_id: int) -> int:
-        """Seconds until a lease ends; -1 where it has ended."""
-        left_s: int = self._call(f"query lease {lease_id:016x}", lambda client: client.get_lease_info(lease_id)).TTL
-        return left_s
+    def time_left(self, lease_id: int) -> etcd_values.Remaining:
+        """When a lease ends."""
+        told = self._call(f"query lease {lease_id:016x}", lambda client: client.get_lease_info(lease_id))
+        return etcd_values.Remaining(ttl_s=told.TTL, term=told.header.raft_term)
 
     def watch_prefix(self, prefix: str, after: int, stop: etcd_channel.Stop) -> Iterator[etcd_values.Batch]:
         """What happens under `prefix` after revision `after`; a Batch without events first, once etcd has agreed.

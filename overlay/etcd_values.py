@@ -46,6 +46,14 @@ class Renewed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Remaining:
+    """A lease ends in `ttl_s` seconds, -1 where it has ended; `term` counts etcd's elections."""
+
+    ttl_s: int
+    term: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
     """A key was deleted, or its lease ended."""
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from overlay import claim, errors, lease, lookout, member, nodestore, standing, tally
+from overlay import claim, errors, lease, lookout, member, nodestore, standing, statefile, tally
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Keeper:
         self._unclaimed = False  # our own key is still to be claimed
         self._outdated = False  # it says where this host was
         self._slow = False
+        self._unsaved: nodestore.SavedNode | None = None  # what the state file should say; under `deciding`
         self._lookout = lookout.Lookout(prefix, ports, here, feud_s=timing.feud_s, findings_s=timing.findings_s)
         self._wake = threading.Event()
         self._beat_at = time.monotonic() + timing.beat_s
@@ -93,6 +94,17 @@ class Keeper:
         """Keep alive at once: how long the lease has left is unknown."""
         self._beat_at = time.monotonic()
         self._wake.set()
+
+    def save_again(self) -> None:
+        """The state file can be written again: save what it did not take. Waits for nobody: it is called again."""
+        if not self.deciding.acquire(blocking=False):
+            return
+        try:
+            if self._unsaved is not None and not self._standing.has_left():
+                self._ports.store.save(self._unsaved)
+            self._unsaved = None
+        finally:
+            self.deciding.release()
 
     def give_back(self, held: lease.Lease) -> bool:
         """Delete our key; where that fails, which is told, it ends by itself."""
@@ -173,20 +185,30 @@ class Keeper:
             raise errors.NotReady(f"a Docker network got subnet {basis.own.key} while {held.key} was claimed")
 
     def _remember(self, joined: member.Joined, basis: member.Membership | None) -> None:
-        """On disk first: what Docker networks get from now on is of this subnet, also after a crash."""
+        """On disk first: what Docker networks get from now on is of this subnet, also after a crash.
+
+        Where it is there already, a disk that is full keeps nobody from the lease and the peers.
+        """
         known, held = joined.member, joined.lease
-        self._ports.store.save(
-            nodestore.SavedNode(
-                prefix=self._prefix,
-                config=known.config_text,
-                key=held.key,
-                attrs=held.attrs,
-                mac=known.own.mac,
-                mac_v6=known.own.mac_v6,
-                machine=self._ports.machine(),
-                lease_id=held.lease_id,
-            )
+        saved = nodestore.SavedNode(
+            prefix=self._prefix,
+            config=known.config_text,
+            key=held.key,
+            attrs=held.attrs,
+            mac=known.own.mac,
+            mac_v6=known.own.mac_v6,
+            machine=self._ports.machine(),
+            lease_id=held.lease_id,
         )
+        self._unsaved = None
+        try:
+            self._ports.store.save(saved)
+        except statefile.StateFileError as exc:
+            before = self._ports.store.load(self._prefix)
+            if before is None or (before.key, before.mac, before.mac_v6) != (saved.key, saved.mac, saved.mac_v6):
+                raise
+            self._unsaved = saved
+            log.warning("lease not saved, again when the file can be written prefix=%s: %s", self._prefix, exc)
         self._standing.set_joined(joined, basis)
 
     def _tell(self, known: member.Membership, held: lease.Lease, event: tally.Event) -> None:

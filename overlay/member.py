@@ -382,9 +382,9 @@ def _ends(leases: registry.Snapshot, agreed: registry.Registry) -> dict[lease.Su
     ends = {}
     with contextlib.suppress(errors.RegistryError):
         for held in subnets.list_shown(leases):
-            left_s = agreed.time_left(held)
-            if left_s is not None:
-                ends[held.key] = now + datetime.timedelta(seconds=left_s)
+            left = agreed.time_left(held)
+            if left is not None:
+                ends[held.key] = now + datetime.timedelta(seconds=left.seconds)
     return ends
 
 

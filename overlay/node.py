@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from overlay import (
@@ -169,7 +169,8 @@ class Node:
         self._cut.set()
 
     def save_again(self) -> None:
-        """The state file can be written again: bring it up to date where it is behind."""
+        """The state file can be written again: bring it up to date where it is behind. Raises StateFileError."""
+        self._keeper.save_again()
         if self._unsaved:
             self.follow_anew()
 
@@ -270,23 +271,28 @@ class Node:
         """Write what changed into the state file, which costs nobody a peer where it cannot be written."""
         if self._unsaved:
             return  # until `save_again`: each attempt would be about all peers
-        self._unsaved = True
-        try:
+        with self._saving():
             self._ports.store.save_peers(self.prefix, put, gone)
-            self._unsaved = False
-        except statefile.StateFileError as exc:
-            log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
 
     def _save_all_peers(self) -> None:
         """The state file's peers as memory has them: the snapshot that comes next changes both alike."""
-        self._unsaved = True
-        try:
+        with self._saving():
             _, _, book = self._standing.now()
             saved = self._ports.store.load_peers(self.prefix)
             self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
             self._unsaved = False
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Note what fails only when it has: `save_again` may come while a slow disk is still writing."""
+        try:
+            yield
         except statefile.StateFileError as exc:
+            self._unsaved = True
             log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
+        except BaseException:
+            self._unsaved = True
+            raise
 
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):

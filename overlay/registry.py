@@ -78,6 +78,18 @@ class Progress:
     within_s: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLeft:
+    """Until a lease ends, 0 where it has ended. Units: seconds.
+
+    `term` is another number where the registry may have given all leases their whole time again, as etcd does after
+    an election: then more time than before is no sign that somebody has renewed this one.
+    """
+
+    seconds: int
+    term: int = 0
+
+
 WatchEvent = Snapshot | Delta | Progress | Outage
 
 
@@ -114,8 +126,8 @@ class Registry(Protocol):
         """Give the subnet back, by compare-and-set. Deleting what is gone or not ours any more is harmless."""
         ...
 
-    def time_left(self, held: lease.Lease) -> int | None:
-        """Seconds until somebody's lease ends unless it is renewed; None for a reservation, 0 where it has ended.
+    def time_left(self, held: lease.Lease) -> TimeLeft | None:
+        """When somebody's lease ends unless it is renewed; None for a reservation.
 
         One request for one lease: never for all.
         """

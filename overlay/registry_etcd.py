@@ -93,9 +93,12 @@ class EtcdRegistry:
             self._anew.set()
         return renewed.ttl_s
 
-    def time_left(self, held: lease.Lease) -> int | None:
+    def time_left(self, held: lease.Lease) -> registry.TimeLeft | None:
         """See `Registry.time_left`."""
-        return max(0, self._client.time_left(held.lease_id)) if held.lease_id else None
+        if not held.lease_id:
+            return None
+        left = self._client.time_left(held.lease_id)
+        return registry.TimeLeft(seconds=max(0, left.ttl_s), term=left.term)
 
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""

@@ -25,6 +25,7 @@ class FakeRegistry:
         self._leases: dict[lease.SubnetKey, lease.Lease] = {}
         self._unreadable: dict[str, registry.Unreadable] = {}
         self._granted: dict[int, float] = {}  # by lease: when it was renewed last
+        self._term = 1
         self._next_id = 1000
         self._down: str | None = None
         self.keep_alives = 0
@@ -84,14 +85,21 @@ class FakeRegistry:
             self.keep_alives += 1
             return registry.SUBNET_TTL_S
 
-    def time_left(self, held: lease.Lease) -> int | None:
+    def time_left(self, held: lease.Lease) -> registry.TimeLeft | None:
         """See `Registry.time_left`."""
         with self._lock:
             self._check()
             if not held.lease_id:
                 return None
             renewed_at = self._granted.get(held.lease_id)
-            return 0 if renewed_at is None else round(registry.SUBNET_TTL_S - (time.monotonic() - renewed_at))
+            left_s = 0 if renewed_at is None else round(registry.SUBNET_TTL_S - (time.monotonic() - renewed_at))
+            return registry.TimeLeft(seconds=left_s, term=self._term)
+
+    def elect(self) -> None:
+        """As etcd does when a member begins to lead: every lease has its whole time again."""
+        with self._lock:
+            self._term += 1
+            self._granted = dict.fromkeys(self._granted, time.monotonic())
 
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""

@@ -100,9 +100,9 @@ class StandaloneRegistry:
             raise errors.LeaseLost(f"the lease of subnet {held.key.v4} is gone")
         return registry.SUBNET_TTL_S
 
-    def time_left(self, held: lease.Lease) -> int | None:
+    def time_left(self, held: lease.Lease) -> registry.TimeLeft | None:
         """See `Registry.time_left`: nothing ends here."""
-        return registry.SUBNET_TTL_S if held.lease_id else None
+        return registry.TimeLeft(seconds=registry.SUBNET_TTL_S) if held.lease_id else None
 
     def delete_lease(self, held: lease.Lease) -> None:
         """See `Registry.delete_lease`."""

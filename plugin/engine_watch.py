@@ -247,7 +247,7 @@ class EngineWatch:
             error = "waits for the lease"
         else:
             try:
-                self._docker.create_network(name)
+                self._docker.create_network(name, {net.id for net in self._driver.networks()})
             except errors.EngineError as exc:
                 error = str(exc)
         with self._lock:

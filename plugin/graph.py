@@ -5,6 +5,7 @@ Imported late and in the worker only (see `plugin.app`): it brings every outside
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -106,7 +107,8 @@ class Graph:
             self.state.try_again()
             if self.state.trouble is None:
                 for one in self.nodes.all():
-                    one.save_again()
+                    with contextlib.suppress(statefile.StateFileError):  # full again: `trouble` tells
+                        one.save_again()
                 if behind:
                     self.driver.refresh()
                     behind = False

@@ -240,7 +240,8 @@ class _Looking:
         try:
             config, snapshot = agreed_on.read_config(), agreed_on.read_leases()
             told = snapshot.leases.get(known.own.key) if known is not None else None
-            ttl_s = agreed_on.time_left(told) if told is not None else None
+            left = agreed_on.time_left(told) if told is not None else None
+            ttl_s = left.seconds if left is not None else None
         except (errors.RegistryError, errors.SettingsError) as exc:
             self._troubles["etcd"] = str(exc)
         return compare_lease.Sides(

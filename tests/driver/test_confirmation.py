@@ -71,7 +71,8 @@ def test_after_that_another_engine_is_an_error_that_says_what_to_do(state: state
         look(state, TWO)
     assert str(caught.value) == (
         "the engine TWO is another one: it lists none of the networks known here, which the engine ONE had; set "
-        "DOCKER_HOST to the address of that engine"
+        "DOCKER_HOST to the address of that engine; if Docker was installed anew and they are gone, stop flannelpy, "
+        "delete its state file, and start it again"
     )
     with pytest.raises(errors.EngineError, match="the engine without an id is another one"):
         look(state, engine.Identity(id=""))
@@ -82,6 +83,23 @@ def test_an_engine_whose_id_changed_is_known_by_its_networks(state: statefile.St
     look(state, ONE, LOCAL, OTHER)
     assert look(state, TWO, OTHER)
     assert look(state, TWO)
+
+
+def test_an_engine_whose_id_changed_while_no_network_was_left_is_like_the_first_one(
+    state: statefile.StateFile,
+) -> None:
+    """Docker was installed anew, or its key.json deleted, after the last network: no network would name it again."""
+    look(state, ONE, LOCAL)
+    docker = Docker(TWO)
+    asked = confirmation.ConfirmedEngine(docker, state)
+    assert not asked.look(()).is_confirmed
+    with pytest.raises(errors.EngineError, match="the engine TWO is another one"):
+        asked.create_network("flannel", {LOCAL})
+    asked.create_network("flannel", ())
+    assert docker.created == ["flannel"]
+    assert look(state, TWO, OTHER, known=(OTHER,))
+    with pytest.raises(errors.EngineError, match="the engine ONE is another one"):
+        look(state, ONE, known=(OTHER,))
 
 
 def test_a_network_of_swarm_confirms_no_engine(state: statefile.StateFile) -> None:
@@ -120,9 +138,9 @@ def test_a_file_that_cannot_be_written_keeps_nobody_from_looking(
 
 def test_nothing_is_created_on_another_engine(state: statefile.StateFile) -> None:
     docker = Docker(ONE)
-    confirmation.ConfirmedEngine(docker, state).create_network("flannel")
+    confirmation.ConfirmedEngine(docker, state).create_network("flannel", ())
     assert docker.created == ["flannel"]
     docker.identity = dataclasses.replace(ONE, has_plugin=False)
     with pytest.raises(errors.EngineError):
-        confirmation.ConfirmedEngine(docker, state).create_network("flannel")
+        confirmation.ConfirmedEngine(docker, state).create_network("flannel", ())
     assert docker.created == ["flannel"]

@@ -22,12 +22,12 @@ FOUND = lease.Lease(key=KEY, attrs=BEFORE, lease_id=7, mod_revision=20)
 WATCH_S = 150.0
 
 
-def last_renewed(age_s: float) -> Callable[[lease.Lease], int]:
+def last_renewed(age_s: float, term: int = 1) -> Callable[[lease.Lease], registry.TimeLeft]:
     """What the registry says of a lease that was renewed so long ago."""
-    return lambda _lease: round(registry.SUBNET_TTL_S - age_s)
+    return lambda _lease: registry.TimeLeft(seconds=round(registry.SUBNET_TTL_S - age_s), term=term)
 
 
-def never(_lease: lease.Lease) -> int:
+def never(_lease: lease.Lease) -> registry.TimeLeft:
     raise AssertionError("the registry was asked for nothing")
 
 
@@ -77,8 +77,10 @@ def test_a_reservation_follows_the_machine_alone(machine: str | None, expected: 
     assert clones.Origins(WATCH_S).judge(saved, reserved, here, 0.0, lambda _lease: None) is expected
 
 
-def watch(origins: clones.Origins, now: float, renewed_at: float, found: lease.Lease = FOUND) -> clones.Origin:
-    return origins.judge(SAVED, found, HERE, now, last_renewed(now - renewed_at))
+def watch(
+    origins: clones.Origins, now: float, renewed_at: float, found: lease.Lease = FOUND, term: int = 1
+) -> clones.Origin:
+    return origins.judge(SAVED, found, HERE, now, last_renewed(now - renewed_at, term))
 
 
 def test_a_key_that_nobody_renews_for_long_enough_is_ours() -> None:
@@ -103,6 +105,24 @@ def test_a_key_that_somebody_rewrites_meanwhile_is_theirs() -> None:
     origins = clones.Origins(WATCH_S)
     assert watch(origins, 1010.0, 1000.0) is UNKNOWN
     assert watch(origins, 1015.0, 1000.0, dataclasses.replace(FOUND, mod_revision=21)) is THEIRS
+
+
+def test_an_election_renews_all_leases_and_makes_nobody_a_copy() -> None:
+    """As after a blackout: etcd's members and this host, with another address, come up together."""
+    origins = clones.Origins(WATCH_S)
+    assert watch(origins, 1010.0, 1000.0, term=1) is UNKNOWN
+    assert watch(origins, 1030.0, 1025.0, term=2) is UNKNOWN
+    assert watch(origins, 1100.0, 1090.0, term=3) is UNKNOWN
+    assert watch(origins, 1239.0, 1090.0, term=3) is UNKNOWN
+    assert watch(origins, 1241.0, 1090.0, term=3) is OURS
+
+
+def test_an_original_that_renews_after_an_election_is_seen_all_the_same() -> None:
+    origins = clones.Origins(WATCH_S)
+    assert watch(origins, 1010.0, 1000.0, term=1) is UNKNOWN
+    assert watch(origins, 1030.0, 1025.0, term=2) is UNKNOWN
+    assert watch(origins, 1125.0, 1120.0, term=2) is THEIRS
+    assert watch(origins, 1130.0, 1129.0, term=3) is THEIRS
 
 
 def test_seconds_told_whole_are_no_renewal() -> None:

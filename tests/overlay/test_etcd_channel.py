@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 
 from overlay import etcd_channel
 from tests.overlay import node_host
@@ -44,6 +45,19 @@ def test_a_watch_is_asked_and_left_alone_where_it_never_answers() -> None:
     assert not stream.cancelled.is_set()
     over.set()
     assert stream.cancelled.wait(5)
+
+
+def test_a_watch_that_has_much_to_tell_is_asked_all_the_same() -> None:
+    """What it tells may be for nobody: etcd's own notices, or keys that are no lease."""
+    pulse = etcd_channel._Pulse(0.05)
+    _, asked, over = look_after(pulse)
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        with pulse.told(is_answer=False):
+            pass
+        threading.Event().wait(0.01)
+    over.set()
+    assert asked
 
 
 def test_a_watch_is_not_lost_while_its_news_is_worked_on() -> None:

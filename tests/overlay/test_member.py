@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay import clones, errors, flanneld, lease, member, netstate, nodestore, registry_fake, underlay
+from overlay import clones, errors, flanneld, lease, member, netstate, nodestore, registry, registry_fake, underlay
 from tests.overlay import node_host
 
 STOP = threading.Event()
@@ -286,11 +286,11 @@ class AskedRegistry(registry_fake.FakeRegistry):
         self.asked: list[str] = []
         self.answers = True
 
-    def time_left(self, held: lease.Lease) -> int | None:
+    def time_left(self, held: lease.Lease) -> registry.TimeLeft | None:
         self.asked.append(str(held.key))
         if not self.answers:
             raise errors.RegistryUnavailable("no answer")
-        return 3600 if held.lease_id else None
+        return registry.TimeLeft(seconds=3600) if held.lease_id else None
 
 
 def full(tmp_path: pathlib.Path) -> tuple[node_host.NodeHost, AskedRegistry]:

@@ -8,7 +8,7 @@ import ipaddress
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
 
@@ -22,6 +22,7 @@ from overlay import (
     netstate,
     node,
     nodestore,
+    statefile,
 )
 from tests.overlay import node_host
 
@@ -980,6 +981,82 @@ def test_peers_come_and_go_while_the_disk_is_full_and_are_saved_when_it_has_room
     make_room(host)
     one.save_again()
     until(lambda: len(host.store.load_peers(node_host.PREFIX)) == 119)
+
+
+class FullStore(nodestore.NodeStore):
+    """A disk on which this host's own row has no room."""
+
+    is_full = True
+
+    def save(self, saved: nodestore.SavedNode) -> None:
+        if self.is_full:
+            raise statefile.StateFileError("cannot write the state file: database or disk is full")
+        super().save(saved)
+
+
+def test_a_host_that_moved_follows_its_peers_while_the_disk_is_full(host: node_host.NodeHost) -> None:
+    """The subnet is in the file already; that the address is not there yet is no reason to know no peer."""
+    host.in_use = True
+    host.join().stop()
+    moved = dataclasses.replace(node_host.ETH0, addresses=(ipaddress.IPv4Interface("192.0.2.100/24"),))
+    host.kernel = type(host.kernel)([moved])
+    host.reopen()
+    assert host.file is not None
+    host.store = full = FullStore(host.file)
+    host.registry.put_peer(PEER, PEERS)
+    one = host.join()
+    assert (one.status().trouble, host.routes()) == (None, {"10.2.2.0/24"})
+    found, saved = own_lease(host), host.store.load(node_host.PREFIX)
+    assert found is not None
+    assert saved is not None
+    assert (found.attrs.public_ip, saved.attrs) == (ipaddress.IPv4Address("192.0.2.100"), OURS)
+    full.is_full = False
+    expected = dataclasses.replace(saved, attrs=found.attrs, lease_id=found.lease_id)
+    until(lambda: one.save_again() is None and host.store.load(node_host.PREFIX) == expected)
+
+
+def test_a_subnet_that_is_not_in_the_file_is_not_had(host: node_host.NodeHost) -> None:
+    assert host.file is not None
+    host.store = full = FullStore(host.file)
+    one = host.start()
+    until(lambda: "disk is full" in str(one.status().trouble))
+    assert one.held() is None
+    full.is_full = False
+    until(lambda: one.held() == HELD)
+
+
+class SlowStore(nodestore.NodeStore):
+    """A disk that is still writing when somebody asks whether all was written. Counts readings of all peers."""
+
+    loads = 0
+    meanwhile: Callable[[], object] | None = None
+
+    def load_peers(self, prefix: str) -> dict[lease.SubnetKey, lease.Lease]:
+        self.loads += 1
+        return super().load_peers(prefix)
+
+    def save_peers(
+        self, prefix: str, put: Mapping[lease.SubnetKey, lease.Lease], gone: Iterable[lease.SubnetKey]
+    ) -> None:
+        if self.meanwhile is not None:
+            self.meanwhile()
+        super().save_peers(prefix, put, gone)
+
+
+def test_a_slow_disk_is_no_reason_to_read_all_leases_again(host: node_host.NodeHost) -> None:
+    """The thread `state-file` asks every five seconds, on each of thousands of hosts."""
+    assert host.file is not None
+    file = host.store
+    host.store = slow = SlowStore(host.file)
+    one = host.join()
+    loads, slow.meanwhile = slow.loads, one.save_again
+    host.registry.put_peer(PEER, PEERS)
+    until(lambda: PEER in file.load_peers(node_host.PREFIX))
+    host.registry.delete_peer(PEER)
+    until(lambda: PEER not in file.load_peers(node_host.PREFIX))
+    host.registry.put_peer(OTHER, OTHERS)
+    until(lambda: OTHER in file.load_peers(node_host.PREFIX))
+    assert slow.loads == loads
 
 
 def test_a_host_that_moved_rewrites_its_key_with_the_new_address(host: node_host.NodeHost) -> None:

@@ -57,6 +57,9 @@ class FakeKit:
     def come_back(self) -> None:
         self.registry.come_back()
 
+    def elect(self) -> None:
+        self.registry.elect()
+
     def compact(self) -> None:
         self.registry.compact()
 
@@ -106,6 +109,10 @@ class EtcdKit:
         self.cluster.kill()
 
     def come_back(self) -> None:
+        self.cluster.start()
+
+    def elect(self) -> None:
+        self.cluster.kill()
         self.cluster.start()
 
     def compact(self) -> None:
@@ -247,9 +254,9 @@ def test_the_two_forms_of_one_subnet_created_at_once_come_to_one_lease(kit: Kit)
 
 def test_how_long_a_lease_has_left_is_told_for_that_one(kit: Kit) -> None:
     held = kit.registry.put_lease(KEY, ATTRS, None)
-    left_s = kit.registry.time_left(held)
-    assert left_s is not None
-    assert registry.SUBNET_TTL_S - 10 < left_s <= registry.SUBNET_TTL_S
+    left = kit.registry.time_left(held)
+    assert left is not None
+    assert registry.SUBNET_TTL_S - 10 < left.seconds <= registry.SUBNET_TTL_S
     kit.reserve(OTHER_KEY, OTHER_ATTRS)
     assert kit.registry.time_left(kit.registry.read_leases().leases[OTHER_KEY]) is None
 
@@ -263,13 +270,28 @@ def test_the_time_that_is_left_tells_how_long_ago_a_lease_was_renewed(fallible: 
     after = fallible.registry.time_left(held)
     assert before is not None
     assert after is not None
-    assert before <= registry.SUBNET_TTL_S - 2 < after
+    assert before.seconds <= registry.SUBNET_TTL_S - 2 < after.seconds
+    assert before.term == after.term
+
+
+def test_an_election_gives_all_leases_their_time_and_is_told(fallible: FakeKit | EtcdKit) -> None:
+    held = fallible.registry.put_lease(KEY, ATTRS, None)
+    threading.Event().wait(2.1)
+    before = fallible.registry.time_left(held)
+    fallible.elect()
+    after = fallible.registry.time_left(held)
+    assert before is not None
+    assert after is not None
+    assert before.seconds <= registry.SUBNET_TTL_S - 2 < after.seconds
+    assert before.term != after.term
 
 
 def test_a_lease_that_has_ended_has_no_time_left(fallible: FakeKit | EtcdKit) -> None:
     held = fallible.registry.put_lease(KEY, ATTRS, None)
     fallible.expire(held)
-    assert fallible.registry.time_left(held) == 0
+    left = fallible.registry.time_left(held)
+    assert left is not None
+    assert left.seconds == 0
 
 
 def test_of_many_who_create_at_once_one_wins(kit: Kit) -> None:

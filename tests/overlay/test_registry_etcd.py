@@ -322,6 +322,34 @@ def test_a_quiet_watch_tells_that_it_lives(cluster: etcd_server.Cluster, guarded
         assert (len(watch.snapshots), watch.outages) == (1, [])
 
 
+def test_a_watch_with_notices_of_etcd_itself_tells_that_it_lives(tmp_path: pathlib.Path) -> None:
+    """Clusters of Kubernetes are set so. Else one question, asked after a pause of this host, would be the last."""
+    options = ["--experimental-watch-progress-notify-interval", "100ms"]
+    with etcd_server.running(tmp_path, options=options) as cluster:
+        settings = etcd_settings.EtcdSettings(endpoints=cluster.urls, progress_s=0.5)
+        with using(etcd_client.EtcdClient(settings)) as agreed, watching.Watching(agreed) as watch:
+            lives = registry.Progress(within_s=1.0)
+            watch.wait(lambda events: events.count(lives) >= 3, "three words")
+            assert (len(watch.snapshots), watch.outages) == (1, [])
+
+
+def test_a_watch_lives_whose_token_has_ended(tmp_path: pathlib.Path) -> None:
+    """JSON web tokens end after some minutes, whoever uses them; a watch that was granted goes on without."""
+    files = etcd_server.make_files(tmp_path / "keys", "localhost")
+    tokens = f"jwt,pub-key={files.server_cert},priv-key={files.server_key},sign-method=ES256,ttl=2s"
+    with etcd_server.running(tmp_path / "etcd", options=["--auth-token", tokens]) as cluster:
+        etcd_server.guard(cluster, PREFIX, "node", "secret")
+        settings = etcd_settings.EtcdSettings(
+            endpoints=cluster.urls, progress_s=0.5, username="node", password="secret"
+        )
+        with using(etcd_client.EtcdClient(settings)) as agreed, watching.Watching(agreed) as watch:
+            lives = registry.Progress(within_s=1.0)
+            watch.wait(lambda events: events.count(lives) >= 10, "words after the token's end", timeout_s=20)
+            agreed.put_lease(key(20), ATTRS, None)
+            watch.wait_changes(1)
+            assert (len(watch.snapshots), watch.outages) == (1, [])
+
+
 def test_a_tls_file_that_is_away_for_a_moment_is_an_outage(tmp_path: pathlib.Path) -> None:
     """Certificates are replaced by deletion and writing, and etcd is restarted for them."""
     with etcd_server.running(tmp_path, tls="ca") as cluster:
