@@ -144,6 +144,10 @@ class Reconciler:
         with self._lock:
             return self._gate_open
 
+    def has_container_links(self) -> bool:
+        """Whether a container's link is on the host, an earlier life's too. Raises KernelError."""
+        return any(isinstance(obj, netstate.BridgePort) for obj in self._kernel.observe(netstate.EMPTY))
+
     def on_events(self, tell: Callable[[], None]) -> None:
         """Call `tell` whenever the kernel reports a change. Before `run`; must return at once."""
         self._listeners.append(tell)
