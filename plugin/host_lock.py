@@ -25,6 +25,7 @@ import socket
 import time
 
 import plugin
+from plugin import plugin_id
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,8 @@ GIVES_WAY_S = 15.0
 TRIES, TRY_S = 5, 0.05
 """One that gives way looks by having the lock for a moment, which must hold nobody up."""
 
-MOUNTINFO = pathlib.Path("/proc/self/mountinfo")
 HOST_SELF = pathlib.Path("/host/procfs/self")
 """This process as the host's /proc has it: a managed plugin has a process namespace of its own."""
-
-PLUGIN_MOUNT = "/run/docker/plugins"
-"""Where Docker mounts a directory of the host's that is named after the plugin's id."""
 
 INFO_LIMIT = 4096
 ADVICE = "one flannelpy per host: this one touches nothing, and takes over once that one has ended"
@@ -107,7 +104,7 @@ class HostLock:
             self._tell_lockless(exc)
         else:
             self._file = file
-            if not self._lock():
+            if self._is_taken():
                 holder = os.pread(file, INFO_LIMIT, 0)
                 self.release()
                 return explain(holder)
@@ -116,15 +113,19 @@ class HostLock:
             return f"another plugin answers at {self._classic}, and has no lock at {self._path}; {ADVICE}"
         return ""
 
-    def _lock(self) -> bool:
+    def _is_taken(self) -> bool:
+        """Have the lock for now, unless somebody else has it. That there can be none is nobody's having it."""
         for left in reversed(range(1 if self._gives_way else TRIES)):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 time.sleep(TRY_S if left else 0)
+            except OSError as exc:
+                self._tell_lockless(exc)
+                return False
             else:
-                return True
-        return False
+                return False
+        return True
 
     def _tell_lockless(self, exc: OSError) -> None:
         if not self._is_lockless:
@@ -141,21 +142,11 @@ class HostLock:
 def describe() -> dict[str, str]:
     """This process, for those who come later."""
     return {
-        "plugin": find_plugin_id(MOUNTINFO.read_text()),
+        "plugin": plugin_id.read(),
         "pid": _host_pid(),
         "version": plugin.__version__,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def find_plugin_id(mountinfo: str) -> str:
-    """The id that `docker plugin ls` shows of the managed plugin we are in, "" outside. Source: proc(5)."""
-    for line in mountinfo.splitlines():
-        words = line.split()
-        if len(words) > 4 and words[4] == PLUGIN_MOUNT:
-            name = pathlib.PurePath(words[3]).name
-            return name if len(name) == 64 else ""
-    return ""
 
 
 def is_live(path: pathlib.Path) -> bool:

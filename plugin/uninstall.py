@@ -52,7 +52,7 @@ def require_unused(built: graph.Graph) -> None:
 def _is_all_known(built: graph.Graph) -> bool:
     """Whether no container uses anything of an earlier life.
 
-    An engine that never had a network of ours confirms nothing where this is no managed plugin (`driver.confirmation`):
+    Where this is no managed plugin an engine without a network of ours confirms nothing (see `driver.confirmation`):
     it lists none, and then containers' links tell whether another one has.
     """
     if built.reconciler.gate_is_open:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import json
 import os
 import pathlib
 import re
@@ -14,15 +17,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from plugin import host_lock, server
+from plugin import host_lock, plugin_id, server
 
 ID = "3f2a" * 16
-MOUNTS = f"""\
-1186 1062 0:90 / /proc rw,nosuid - proc proc rw
-1194 1062 0:25 /docker/plugins/{ID} /run/docker/plugins rw,nosuid shared:5 - tmpfs tmpfs rw
-1195 1062 0:25 / /host/run rw,nosuid - tmpfs tmpfs rw
-"""
-
 Make = Callable[..., host_lock.HostLock]
 
 
@@ -178,12 +175,30 @@ def test_what_cannot_be_read_is_another_flannelpy_all_the_same(told: bytes) -> N
 
 
 def test_a_managed_plugin_is_named_as_docker_names_it() -> None:
-    assert host_lock.find_plugin_id(MOUNTS) == ID
-    assert host_lock.find_plugin_id(MOUNTS.replace(ID, "elsewhere")) == ""
-    assert host_lock.find_plugin_id("") == ""
     assert "plugin 3f2a3f2a3f2a (docker plugin ls), pid 7" in host_lock.explain(
         f'{{"plugin": "{ID}", "pid": "7"}}'.encode()
     )
+
+
+def test_mounts_with_any_name_keep_nobody_from_the_host(
+    make: Make, host: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (host / "mountinfo").write_bytes(b"36 35 98:0 / /mnt/\xff\xfe rw - ext4 /dev/sda rw\n")
+    monkeypatch.setattr(plugin_id, "MOUNTINFO", host / "mountinfo")
+    assert make().take() == ""
+    assert json.loads((host / host_lock.LOCK_NAME).read_text())["plugin"] == ""
+
+
+def test_a_file_system_that_knows_no_locks_is_no_other_plugin(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_file: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = make()
+    assert lock.take() == lock.take() == ""
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 def test_whether_somebody_listens(host: pathlib.Path) -> None:
