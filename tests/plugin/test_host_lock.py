@@ -137,10 +137,11 @@ sys.stdin.read()
         assert master.stdin is not None
         assert int(master.stdout.readline()) != master.pid
         assert master.wait(10) == 0
-        assert make("other").take() != ""
+        other = make("other", gives_way_s=60)
+        assert other.take() == host_lock.ENDING
         master.stdin.close()
         assert master.stdout.read() == ""  # the worker has ended
-    assert make("other").take() == ""
+        assert other.take() == ""  # at once: there was no other plugin to give way to
 
 
 def test_programs_that_the_plugin_runs_do_not_keep_it(make: Make) -> None:
@@ -171,13 +172,13 @@ def test_a_link_in_its_place_is_not_followed(make: Make, host: pathlib.Path) -> 
 
 @pytest.mark.parametrize("told", [b"", b"\xff{", b"[1]", b'{"version": {}}' * 2, b"null"])
 def test_what_cannot_be_read_is_another_flannelpy_all_the_same(told: bytes) -> None:
-    assert host_lock.explain(told).startswith("another flannelpy serves this host: it does not say which; ")
+    assert host_lock.explain(host_lock.parse_holder(told)).startswith(
+        "another flannelpy serves this host: it does not say which; "
+    )
 
 
 def test_a_managed_plugin_is_named_as_docker_names_it() -> None:
-    assert "plugin 3f2a3f2a3f2a (docker plugin ls), pid 7" in host_lock.explain(
-        f'{{"plugin": "{ID}", "pid": "7"}}'.encode()
-    )
+    assert "plugin 3f2a3f2a3f2a (docker plugin ls), pid 7" in host_lock.explain({"plugin": ID, "pid": "7"})
 
 
 def test_mounts_with_any_name_keep_nobody_from_the_host(
