@@ -295,6 +295,8 @@ class Reconciler:
         passes.log_ops(log, "applied", [op for op in ops if diff.target_of(op) not in refused])
         if failures:
             self._wake.set()
+        failures = [failure for failure in failures if not _is_optional(failure.op)]
+        if failures:
             kind = errors.NameTaken if any(failure.name_taken for failure in failures) else errors.KernelError
             raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
 
@@ -338,3 +340,9 @@ class Reconciler:
         if repairing:
             with self._lock:
                 self._record.count_firewall(found.repaired)
+
+
+def _is_optional(op: netstate.Op) -> bool:
+    """What the owner's object works without; the next pass tells of it, and tries again."""
+    obj = diff.target_of(op)
+    return isinstance(obj, netstate.Sysctl) and obj.optional
