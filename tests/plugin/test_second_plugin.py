@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def host(first: Running) -> Mapping[str, object]:
     told = {}
     for words in listings:
         done = subprocess.run([*inside, *words.split()], capture_output=True, text=True, check=True, timeout=10)
-        told[words] = [line.split(" mtu ")[0] for line in done.stdout.splitlines()]  # of links: number and name
+        lines = [re.sub(r": <.*| linkdown ?", "", line) for line in done.stdout.splitlines()]
+        told[words] = lines  # of links number and name, and not the carrier, which comes and goes by itself
     return {**told, "socket": first.socket.stat().st_ino, "status": status(first)["networks"]}
 
 
