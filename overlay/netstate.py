@@ -35,8 +35,8 @@ that an operator chose is ours by its alias alone."""
 class Sysctl:
     """One kernel parameter, key in dots: `net.ipv4.ip_forward`.
 
-    `optional`: not asked for where the link has no such parameter, as a link without IPv6 has none of its parameters.
-    Where it cannot be written nobody waits for it: a pass tries again, and /readyz says so.
+    `optional`: not asked for where the link has no such parameter, as a link without IPv6 has none of its parameters;
+    and its refusal is told, but refuses nothing else.
     """
 
     key: str

@@ -41,6 +41,7 @@ class Nodes:
         self._nodes: dict[str, node.Node] = {}
         self._leaving: dict[str, threading.Thread] = {}  # a node that was left ends before the next one begins
         self._rooms: dict[str, tuple[tuple[netstate.IPNetwork, ...], str]] = {}
+        self._left: list[node.Node] = []  # for good, and their subnets are not given back yet
         self._wake = threading.Event()
         self._started = False
 
@@ -108,17 +109,20 @@ class Nodes:
     def leave_all(self) -> list[str]:
         """Leave every flannel network for good, the default one too; those whose subnets are left to expire.
 
-        Waits for the registries.
+        Waits for the registries. Another call tries again to give back what is left.
         """
         with self._lock:
             self._started = False
             nodes, self._nodes = list(self._nodes.values()), {}
-            leaving = list(self._leaving.values())
+            leaving = dict(self._leaving)
         for one in nodes:
             one.leave()
-        left = [one.prefix for one in nodes if not one.give_back()]
-        node.end_threads(leaving, GIVE_BACK_S)
-        return left
+        self._left = [one for one in (*self._left, *nodes) if not one.give_back()]
+        node.end_threads(leaving.values(), GIVE_BACK_S)
+        return [
+            *(one.prefix for one in self._left),
+            *(prefix for prefix, thread in leaving.items() if thread.is_alive()),
+        ]
 
     def claim_room(self, prefix: str, networks: Sequence[netstate.IPNetwork], device: str) -> None:
         """Keep ranges and a device for a flannel network until it is left; again with others replaces them.

@@ -144,6 +144,10 @@ class Reconciler:
         with self._lock:
             return self._gate_open
 
+    def has_container_links(self) -> bool:
+        """Whether a container's link is on the host, an earlier life's too. Raises KernelError."""
+        return any(isinstance(obj, netstate.BridgePort) for obj in self._kernel.observe(netstate.EMPTY))
+
     def on_events(self, tell: Callable[[], None]) -> None:
         """Call `tell` whenever the kernel reports a change. Before `run`; must return at once."""
         self._listeners.append(tell)
@@ -291,9 +295,10 @@ class Reconciler:
         passes.log_ops(log, "applied", [op for op in ops if diff.target_of(op) not in refused])
         if failures:
             self._wake.set()
-        if needed := [failure for failure in failures if not _is_optional(diff.target_of(failure.op))]:
-            kind = errors.NameTaken if any(failure.name_taken for failure in needed) else errors.KernelError
-            raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in needed])
+        failures = [failure for failure in failures if not _is_optional(failure.op)]
+        if failures:
+            kind = errors.NameTaken if any(failure.name_taken for failure in failures) else errors.KernelError
+            raise kind([f"{diff.format_op(failure.op)}: {failure.reason}" for failure in failures])
 
     def _declare_tunnels(self) -> bool:
         """Under the lock: whether containers must be kept from other ports than before."""
@@ -337,5 +342,7 @@ class Reconciler:
                 self._record.count_firewall(found.repaired)
 
 
-def _is_optional(obj: netstate.KernelObject) -> bool:
+def _is_optional(op: netstate.Op) -> bool:
+    """What the owner's object works without; the next pass tells of it, and tries again."""
+    obj = diff.target_of(op)
     return isinstance(obj, netstate.Sysctl) and obj.optional

@@ -85,6 +85,7 @@ class EngineWatch:
         self._error: str | None = "not asked yet"
         self._default_error: str | None = None
         self._confirmed = False
+        self._lists_none = False
         self._mended = 0
         self._names: dict[names.NetworkId, str] = {}
 
@@ -150,6 +151,7 @@ class EngineWatch:
         self._names = {net.id: net.name for net in seen.networks if net.ours}
         with self._lock:
             self._confirmed = seen.is_confirmed
+            self._lists_none = not any(net.ours or net.trouble for net in seen.networks)
         return seen
 
     def _tell_complete(self, docker: confirmation.Look) -> None:
@@ -230,6 +232,18 @@ class EngineWatch:
                 "differences": dict(self._differences),
                 "refused": dict(self._refused),
             }
+
+    @property
+    def lists_none(self) -> bool:
+        """Whether Docker answers, and had no network of ours, nor one that may be, when it was last asked."""
+        with self._lock:
+            return self._error is None and self._lists_none
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """What of Docker's was left as it is at the last look, and why."""
+        with self._lock:
+            return self._refused
 
     @property
     def differences(self) -> dict[str, int]:

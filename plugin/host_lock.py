@@ -9,7 +9,8 @@ shows that it is there.
 
 Who has found another there gives way from then on, over restarts: it takes the host when that has been free for a
 while. So neither a boot, which starts all plugins side by side, nor a crash, after which Docker starts the plugin
-again, lets the two change places.
+again, lets the two change places. A master that was killed leaves its worker behind for a second: that is waited for,
+and no other plugin.
 Callers: `plugin.__main__` and `plugin.standby`.
 """
 
@@ -23,8 +24,10 @@ import os
 import pathlib
 import socket
 import time
+from collections.abc import Mapping
 
 import plugin
+from plugin import plugin_id
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +40,14 @@ GIVES_WAY_S = 15.0
 TRIES, TRY_S = 5, 0.05
 """One that gives way looks by having the lock for a moment, which must hold nobody up."""
 
-MOUNTINFO = pathlib.Path("/proc/self/mountinfo")
-HOST_SELF = pathlib.Path("/host/procfs/self")
-"""This process as the host's /proc has it: a managed plugin has a process namespace of its own."""
-
-PLUGIN_MOUNT = "/run/docker/plugins"
-"""Where Docker mounts a directory of the host's that is named after the plugin's id."""
+HOST_PROC = pathlib.Path("/host/procfs")
+"""A managed plugin has a process namespace of its own."""
 
 INFO_LIMIT = 4096
 ADVICE = "one flannelpy per host: this one touches nothing, and takes over once that one has ended"
 FREE = f"the flannelpy that served this host has ended; this one takes over after {GIVES_WAY_S:g} s, if it stays so"
+
+ENDING = "the flannelpy that served this host was killed, and its worker has not ended yet"
 
 
 class HostLock:
@@ -77,7 +78,8 @@ class HostLock:
         occupant = self._try()
         if occupant:
             self._free_since = None
-            self._give_way()
+            if occupant != ENDING:
+                self._give_way()
             return occupant
         if self._gives_way:
             now = time.monotonic()
@@ -107,24 +109,28 @@ class HostLock:
             self._tell_lockless(exc)
         else:
             self._file = file
-            if not self._lock():
-                holder = os.pread(file, INFO_LIMIT, 0)
+            if self._is_taken():
+                holder = parse_holder(os.pread(file, INFO_LIMIT, 0))
                 self.release()
-                return explain(holder)
+                return ENDING if _has_ended(holder) else explain(holder)
         if is_live(self._classic):
             self.release()
             return f"another plugin answers at {self._classic}, and has no lock at {self._path}; {ADVICE}"
         return ""
 
-    def _lock(self) -> bool:
+    def _is_taken(self) -> bool:
+        """Have the lock for now, unless somebody else has it. That there can be none is nobody's having it."""
         for left in reversed(range(1 if self._gives_way else TRIES)):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 time.sleep(TRY_S if left else 0)
+            except OSError as exc:
+                self._tell_lockless(exc)
+                return False
             else:
-                return True
-        return False
+                return False
+        return True
 
     def _tell_lockless(self, exc: OSError) -> None:
         if not self._is_lockless:
@@ -141,21 +147,11 @@ class HostLock:
 def describe() -> dict[str, str]:
     """This process, for those who come later."""
     return {
-        "plugin": find_plugin_id(MOUNTINFO.read_text()),
+        "plugin": plugin_id.read(),
         "pid": _host_pid(),
         "version": plugin.__version__,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def find_plugin_id(mountinfo: str) -> str:
-    """The id that `docker plugin ls` shows of the managed plugin we are in, "" outside. Source: proc(5)."""
-    for line in mountinfo.splitlines():
-        words = line.split()
-        if len(words) > 4 and words[4] == PLUGIN_MOUNT:
-            name = pathlib.PurePath(words[3]).name
-            return name if len(name) == 64 else ""
-    return ""
 
 
 def is_live(path: pathlib.Path) -> bool:
@@ -173,17 +169,29 @@ def is_live(path: pathlib.Path) -> bool:
 
 def _host_pid() -> str:
     try:
-        return str(HOST_SELF.readlink())
+        return str((HOST_PROC / "self").readlink())
     except OSError:
         return str(os.getpid())
 
 
-def explain(told: bytes) -> str:
-    """Who holds the lock, by what it wrote into the file."""
-    found: dict[str, str] = {}
+def _has_ended(holder: Mapping[str, str]) -> bool:
+    """Whether it is known that the process which wrote this is gone."""
+    proc = HOST_PROC if (HOST_PROC / "self").is_symlink() else pathlib.Path("/proc")
+    pid = holder.get("pid", "")
+    return pid.isdecimal() and not (proc / pid).exists()
+
+
+def parse_holder(told: bytes) -> dict[str, str]:
+    """What the holder wrote into the file; nothing where that cannot be read."""
     with contextlib.suppress(ValueError):
         read = json.loads(told)
-        found = {str(key): str(value)[:80] for key, value in read.items()} if isinstance(read, dict) else {}
-    parts = [f"plugin {found['plugin'][:12]} (docker plugin ls)"] if found.get("plugin") else []
-    parts += [f"{key} {found[key]}" for key in ("pid", "version", "since") if found.get(key)]
+        if isinstance(read, dict):
+            return {str(key): str(value)[:80] for key, value in read.items()}
+    return {}
+
+
+def explain(holder: Mapping[str, str]) -> str:
+    """Who holds the lock."""
+    parts = [f"plugin {holder['plugin'][:12]} (docker plugin ls)"] if holder.get("plugin") else []
+    parts += [f"{key} {holder[key]}" for key in ("pid", "version", "since") if holder.get(key)]
     return f"another flannelpy serves this host: {', '.join(parts) or 'it does not say which'}; {ADVICE}"

@@ -185,8 +185,13 @@ def raise_descriptor_limit() -> None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    # Where fs.nr_open was lowered since the hard limit was set the kernel refuses to have that again: getrlimit(2).
+    for ceiling in (hard, wanted):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, ceiling))
+            return
 
 
 def choose_sockets(run_dir: pathlib.Path) -> list[pathlib.Path]:

@@ -31,7 +31,7 @@ END_S = 10.0
 def require_unused(built: graph.Graph) -> None:
     """Raises InUse where a Docker network, or a container, is there, and NotReady where that is not known in time."""
     deadline = time.monotonic() + DOCKER_WAIT_S
-    while not built.reconciler.gate_is_open and time.monotonic() < deadline:
+    while not _is_all_known(built) and time.monotonic() < deadline:
         built.halt.wait(LOOK_S)
     networks = [built.watch.network_of(net.pool) for net in built.driver.networks()]
     if networks:
@@ -41,8 +41,25 @@ def require_unused(built: graph.Graph) -> None:
         raise errors.InUse(
             f"not uninstalled: pools {', '.join(sorted(pools))} belong to networks that are being made"
         )
-    if not built.reconciler.gate_is_open:
+    if refused := built.watch.refused:
+        lines = "; ".join(f"{what}: {why}" for what, why in sorted(refused.items()))
+        raise errors.InUse(f"not uninstalled: {lines}; docker network rm it first")
+    if not _is_all_known(built):
         raise errors.NotReady("not uninstalled: Docker has not told yet which networks and containers it has")
+    built.reconciler.open_gate()
+
+
+def _is_all_known(built: graph.Graph) -> bool:
+    """Whether no container uses anything of an earlier life.
+
+    Where this is no managed plugin an engine without a network of ours confirms nothing (see `driver.confirmation`):
+    it lists none, and then containers' links tell whether another one has.
+    """
+    if built.reconciler.gate_is_open:
+        return True
+    with contextlib.suppress(errors.KernelError):
+        return built.watch.lists_none and not built.reconciler.has_container_links()
+    return False
 
 
 def remove_all(built: graph.Graph) -> list[str]:

@@ -100,7 +100,10 @@ def test_all_can_be_left_for_good_the_default_one_too(world: World) -> None:
     assert world.nodes.leave_all() == [BLUE]
     assert world.registries[node_host.PREFIX].read_leases().leases == {}
     assert (world.nodes.held(), world.nodes.all(), world.host.store.prefixes()) == ([], [], [])
+    assert world.nodes.leave_all() == [BLUE]
+    world.registries[BLUE].come_back()
     assert world.nodes.leave_all() == []
+    assert world.registries[BLUE].read_leases().leases == {}
 
 
 def test_a_network_that_was_left_can_be_joined_again(world: World) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import json
 import os
 import pathlib
 import re
@@ -14,15 +17,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from plugin import host_lock, server
+from plugin import host_lock, plugin_id, server
 
 ID = "3f2a" * 16
-MOUNTS = f"""\
-1186 1062 0:90 / /proc rw,nosuid - proc proc rw
-1194 1062 0:25 /docker/plugins/{ID} /run/docker/plugins rw,nosuid shared:5 - tmpfs tmpfs rw
-1195 1062 0:25 / /host/run rw,nosuid - tmpfs tmpfs rw
-"""
-
 Make = Callable[..., host_lock.HostLock]
 
 
@@ -140,10 +137,11 @@ sys.stdin.read()
         assert master.stdin is not None
         assert int(master.stdout.readline()) != master.pid
         assert master.wait(10) == 0
-        assert make("other").take() != ""
+        other = make("other", gives_way_s=60)
+        assert other.take() == host_lock.ENDING
         master.stdin.close()
         assert master.stdout.read() == ""  # the worker has ended
-    assert make("other").take() == ""
+        assert other.take() == ""  # at once: there was no other plugin to give way to
 
 
 def test_programs_that_the_plugin_runs_do_not_keep_it(make: Make) -> None:
@@ -174,16 +172,34 @@ def test_a_link_in_its_place_is_not_followed(make: Make, host: pathlib.Path) -> 
 
 @pytest.mark.parametrize("told", [b"", b"\xff{", b"[1]", b'{"version": {}}' * 2, b"null"])
 def test_what_cannot_be_read_is_another_flannelpy_all_the_same(told: bytes) -> None:
-    assert host_lock.explain(told).startswith("another flannelpy serves this host: it does not say which; ")
+    assert host_lock.explain(host_lock.parse_holder(told)).startswith(
+        "another flannelpy serves this host: it does not say which; "
+    )
 
 
 def test_a_managed_plugin_is_named_as_docker_names_it() -> None:
-    assert host_lock.find_plugin_id(MOUNTS) == ID
-    assert host_lock.find_plugin_id(MOUNTS.replace(ID, "elsewhere")) == ""
-    assert host_lock.find_plugin_id("") == ""
-    assert "plugin 3f2a3f2a3f2a (docker plugin ls), pid 7" in host_lock.explain(
-        f'{{"plugin": "{ID}", "pid": "7"}}'.encode()
-    )
+    assert "plugin 3f2a3f2a3f2a (docker plugin ls), pid 7" in host_lock.explain({"plugin": ID, "pid": "7"})
+
+
+def test_mounts_with_any_name_keep_nobody_from_the_host(
+    make: Make, host: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (host / "mountinfo").write_bytes(b"36 35 98:0 / /mnt/\xff\xfe rw - ext4 /dev/sda rw\n")
+    monkeypatch.setattr(plugin_id, "MOUNTINFO", host / "mountinfo")
+    assert make().take() == ""
+    assert json.loads((host / host_lock.LOCK_NAME).read_text())["plugin"] == ""
+
+
+def test_a_file_system_that_knows_no_locks_is_no_other_plugin(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_file: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = make()
+    assert lock.take() == lock.take() == ""
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 def test_whether_somebody_listens(host: pathlib.Path) -> None:

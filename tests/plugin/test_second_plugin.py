@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -111,8 +112,8 @@ def host(first: Running) -> Mapping[str, object]:
     told = {}
     for words in listings:
         done = subprocess.run([*inside, *words.split()], capture_output=True, text=True, check=True, timeout=10)
-        # of links number and name; that a bridge without a port has no carrier the kernel says a moment late
-        told[words] = [line.split(": <")[0].replace(" linkdown", "") for line in done.stdout.splitlines()]
+        lines = [re.sub(r": <.*| linkdown ?", "", line) for line in done.stdout.splitlines()]
+        told[words] = lines  # of links number and name, and not the carrier, which comes and goes by itself
     return {**told, "socket": first.socket.stat().st_ino, "status": status(first)["networks"]}
 
 
@@ -159,12 +160,21 @@ def test_the_first_comes_back_from_a_crash_and_at_its_end_the_second_takes_over(
 ) -> None:
     second = install(managed=managed)
     until(lambda: "standing by" in second.log(), "the second has noticed", 10)
+    if managed:
+        until(second.answers, "the second answers", 10)
+    inode = second.socket.stat().st_ino
     worker = first.worker()
     first.process.kill()
     os.kill(worker, signal.SIGKILL)
     again = start({}, UNDERLAY)  # as Docker does at once
     until(again.ready, within_s=20)
     assert "taking over" not in second.log()
+    named = f"another flannelpy serves this host: pid {again.process.pid}, "
+    until(lambda: named in second.log(), "the second has noticed again", 10)
+    if managed:  # on its socket all the time: dockerd would find nobody, and begin again three seconds later
+        assert second.socket.stat().st_ino == inode
+        assert second.ask("GET", "/readyz")[1].startswith(named)
+        assert second.call("IpamDriver.RequestPool", POOL)[1]["Err"].startswith(named)
     began = time.monotonic()
     again.process.terminate()
     assert again.process.wait(10) == 0

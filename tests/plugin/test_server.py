@@ -392,6 +392,24 @@ def test_a_host_on_its_own_makes_a_network_and_survives_the_kill_of_its_worker(s
     assert "Traceback" not in plugin.log()
 
 
+@pytest.mark.parametrize(("nr_open", "limits"), [(1 << 20, (1 << 20, 1 << 20)), (1024, (1024, 1 << 30))])
+def test_a_limit_of_descriptors_that_the_kernel_refuses_is_no_reason_not_to_start(
+    nr_open: int, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fs.nr_open was lowered while the hard limit was higher. Source: linux kernel/sys.c (do_prlimit)."""
+    now = {resource.RLIMIT_NOFILE: (1024, 1 << 30)}
+
+    def set_limits(what: int, wanted: tuple[int, int]) -> None:
+        if wanted[1] > nr_open:
+            raise ValueError("not allowed to raise maximum limit")
+        now[what] = wanted
+
+    monkeypatch.setattr(resource, "getrlimit", now.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    server.raise_descriptor_limit()
+    assert now == {resource.RLIMIT_NOFILE: limits}
+
+
 GUARDED_ETCD = """
 {etcd} --data-dir {folder}/etcd --logger zap --log-level error 2>{folder}/etcd.log & echo $! >{folder}/etcd.pid
 export ETCDCTL_API=3

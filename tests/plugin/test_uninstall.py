@@ -50,6 +50,13 @@ def client(joined: Plugin, monkeypatch: pytest.MonkeyPatch) -> Iterator[flask.te
     one.stop()
 
 
+def fall_silent(joined: Plugin) -> None:
+    """Docker has told what it has, and no more: what it does not list would be taken away at once here."""
+    until(lambda: joined.watch._complete is None, "Docker has told")
+    joined.engine.failure = "connection refused"
+    until(lambda: not joined.watch.lists_none, "it does not answer")
+
+
 def test_nothing_of_ours_is_left_and_the_lease_is_given_back(
     client: flask.testing.FlaskClient, joined: Plugin
 ) -> None:
@@ -79,6 +86,7 @@ def test_from_then_on_every_call_is_refused_and_nothing_comes_back(
 
 
 def test_with_a_network_it_is_refused_and_nothing_changes(client: flask.testing.FlaskClient, joined: Plugin) -> None:
+    fall_silent(joined)
     memory_plugin.fill(joined)
     before = joined.state_of_all()
     answer = client.post("/uninstall")
@@ -90,6 +98,7 @@ def test_with_a_network_it_is_refused_and_nothing_changes(client: flask.testing.
 
 
 def test_a_network_that_is_being_made_is_one(client: flask.testing.FlaskClient, joined: Plugin) -> None:
+    fall_silent(joined)
     joined.ipam.request_pool(memory_plugin.POOL)
     answer = client.post("/uninstall")
     said = "not uninstalled: pools 10.2.1.0/24 belong to networks that are being made"
@@ -100,11 +109,40 @@ def test_before_docker_has_said_what_runs_nothing_is_removed(
     client: flask.testing.FlaskClient, joined: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uninstall, "DOCKER_WAIT_S", 0.3)
+    fall_silent(joined)
     joined.reconciler._gate_open = False
     answer = client.post("/uninstall")
     assert answer.status_code == 503
     assert "Docker has not told yet" in answer.get_json(force=True)["Err"]
     assert joined.kernel.observe(netstate.EMPTY) != netstate.EMPTY
+
+
+def test_an_engine_that_never_had_a_network_of_ours_needs_to_confirm_nothing(
+    client: flask.testing.FlaskClient, joined: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a plugin that is a service of the host: but a container's link is another engine's, then."""
+    monkeypatch.setattr(uninstall, "DOCKER_WAIT_S", 0.3)
+    until(lambda: joined.watch._complete is None, "Docker has told")
+    joined.reconciler._gate_open = False
+    port = netstate.BridgePort(name=netstate.IfName("fph1"), bridge=netstate.IfName(""), mtu=1450)
+    pair = netstate.VethPair(name=port.name, peer=netstate.IfName("fpc1"), bridge=netstate.IfName("fp-1"), mtu=1450)
+    bridge = netstate.BridgeLink(name=pair.bridge, mac=netstate.Mac("02:42:0a:02:01:01"), mtu=1450)
+    joined.kernel.apply([netstate.Add(obj=bridge), netstate.Add(obj=pair)])
+    assert client.post("/uninstall").status_code == 503
+    joined.kernel.apply([netstate.Remove(obj=pair), netstate.Remove(obj=bridge)])
+    answer = client.post("/uninstall")
+    assert (answer.status_code, answer.get_json()) == (200, {"left": []})
+    assert joined.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+
+
+def test_a_network_that_cannot_be_taken_up_is_named(client: flask.testing.FlaskClient, joined: Plugin) -> None:
+    joined.watch._refused = {"network shop (4d5d70de7705) cannot be adopted": "the pool is another host's"}
+    answer = client.post("/uninstall")
+    said = (
+        "not uninstalled: network shop (4d5d70de7705) cannot be adopted: the pool is another host's; "
+        "docker network rm it first"
+    )
+    assert (answer.status_code, answer.get_json(force=True)["Err"]) == (409, said)
 
 
 def test_without_etcd_the_lease_is_left_to_end_and_that_is_said(
@@ -115,6 +153,10 @@ def test_without_etcd_the_lease_is_left_to_end_and_that_is_said(
     line = f"lease of {node_host.PREFIX}: etcd does not answer; it ends by itself within a day"
     assert (answer.status_code, answer.get_json()) == (200, {"left": [line]})
     assert joined.kernel.observe(netstate.EMPTY) == netstate.EMPTY
+    assert client.post("/uninstall").get_json() == {"left": [line]}
+    joined.registry.come_back()
+    assert client.post("/uninstall").get_json() == {"left": []}
+    assert joined.registry.read_leases().leases == {}
 
 
 def test_what_the_packet_filter_refuses_is_said_and_tried_again(
@@ -173,6 +215,7 @@ def test_the_host_is_as_it_was_before(host: machine.Machine) -> None:
     dockerd = engine_model.Engine(host.directory / "run", host.netns)
     try:
         until(host.ready, "ready", 30)
+        assert "table inet flannelpy" in host.run("nft", "list", "ruleset")
         (lease,) = json.loads(host.get("/status"))["flannel_networks"]
         net = dockerd.network_create(lease["subnet"], kills.NATIVE, pool_v6=lease["subnet_v6"])
         container = dockerd.run(net)
@@ -196,6 +239,21 @@ def test_the_host_is_as_it_was_before(host: machine.Machine) -> None:
     assert look(host) == before
     assert list((host.directory / "run").rglob("flannelpy*")) == []
     assert "Traceback" not in host.log()
+
+
+@pytest.mark.contract
+def test_a_host_that_never_had_a_network_is_as_before_too(host: machine.Machine) -> None:
+    until(lambda: "tentative" not in host.run("ip", "addr"), "addresses are usable")
+    before = look(host)
+    host.start()
+    dockerd = engine_model.Engine(host.directory / "run", host.netns)
+    try:
+        until(host.ready, "ready", 30)
+        told = run_uninstall(host)
+        assert (told.exit_code, told.output) == (0, "nothing is left; now: docker plugin disable, rm\n")
+        assert look(host) == before
+    finally:
+        dockerd.close()
 
 
 def run_uninstall(host: machine.Machine) -> testing.Result:
