@@ -937,7 +937,7 @@ PEERS = (
     Mutation(
         "range-not-checked",
         "a lease outside the flannel network, or of a range that this host has, is skipped",
-        "outside_the_network or measured_by",
+        "(outside_the_network or measured_by) and not None",
         one(VXLAN, "                        sieve.check_range(peer)\n"),
         where=VXLAN_TESTS,
     ),
@@ -972,6 +972,13 @@ PEERS = (
             "if bad.key in self.unreadable or len(self.unreadable) < UNREADABLE_LIMIT:",
             "if True:",
         ),
+        where="tests/overlay/test_peers.py",
+    ),
+    Mutation(
+        "junk-of-a-snapshot-kept",
+        "ten thousand keys that are no lease cost no memory",
+        "ten_thousand",
+        one("overlay/peers.py", "event.unreadable[:UNREADABLE_LIMIT]", "event.unreadable"),
         where="tests/overlay/test_peers.py",
     ),
     Mutation(
@@ -1040,7 +1047,7 @@ LASTING = (
     Mutation(
         "full-disk-not-opened",
         "the plugin starts with a full disk or an unwritable state file",
-        "that_cannot_be_written_is_read",
+        "that_cannot_be_written_is_read and False",
         one(STATE_FILE, "(_open_shared, _open_alone, _open_unwritable)", "(_open_shared,)"),
         where=STATE_FILES,
     ),
@@ -1164,10 +1171,10 @@ ONE_PLUGIN = (
         where=UNINSTALLS,
     ),
     Mutation(
-        "uninstalled-but-for-the-guard",
-        "uninstall leaves no rule",
+        "uninstalled-without-a-pass",
+        "uninstall leaves no link, route or rule",
         "nothing_of_ours_is_left or as_it_was_before",
-        one(UNINSTALL, "    built.reconciler.declare_guard(frozenset())\n"),
+        one(UNINSTALL, "    built.reconciler.run_pass()\n"),
         where=UNINSTALLS,
     ),
     Mutation(
@@ -1379,7 +1386,7 @@ CONNECTED = (
     Mutation(
         "ports-of-a-lost-file-stay-lost",
         "after a lost state file native ports are published again",
-        "ports_of_a_lost_state_file",
+        "ports_of_a_lost_state_file and there",
         one(PUBLISHING, "ports.of_endpoint(self._former, end)", "()"),
         where=WATCHES,
     ),
