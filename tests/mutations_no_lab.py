@@ -745,6 +745,13 @@ APART = (
         where="tests/overlay/test_kernel_netlink.py",
     ),
     Mutation(
+        "entered-by-the-gateway-bridge",
+        "a network without icc is not entered by docker_gwbridge",
+        "not_entered_by_the_gateway_bridge",
+        one(TABLE, "if closed := [bridge for domain in domains for bridge in domain.closed]:", "if closed := ():"),
+        where=PACKETS,
+    ),
+    Mutation(
         "vxlan-out-of-a-tunnel",
         "what comes from a container to the VXLAN port is dropped: another host's containers",
         "comes_out_of_a_tunnel",
@@ -1038,6 +1045,13 @@ LASTING = (
         where="tests/overlay/test_registry_etcd.py",
     ),
     Mutation(
+        "silent-watch-untold",
+        "a watch that is silent is told though the lease is renewed",
+        "watch_that_says_nothing",
+        one(STANDING, "if age_s is None or self._within_s is None or age_s <= self._within_s:", "if True:"),
+        where="tests/plugin/test_report.py",
+    ),
+    Mutation(
         "peers-never-saved-again",
         "what a full disk did not take is saved when there is room",
         "disk_is_full_and_are_saved",
@@ -1243,6 +1257,20 @@ ENGINES_WORD = (
         "keep_the_others_from_it",
         one(DOCKER, "except (ValueError, KeyError, TypeError, AttributeError) as exc:", "except OSError as exc:"),
         where=DOCKERS,
+    ),
+    Mutation(
+        "unreadable-network-goes",
+        "a network that cannot be read keeps what it has",
+        "one_that_cannot_be_read_is_kept",
+        one(WATCH, "unread = any(net.trouble and net.id not in known for net in docker.networks)", "unread = False"),
+        where=WATCHES,
+    ),
+    Mutation(
+        "unreadable-network-untold",
+        "a network that cannot be read is named",
+        "that_cannot_be_read_is_named",
+        one(WATCH, '{f"{what} is left as it is": why for what, why in unreadable.items()}', "{}"),
+        where=WATCHES,
     ),
     Mutation(
         "any-engines-word",
