@@ -1187,7 +1187,7 @@ ONE_PLUGIN = (
     Mutation(
         "uninstalled-without-a-pass",
         "uninstall leaves no link, route or rule",
-        "nothing_of_ours_is_left or as_it_was_before",
+        "as_it_was_before or packet_filter_refuses",
         one(UNINSTALL, "    built.reconciler.run_pass()\n"),
         where=UNINSTALLS,
     ),
