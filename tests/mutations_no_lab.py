@@ -19,6 +19,18 @@ TABLE = "overlay/firewall_table.py"
 FIREWALL = "overlay/firewall.py"
 TUNNELS = "overlay/tunnel_guard.py"
 WATCH = "plugin/engine_watch.py"
+CLONES = "overlay/clones.py"
+NODE = "overlay/node.py"
+MEMBER = "overlay/member.py"
+STANDING = "overlay/standing.py"
+VXLAN = "overlay/backend_vxlan.py"
+STATE_FILE = "overlay/statefile.py"
+SERVER = "plugin/server.py"
+HOST_LOCK = "plugin/host_lock.py"
+UNINSTALL = "plugin/uninstall.py"
+DOCKER = "driver/engine_docker.py"
+PUBLISHING = "driver/publishing.py"
+OPERATIONS = "docs/operations.md"
 
 STICKY = "tests/ipam/test_sticky.py"
 WIRE = "tests/plugin/test_wire.py"
@@ -32,6 +44,16 @@ GUARDED = "tests/overlay/test_guard_packets.py"
 MIXES = "tests/overlay/test_firewall_mixes.py"
 PACKETS = "tests/overlay/test_firewall_packets.py"
 TUNNEL_PACKETS = "tests/overlay/test_tunnel_packets.py"
+HOST_PACKETS = "tests/driver/test_host_packets.py"
+NODES = "tests/overlay/test_node.py"
+VXLAN_TESTS = "tests/overlay/test_backend_vxlan.py"
+STATE_FILES = "tests/overlay/test_statefile.py"
+RANGES = "tests/plugin/test_port_ranges.py"
+HOST_LOCKS = "tests/plugin/test_host_lock.py"
+UNINSTALLS = "tests/plugin/test_uninstall.py"
+WATCHES = "tests/plugin/test_engine_watch.py"
+DOCKERS = "tests/driver/test_engine_docker.py"
+PUBLISHES = "tests/driver/test_publishing.py"
 
 ADDRESSES = (
     Mutation(
@@ -110,7 +132,7 @@ ADDRESSES = (
         "the network as Docker calls it",
         "called_by_its_id_until",
         one(WATCH, "        self._names = {net.id: net.name for net in seen.networks if net.ours}\n"),
-        where="tests/plugin/test_engine_watch.py",
+        where=WATCHES,
     ),
     Mutation(
         "nobody-asked-for-names",
@@ -291,7 +313,7 @@ HOSTILE_INPUT = (
         "hostile input: never a changed state on an error: published ports",
         "value_that_is_refused and again",
         one(
-            "driver/publishing.py",
+            PUBLISHING,
             "            bindings = ports.parse_bindings(wanted)\n",
             "            self._rows.save_published(end.id, ())\n"
             "            bindings = ports.parse_bindings(wanted)\n",
@@ -302,7 +324,7 @@ HOSTILE_INPUT = (
         "refused-ports-stay-reserved",
         "hostile input: never a changed state on an error: ports of the host",
         "value_that_is_refused and ProgramExternalConnectivity and not again",
-        one("driver/publishing.py", "            undo.callback(self.release, set(found) - candidates)\n"),
+        one(PUBLISHING, "            undo.callback(self.release, set(found) - candidates)\n"),
         where=VALUES,
     ),
     Mutation(
@@ -694,6 +716,48 @@ APART = (
         one(TUNNELS, 'f"iifname {below} return", ', ""),
         where=TUNNEL_PACKETS,
     ),
+    Mutation(
+        "reserved-frames-taken-in",
+        "spoofed source addresses are dropped: frames to reserved MACs",
+        "reaches_no_socket or frame_of_any_kind",
+        one("overlay/link_messages.py", 'struct.pack("=H", rtnl.RESERVED_FORWARDED)', 'struct.pack("=H", 0)'),
+        where=HOST_PACKETS,
+    ),
+    Mutation(
+        "reserved-frames-let-in-by-hand",
+        "ports of before the upgrade take reserved frames in no more",
+        "opens_by_hand",
+        one("overlay/link_writer.py", "row.master != bridge or row.takes_reserved or", "row.master != bridge or"),
+        where=HOST_PACKETS,
+    ),
+    Mutation(
+        "bridge-hears-routers",
+        "no container is a router of its host's: the bridge",
+        "hears_no_router",
+        one("driver/desired.py", "frozenset({bridge, accept_ra, ", "frozenset({bridge, "),
+        where="tests/driver/test_desired.py",
+    ),
+    Mutation(
+        "ports-told-to-hear-routers",
+        "no container is a router of its host's: what forwarding of IPv6 tells links",
+        "told_to_go_on_hearing",
+        one("overlay/sysctls.py", '{"all", "default", *routerless}', '{"all", "default"}'),
+        where="tests/overlay/test_kernel_netlink.py",
+    ),
+    Mutation(
+        "entered-by-the-gateway-bridge",
+        "a network without icc is not entered by docker_gwbridge",
+        "not_entered_by_the_gateway_bridge",
+        one(TABLE, "if closed := [bridge for domain in domains for bridge in domain.closed]:", "if closed := ():"),
+        where=PACKETS,
+    ),
+    Mutation(
+        "vxlan-out-of-a-tunnel",
+        "what comes from a container to the VXLAN port is dropped: another host's containers",
+        "comes_out_of_a_tunnel",
+        one(TUNNELS, 'guard.PORT_PREFIX, "flannel", "br-")', 'guard.PORT_PREFIX, "br-")'),
+        where=TUNNEL_PACKETS,
+    ),
 )
 
 BACKGROUND = (
@@ -702,7 +766,7 @@ BACKGROUND = (
         "the background pass mends only what is older than a grace time: endpoints, networks",
         "older_than_the_grace",
         one(WATCH, "sight.Window(options.timing.grace_s)", "sight.Window(0.0)"),
-        where="tests/plugin/test_engine_watch.py",
+        where=WATCHES,
     ),
     Mutation(
         "no-grace-for-addresses",
@@ -726,8 +790,8 @@ BACKGROUND = (
         "flows-of-a-crash-stay-redirected",
         "published ports are all removed at start: what a crash left redirected over UDP",
         "restarted_plugin_forgets_the_clients",
-        one("driver/publishing.py", "self._host.forget_stale_flows(", "("),
-        where="tests/driver/test_publishing.py",
+        one(PUBLISHING, "self._host.forget_stale_flows(", "("),
+        where=PUBLISHES,
     ),
     Mutation(
         "flows-of-published-ports-cut-at-start",
@@ -744,14 +808,650 @@ BACKGROUND = (
         "a full pool's error and the warning name Docker's network: one made just now, too",
         "has_its_name_long_before",
         one(WATCH, "self._learn_names()", "pass"),
-        where="tests/plugin/test_engine_watch.py",
+        where=WATCHES,
     ),
     Mutation(
         "each-name-a-look",
         "two looks close together are no two opinions",
         "has_its_name_long_before",
         one(WATCH, "            self._ask(networks)", "            self.look()"),
-        where="tests/plugin/test_engine_watch.py",
+        where=WATCHES,
+    ),
+)
+
+LEASES = (
+    Mutation(
+        "copy-is-believed",
+        "a cloned machine takes nothing of its original's",
+        "gets_a_subnet_and_a_mac or of_its_own_is_in_conflict or with_the_same_address",
+        one(
+            CLONES,
+            "    return None not in (saved.machine, here.machine) and saved.machine != here.machine\n",
+            "    return False\n",
+        ),
+        where="tests/overlay/test_cloned_hosts.py",
+    ),
+    Mutation(
+        "renewed-key-is-ours",
+        "a cloned machine leaves a key alone that its original renews",
+        "somebody_renews",
+        one(CLONES, " or renewed_at > renewed_first_at + _SLACK_S:", ":"),
+        where="tests/overlay/test_clones.py",
+    ),
+    Mutation(
+        "key-made-anew-is-ours",
+        "a cloned machine leaves a key alone that its original has made anew",
+        "created_anew",
+        one(CLONES, "if saved.lease_id is not None and saved.lease_id != found.lease_id:", "if False:"),
+        where="tests/overlay/test_clones.py",
+    ),
+    Mutation(
+        "pool-of-a-lease-that-is-gone",
+        "no Docker network gets a subnet that this host has just lost",
+        "becomes_another_one_before or never_this_host_s",
+        one(IPAM, "        if not self._holdings.holds(held):\n            return None\n"),
+        where="tests/ipam/test_service.py",
+    ),
+    Mutation(
+        "pools-granted-meanwhile",
+        "no Docker network gets a subnet while another one is taken up",
+        "no_pool_is_granted_while",
+        one(
+            IPAM,
+            "            if free:\n                act()\n            return free\n",
+            "        if free:\n            act()\n        return free\n",
+        ),
+        where="tests/ipam/test_service.py",
+    ),
+    Mutation(
+        "conflict-for-good",
+        "an audit's repair beside docker network create leaves no conflict",
+        "conflict_ends",
+        one(NODE, "if not anew or not self._standing.is_settled():", "if not anew:"),
+        where=NODES,
+    ),
+    Mutation(
+        "saved-subnet-given-at-once",
+        "a new network waits for etcd's word on a saved subnet",
+        "waits_until_the_registry",
+        one(STANDING, "asking = self._begun and not self._settled and not self._failed", "asking = False"),
+        where=NODES,
+    ),
+    Mutation(
+        "ipv6-subnets-by-chance",
+        "two hosts never have one IPv6 subnet: those that join at once",
+        "join_at_once",
+        one("overlay/subnets.py", "            wishes.append(config.v6.at(v4.position(chosen_v4)))\n"),
+        where=NODES,
+    ),
+    Mutation(
+        "ipv6-rival-unseen",
+        "two hosts never have one IPv6 subnet: beside a flanneld",
+        "took_a_moment_before",
+        one(MEMBER, "                _yield_to_rival(held, leases, ports.registry)\n", "                pass\n"),
+        where=NODES,
+    ),
+    Mutation(
+        "ipv6-overlap-untold",
+        "an IPv6 subnet that another host has too is told",
+        "another_host_has_too",
+        one(
+            STANDING,
+            "self._skipped, self._overlaps = skipped, overlaps",
+            "self._skipped, self._overlaps = skipped, ()",
+        ),
+        where=NODES,
+    ),
+    Mutation(
+        "moved-back-by-a-claim",
+        "devices follow the underlay, whatever claim was under way",
+        "outlives",
+        one(
+            STANDING,
+            "return outcome if now is None or now is basis else outcome.over_underlay_of(now)",
+            "return outcome",
+        ),
+        where="tests/overlay/test_node_underlay.py",
+    ),
+    Mutation(
+        "take-over-writes",
+        "a host is taken over from flanneld without a write to etcd",
+        "left_its_file_is_taken_over or file_names_the_one",
+        one(
+            "overlay/claim.py",
+            "case subnets.Reuse() if choice.lease.attrs == attrs:",
+            "case subnets.Reuse() if choice.lease.attrs == attrs and last is None:",
+        ),
+        where="tests/overlay/test_member.py",
+    ),
+    Mutation(
+        "rival-told-for-long",
+        "what is amiss no more is told no more",
+        "told_no_more",
+        one(NODE, "        self._keeper.look_again()\n"),
+        where=NODES,
+    ),
+    Mutation(
+        "hung-look-holds-readyz",
+        "what is amiss is looked at without a wait for another look",
+        "look_that_hangs",
+        one("overlay/lookout.py", "acquire(blocking=False)", "acquire()"),
+        where=NODES,
+    ),
+)
+
+PEERS = (
+    Mutation(
+        "range-not-checked",
+        "a lease outside the flannel network, or of a range that this host has, is skipped",
+        "(outside_the_network or measured_by) and not None",
+        one(VXLAN, "                        sieve.check_range(peer)\n"),
+        where=VXLAN_TESTS,
+    ),
+    Mutation(
+        "routes-replaced",
+        "no lease replaces a route of the host's own",
+        "connected_route and 172",
+        one(
+            "overlay/rtnl.py",
+            "over = NLM_F_EXCL if isinstance(entry, netstate.Route) and not replace else NLM_F_REPLACE",
+            "over = NLM_F_REPLACE",
+        ),
+        where="tests/overlay/test_kernel_netlink.py",
+    ),
+    Mutation(
+        "junk-read-at-each-change",
+        "ten thousand keys that are no lease cost nothing",
+        "ten_thousand",
+        one(
+            "overlay/peers.py",
+            'if text.endswith(name) and text.rpartition("/")[2] == name}',
+            "if _key_of(text) == key}",
+        ),
+        where="tests/overlay/test_peers.py",
+    ),
+    Mutation(
+        "junk-kept-without-end",
+        "keys that are no lease cost no memory without end",
+        "endless_nonsense",
+        one(
+            "overlay/peers.py",
+            "if bad.key in self.unreadable or len(self.unreadable) < UNREADABLE_LIMIT:",
+            "if True:",
+        ),
+        where="tests/overlay/test_peers.py",
+    ),
+    Mutation(
+        "junk-of-a-snapshot-kept",
+        "ten thousand keys that are no lease cost no memory",
+        "ten_thousand",
+        one("overlay/peers.py", "event.unreadable[:UNREADABLE_LIMIT]", "event.unreadable"),
+        where="tests/overlay/test_peers.py",
+    ),
+    Mutation(
+        "large-values-remembered",
+        "large values in etcd leave nothing in memory",
+        "large_values",
+        one("overlay/parse_cache.py", " if len(text) <= LENGTH else parse(text)"),
+        where="tests/overlay/test_lease.py",
+    ),
+    Mutation(
+        "mixed-macs",
+        "a VtepMAC is refused where flannel refuses it: mixed separators",
+        "kernel_refuses and (d2-32 or 32-6f)",
+        one("overlay/vxlan_data.py", r"\1){4}", "[:-]){4}"),
+        where=VXLAN_TESTS,
+    ),
+    Mutation(
+        "escaped-macs",
+        "a VtepMAC is refused where flannel refuses it: escapes",
+        "kernel_refuses and u0063",
+        one("overlay/vxlan_data.py", "    if f'\"{mac}\"' not in text:\n", "    if False:\n"),
+        where=VXLAN_TESTS,
+    ),
+)
+
+LASTING = (
+    Mutation(
+        "thread-not-restarted",
+        "no background thread ends because something failed in it",
+        "begins_again",
+        one(
+            "overlay/supervisor.py",
+            "            if stop.wait(pause_s):\n                break\n",
+            "            break\n",
+        ),
+        where="tests/overlay/test_supervisor.py",
+    ),
+    Mutation(
+        "state-file-is-a-bug",
+        "a failing state file is told as what it is and no bug",
+        "on_purpose",
+        one("overlay/supervisor.py", 'if isinstance(getattr(exc, "status", None), int):', "if False:"),
+        where="tests/overlay/test_supervisor.py",
+    ),
+    Mutation(
+        "watch-never-asked",
+        "a watch that is silent is told apart from one that is quiet",
+        "a_quiet_watch",
+        one("overlay/etcd_channel.py", "        if pulse.is_due():\n", "        if False:\n"),
+        where="tests/overlay/test_registry_etcd.py",
+    ),
+    Mutation(
+        "watch-that-is-dead-is-kept",
+        "a watch that stopped answering is begun anew",
+        "answers_no_longer",
+        one("overlay/etcd_channel.py", "if stop.is_set() or pulse.is_lost():", "if stop.is_set():"),
+        where="tests/overlay/test_registry_etcd.py",
+    ),
+    Mutation(
+        "silent-watch-untold",
+        "a watch that is silent is told though the lease is renewed",
+        "watch_that_says_nothing",
+        one(STANDING, "if age_s is None or self._within_s is None or age_s <= self._within_s:", "if True:"),
+        where="tests/plugin/test_report.py",
+    ),
+    Mutation(
+        "peers-never-saved-again",
+        "what a full disk did not take is saved when there is room",
+        "disk_is_full_and_are_saved",
+        one(NODE, "        if self._unsaved:\n            self.follow_anew()\n"),
+        where=NODES,
+    ),
+    Mutation(
+        "full-disk-not-opened",
+        "the plugin starts with a full disk or an unwritable state file",
+        "that_cannot_be_written_is_read and False",
+        one(STATE_FILE, "(_open_shared, _open_alone, _open_unwritable)", "(_open_shared,)"),
+        where=STATE_FILES,
+    ),
+    Mutation(
+        "migrated-without-a-copy",
+        "a copy of the state file is kept before a migration",
+        "older_version_goes_on or only_in_the_log or without_room",
+        one(STATE_FILE, "            self._keep_copy(versions)\n", "            pass\n"),
+        where=STATE_FILES,
+    ),
+    Mutation(
+        "metrics-silent-for-ever",
+        "METRICS_ADDRESS serves no connection for longer than 5 s",
+        "silent_and_slow",
+        one("plugin/metrics_server.py", "if ends_at < now:", "if False:"),
+        where="tests/plugin/test_metrics_server.py",
+    ),
+    Mutation(
+        "descriptors-called-taken",
+        "too few descriptors are said as such",
+        "said_as_what_it_is",
+        one("driver/host_ports_socket.py", "if exc.errno in _SHORTAGES:", "if False:"),
+        where="tests/driver/test_host_ports.py",
+    ),
+    Mutation(
+        "worker-ends-without-descriptors",
+        "too few descriptors do not end the worker",
+        "out_of_descriptors_the_worker_lives",
+        one(SERVER, "            if exc.errno not in SHORTAGES:\n                raise\n", "            raise\n"),
+        where="tests/plugin/test_server.py",
+    ),
+    Mutation(
+        "descriptors-left-as-they-are",
+        "the limit of descriptors is raised at the start",
+        "limit_of_descriptors",
+        one(SERVER, "        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))\n", "        pass\n"),
+        where="tests/plugin/test_server.py",
+    ),
+    Mutation(
+        "large-ranges-refused",
+        "all 65,535 ports may be published in one request",
+        "every_port",
+        one(HTTP, "BODY_LIMIT = 16 << 20", "BODY_LIMIT = 1 << 20"),
+        where=RANGES,
+    ),
+    Mutation(
+        "large-bodies-side-by-side",
+        "large requests are answered one at a time",
+        "one_at_a_time",
+        one(
+            HTTP,
+            "    if not large.acquire(timeout=LARGE_WAIT_S):\n",
+            "    large = threading.Lock()\n    if not large.acquire(timeout=LARGE_WAIT_S):\n",
+        ),
+        where=RANGES,
+    ),
+    Mutation(
+        "a-look-for-each-port",
+        "large UDP ranges start and stop in a second",
+        "all_at_once",
+        one(
+            PUBLISHING,
+            "            self._host.forget_flows(udp)\n",
+            "            for port in udp:\n                self._host.forget_flows([port])\n",
+        ),
+        where=RANGES,
+    ),
+)
+
+ONE_PLUGIN = (
+    Mutation(
+        "second-plugin-takes-the-host",
+        "one flannelpy per host: the second touches nothing",
+        "second_is_told",
+        one(HOST_LOCK, "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
+        where=HOST_LOCKS,
+    ),
+    Mutation(
+        "first-does-not-come-back",
+        "one flannelpy per host: the first that crashes has it again",
+        "first_that_crashes or after_a_boot",
+        one(HOST_LOCK, "        if self._gives_way:\n            now", "        if False:\n            now"),
+        where=HOST_LOCKS,
+    ),
+    Mutation(
+        "older-plugin-unseen",
+        "one flannelpy per host: an older one knows no lock",
+        "file_was_deleted",
+        one(HOST_LOCK, "        if is_live(self._classic):\n", "        if False:\n"),
+        where=HOST_LOCKS,
+    ),
+    Mutation(
+        "live-socket-unlinked",
+        "a socket that answers is never replaced",
+        "live_socket_is_never",
+        one(SERVER, " and host_lock.is_live(path)", " and False"),
+        where=HOST_LOCKS,
+    ),
+    Mutation(
+        "uninstalled-under-containers",
+        "uninstall is refused while a network or a pool is there",
+        "with_a_network_it_is_refused or being_made_is_one",
+        (
+            Edit(UNINSTALL, "    if networks:\n", "    if False:\n"),
+            Edit(UNINSTALL, "    if pools:\n", "    if False:\n"),
+        ),
+        where=UNINSTALLS,
+    ),
+    Mutation(
+        "uninstalled-before-docker-spoke",
+        "uninstall is refused before Docker has said what runs",
+        "before_docker_has_said",
+        one(UNINSTALL, "    if not built.reconciler.gate_is_open:\n", "    if False:\n"),
+        where=UNINSTALLS,
+    ),
+    Mutation(
+        "uninstalled-but-for-the-lease",
+        "uninstall gives the lease back",
+        "nothing_of_ours_is_left",
+        one(UNINSTALL, "    prefixes = built.nodes.leave_all()\n", "    prefixes: list[str] = []\n"),
+        where=UNINSTALLS,
+    ),
+    Mutation(
+        "uninstalled-without-a-pass",
+        "uninstall leaves no link, route or rule",
+        "as_it_was_before or packet_filter_refuses",
+        one(UNINSTALL, "    built.reconciler.run_pass()\n"),
+        where=UNINSTALLS,
+    ),
+    Mutation(
+        "old-kernel-goes-on",
+        "a kernel that is too old is named in every answer",
+        "too_old",
+        one("plugin/app.py", "        if self._obstacle is not None:\n", "        if self._obstacle is None:\n"),
+        where="tests/plugin/test_app.py",
+    ),
+    Mutation(
+        "old-kernel-will-do",
+        "a kernel that is too old is named",
+        "without_strict_dumps",
+        one("overlay/kernel_version.py", "    if has_strict_dumps:\n", "    if release:\n"),
+        where="tests/overlay/test_kernel_version.py",
+    ),
+)
+
+ENGINES_WORD = (
+    Mutation(
+        "untold-gateway-guessed-wrong",
+        "a network of --subnet without --gateway is adopted with the gateway that it has",
+        "pools_first_address",
+        one("driver/audit.py", "pool.cidr[1])", "pool.cidr[2])"),
+        where="tests/driver/test_audit.py",
+    ),
+    Mutation(
+        "untold-gateway-given-away",
+        "the gateway's address of an adopted network is not handed out",
+        "is_the_first_address_of",
+        one(
+            "ipam/reconcile.py",
+            "        kinds.setdefault(entry.addresses.first, pool.Kind.GATEWAY)\n",
+            "        pass\n",
+        ),
+        where="tests/ipam/test_reconcile.py",
+    ),
+    Mutation(
+        "gone-before-all-is-known",
+        "nothing goes before all that Docker lists is known",
+        "cannot_be_adopted_is_kept or before_all_that_docker_knows",
+        one(WATCH, "if not (left.missing_networks or left.missing_endpoints or unread):", "if not unread:"),
+        where=WATCHES,
+    ),
+    Mutation(
+        "gone-before-docker-was-asked",
+        "an old copy of the state file takes nothing away",
+        "before_docker_was_asked",
+        one(GRAPH, "        background = (\n", "        self.reconciler.open_gate()\n        background = (\n"),
+        where="tests/plugin/test_graph.py",
+    ),
+    Mutation(
+        "old-state-blinds-the-look",
+        "upgraded from 1.0 the look at Docker works",
+        "taken_over_whole and 1.0",
+        one(
+            "driver/audit.py",
+            "    if pool.gateway is not None:\n        return pool.gateway\n",
+            "    return pool.gateway\n",
+        ),
+        where="tests/plugin/test_upgrades.py",
+    ),
+    Mutation(
+        "one-network-blinds-the-look",
+        "one network that cannot be read does not keep the others from it",
+        "keep_the_others_from_it",
+        one(DOCKER, "except (ValueError, KeyError, TypeError, AttributeError) as exc:", "except OSError as exc:"),
+        where=DOCKERS,
+    ),
+    Mutation(
+        "unreadable-network-goes",
+        "a network that cannot be read keeps what it has",
+        "one_that_cannot_be_read_is_kept",
+        one(WATCH, "unread = any(net.trouble and net.id not in known for net in docker.networks)", "unread = False"),
+        where=WATCHES,
+    ),
+    Mutation(
+        "unreadable-network-untold",
+        "a network that cannot be read is named",
+        "that_cannot_be_read_is_named",
+        one(WATCH, '{f"{what} is left as it is": why for what, why in unreadable.items()}', "{}"),
+        where=WATCHES,
+    ),
+    Mutation(
+        "any-engines-word",
+        "networks go on the word of the engine alone that has this plugin",
+        "takes_nothing_away or told_in_status",
+        one(
+            "driver/confirmation.py",
+            "    if identity.has_plugin is not None:\n        return identity.has_plugin\n",
+            "    return True\n",
+        ),
+        where=WATCHES,
+    ),
+    Mutation(
+        "swarms-networks-confirm",
+        "a network of a swarm is no word of the engine that has this plugin",
+        "network_of_swarm",
+        one(
+            "driver/confirmation.py",
+            "any(len(network_id) == LOCAL_ID_LENGTH for network_id in listed)",
+            "any(listed)",
+        ),
+        where="tests/driver/test_confirmation.py",
+    ),
+    Mutation(
+        "no-network-is-an-answer",
+        "a list without any network is no answer",
+        "list_without_any",
+        one(DOCKER, "        if not summaries:\n", "        if False:\n"),
+        where=DOCKERS,
+    ),
+    Mutation(
+        "filtered-list-is-an-answer",
+        "a network that a list leaves out is asked for",
+        "list_leaves_out",
+        one(DOCKER, "            found += self._unlisted(api, set(known) - {net.id for net in found})\n"),
+        where=DOCKERS,
+    ),
+    Mutation(
+        "own-alias-unknown",
+        "with any --alias the plugin's networks are its own after a lost state file",
+        "by_its_own_alias",
+        one(DOCKER, "return own | said", "return said"),
+        where=DOCKERS,
+    ),
+    Mutation(
+        "another-plugins-networks-taken",
+        "networks of another enabled plugin with a name like ours are left alone",
+        "of_a_like_name",
+        one(DOCKER, "(usual - set(plugins.values()))", "usual"),
+        where=DOCKERS,
+    ),
+    Mutation(
+        "any-default-network-will-do",
+        "DEFAULT_NETWORK says where a network of that name has another driver",
+        "another_driver_is_not",
+        one(DOCKER, "        if not is_there:\n", "        if False:\n"),
+        where=DOCKERS,
+    ),
+    Mutation(
+        "repaired-while-being-made",
+        "audit --repair leaves alone what was made or deleted a moment ago",
+        "being_made_is_told or being_deleted or new_process_read",
+        one("plugin/audit.py", "        findings = driver_audit.settled(findings, sources.driver.recent())\n"),
+        where="tests/plugin/test_audit.py",
+    ),
+)
+
+CONNECTED = (
+    Mutation(
+        "unknown-is-no-method",
+        "what is unknown is an error to Docker, never 404",
+        "never_a_method",
+        (
+            Edit(
+                "driver/errors.py",
+                '"""No network of this id is known here."""\n\n    status = 410',
+                '"""No network of this id is known here."""\n\n    status = 404',
+            ),
+            Edit(
+                "driver/errors.py",
+                '"""No endpoint of this id is known here."""\n\n    status = 410',
+                '"""No endpoint of this id is known here."""\n\n    status = 404',
+            ),
+            Edit("ipam/errors.py", "    status = 410\n", "    status = 404\n"),
+        ),
+        where="tests/plugin/test_http.py",
+    ),
+    Mutation(
+        "same-routes-twice",
+        "a container on many slices of a lease starts",
+        "slices_than_there_are_levels",
+        one("driver/service.py", "        if self._has_routes(net, others):\n", "        if False:\n"),
+        where="tests/driver/test_service.py",
+    ),
+    Mutation(
+        "published-over-ipv6-all-the-same",
+        "where another network is the IPv6 gateway IPv4 alone is published",
+        "ipv4_alone",
+        one(ENDPOINTS, "fields.flag(options, OPTION_IPV4_ALONE, default=False)", "False"),
+        where=PUBLISHES,
+    ),
+    Mutation(
+        "advertising-refused",
+        "advertise_addr_nmsgs and _ms are taken",
+        "engine_does_for_every_driver",
+        one("driver/network.py", "(OPTION_IPV4, OPTION_IPV6, *ADVERTISING_OPTIONS)", "(OPTION_IPV4, OPTION_IPV6)"),
+        where="tests/driver/test_network.py",
+    ),
+    Mutation(
+        "advertising-unheeded",
+        "advertise_addr_nmsgs and _ms are refused where the engine does not heed them",
+        "advertises_may_be_told",
+        one(ENDPOINTS, "        network.require_heeded(generic)\n", "        pass\n"),
+        where="tests/driver/test_endpoints.py",
+    ),
+    Mutation(
+        "connections-options-ignored",
+        "what is asked of one connection and cannot be is refused",
+        "asked_of_one_connection",
+        one(ENDPOINTS, '    endpoint.refuse_options(fields.mapping(body, "Options"))\n'),
+        where="tests/driver/test_endpoints.py",
+    ),
+    Mutation(
+        "port-given-back-while-redirected",
+        "a port is given back only when the packet filter redirects it no more",
+        "still_redirects or could_not_be_undone",
+        one(
+            PUBLISHING,
+            "        with self._lock:\n            self._leaving.update(published)\n",
+            "        self.release(published)\n",
+        ),
+        where=PUBLISHES,
+    ),
+    Mutation(
+        "port-given-back-while-published",
+        "an audit gives no port back that is just being published",
+        "being_published_is_not",
+        one(PUBLISHING, "        if choosing:\n            return\n"),
+        where=PUBLISHES,
+    ),
+    Mutation(
+        "ports-of-a-lost-file-stay-lost",
+        "after a lost state file native ports are published again",
+        "ports_of_a_lost_state_file and there",
+        one(PUBLISHING, "ports.of_endpoint(self._former, end)", "()"),
+        where=WATCHES,
+    ),
+)
+
+DOCUMENTS = (
+    Mutation(
+        "ipv6-chains-left",
+        "the move from flanneld leaves nothing of it: its ip6tables chains",
+        "document_s_cleaning and dual",
+        one(OPERATIONS, "for ipt in iptables ip6tables;", "for ipt in iptables;"),
+        where="tests/overlay/test_adoption.py",
+    ),
+    Mutation(
+        "ipv6-cure-untold",
+        "a network refused because of docker0's IPv6 address names the cure",
+        "second_family",
+        one("overlay/preflight.py", "    if address.version == 6:\n", "    if False:\n"),
+        where="tests/overlay/test_preflight.py",
+    ),
+    Mutation(
+        "documented-rules-let-all-in",
+        "rules of an operator's own do what the documents say",
+        "documents_say",
+        one(
+            OPERATIONS,
+            "proto-dst 8080 ip saddr != 198.51.100.0/24 drop",
+            "proto-dst 8080 ip saddr 198.51.100.0/24 drop",
+        ),
+        where="tests/overlay/test_firewall_ports.py",
+    ),
+    Mutation(
+        "unit-without-low-ports",
+        "the systemd unit lets the plugin reserve ports below 1024",
+        "capabilities_that_it_uses",
+        one("docs/flannelpy.service", " CAP_NET_BIND_SERVICE"),
+        where="tests/plugin/test_config_json.py",
     ),
 )
 
@@ -765,4 +1465,11 @@ MUTATIONS = (
     *TRANSACTIONS,
     *APART,
     *BACKGROUND,
+    *LEASES,
+    *PEERS,
+    *LASTING,
+    *ONE_PLUGIN,
+    *ENGINES_WORD,
+    *CONNECTED,
+    *DOCUMENTS,
 )

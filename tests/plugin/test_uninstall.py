@@ -60,10 +60,12 @@ def fall_silent(joined: Plugin) -> None:
 def test_nothing_of_ours_is_left_and_the_lease_is_given_back(
     client: flask.testing.FlaskClient, joined: Plugin
 ) -> None:
+    assert joined.firewall.tunnelled
     answer = client.post("/uninstall")
     assert (answer.status_code, answer.get_json()) == (200, {"left": []})
     assert joined.kernel.observe(netstate.EMPTY) == netstate.EMPTY
-    assert (joined.firewall.plan, joined.firewall.guarded) == (frozenset(), frozenset())
+    written = joined.firewall
+    assert (written.plan, written.guarded, written.tunnelled) == (frozenset(),) * 3
     assert joined.registry.read_leases().leases == {}
     assert nodestore.NodeStore(joined.state).prefixes() == []
     assert not any(thread.is_alive() for thread in joined.graph.threads)

@@ -113,8 +113,10 @@ def test_a_file_of_any_version_is_taken_over_whole(
     plugin.engine.networks = [net for net in DOCKER if net.id in networks]
     completed: list[None] = []
     watch = plugin.make_watch(engine_watch.Timing(grace_s=0.0), complete=lambda: completed.append(None))
+    refused = []
     for _ in range(4):
         watch.look()
+        refused.append(watch.status()["refused"])
     answer = plugin.audit(0.0, repair=True)
     watch.look()
     known = {net.id: net.chosen_mtu for net in plugin.driver.networks()}
@@ -127,6 +129,7 @@ def test_a_file_of_any_version_is_taken_over_whole(
     assert known == {network_id: MTUS[network_id] for network_id in networks}
     assert published == (["0.0.0.0:8080->80/tcp"] if NATIVE in networks else [])
     assert (watch.status()["error"], watch.status()["refused"], completed) == (None, {}, [None])
+    assert refused == [{}] * 4, "nor by any look before"
     assert answer["troubles"] == {}
     about = ("network", "endpoint", "address", "pool", "row", "published")
     assert [one for one in answer["differences"] if one["kind"].startswith(about)] == []
