@@ -24,8 +24,16 @@ from overlay import firewall, nft_text
 LOOPBACK = "127.0.0.0/8"
 LOOPBACK_V6 = ipaddress.IPv6Address(1)
 _KEY = "meta l4proto . th dport"
-_ELEMENT = re.compile(r"(?:([0-9a-f.:]+) \. )?(tcp|udp) \. (\d+) : ([0-9a-f.:]+) \. (\d+)")
+_ELEMENT = re.compile(r"(?:([0-9a-f.:]+) \. )?(tcp|udp|6|17) \. (\d+) : ([0-9a-f.:]+) \. (\d+)")
 """Of either map."""
+
+_PROTOCOLS = {
+    "tcp": firewall.Protocol.TCP,
+    "6": firewall.Protocol.TCP,
+    "udp": firewall.Protocol.UDP,
+    "17": firewall.Protocol.UDP,
+}
+"""As nft lists them: by number where there is no /etc/protocols, which a small root file system may lack."""
 
 
 def parts(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -63,7 +71,7 @@ def parse_published(listing: str) -> frozenset[firewall.PublishedPort]:
     """What a table's maps publish, as nft lists it. Raises ValueError where that is no list of ours."""
     return frozenset(
         firewall.PublishedPort(
-            protocol=firewall.Protocol(protocol),
+            protocol=_PROTOCOLS[protocol],
             host_ip=ipaddress.ip_address(host_ip or ("::" if ":" in address else "0.0.0.0")),  # noqa: S104
             host_port=int(host_port),
             address=ipaddress.ip_address(address),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from overlay import firewall, firewall_ports, nft_text
+from overlay import firewall, firewall_ports, netstate, nft_text
 
 
 def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
@@ -22,6 +22,7 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
     rewrites = [*firewall_ports.rewrites(domains, family), *_rewrites(domains, family)]
     parts = [
         *firewall_ports.parts(domains, family),
+        nft_text.chain("forged", _FORGED),
         nft_text.chain("gateway", _forged(domains, family), "type filter hook prerouting priority mangle"),
         nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
     ]
@@ -42,17 +43,34 @@ def nft_shape(text: str) -> tuple[int, ...]:
     return tuple(text.count(word) for word in ("\tchain ", " masquerade", "drop\n", " goto ", " map @", " : "))
 
 
-def _forged(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
-    """Nobody on Docker's gateway bridge speaks with an address of a flannel network: there the guard has no ports.
+def _forged(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """Nobody on another link speaks with an address of a flannel network: only its bridges have a guard.
 
-    But in answer: a container that publishes ports leaves by that bridge, also where it was asked by its own address
-    (from a sibling slice, or by who is routed to the overlay). The price: what it begins to say to the outside from
-    its flannel address is lost; with strict rp_filter the kernel drops that by itself.
+    To conntrack a question in a container's name is the container's, and lets its answer in, to ports that nobody
+    published. So this host's containers are heard on their own links alone (one that is on two flannel networks on
+    those of both: there the guard has its addresses), and on Docker's well-known bridges no address of any flannel
+    network is. Not so on the underlay, where peers that do not masquerade send as their containers.
+    But in answer: a container leaves by its default gateway, also where it was asked by its flannel address (from a
+    sibling slice, or by who is routed to the overlay). The price: what it begins to say to the outside from its
+    flannel address is lost; with strict rp_filter the kernel drops that by itself.
     """
+    source = f"{family.table} saddr"
+    engine = nft_text.names([firewall.DEFAULT_BRIDGE, firewall.GATEWAY_BRIDGE])
     overlays = nft_text.networks(overlay for domain in domains for overlay in domain.overlays)
-    forged = f'iifname "{firewall.GATEWAY_BRIDGE}" {family.table} saddr {overlays}'
-    yield f"{forged} ct direction reply accept"
-    yield f"{forged} drop"
+    yield f"iifname {engine} {source} {overlays} goto forged"
+    for domain in domains:
+        if domain.halves:
+            subnets = nft_text.networks(half.subnet for half in domain.halves)
+            yield f"iifname != {nft_text.names(['lo', *_speaking(domain, domains)])} {source} {subnets} goto forged"
+
+
+def _speaking(domain: firewall.Domain, domains: list[firewall.Domain]) -> Iterator[netstate.IfName]:
+    """The links by which a container of a flannel network may be heard, whatever else it is on."""
+    yield from domain.links
+    yield from (half.bridge for other in domains if other is not domain for half in other.halves)
+
+
+_FORGED = ("ct direction reply accept", "drop")
 
 
 def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -89,7 +107,9 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
 
     The policy of FORWARD is no help: an engine sets it only where it switches ip_forward on itself, and none does
     that filters with nftables. Containers on the engine's own bridges are outside, as they are of one another. Those
-    on its gateway bridge may be ours, but never reach a bridge without icc.
+    on its gateway bridge may be ours, but never reach a bridge without icc. What only passes through in the name of
+    a container of another host is outside as well, or its answers would be let in; on bridges of the engine's own
+    naming ("br-…") to published ports, too.
     """
     for domain in domains:
         origin = f"iifname != {nft_text.names([*domain.links, firewall.GATEWAY_BRIDGE])}"
@@ -102,6 +122,10 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
                 yield f"{family.table} daddr {nft_text.networks(direct)} {origin} goto outside"
         if ways:
             yield f"oifname {nft_text.names(ways)} {origin} goto outside"
+        if domain.halves and not domain.outside and not direct:
+            source = f"{family.table} saddr {nft_text.networks(domain.overlays)}"
+            yield f'iifname "br-*" {source} goto forged'
+            yield f"iifname != {nft_text.names(_speaking(domain, domains))} {source} goto outside"
     if closed := [bridge for domain in domains for bridge in domain.closed]:
         yield f'oifname {nft_text.names(closed)} iifname "{firewall.GATEWAY_BRIDGE}" goto outside'
 

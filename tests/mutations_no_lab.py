@@ -689,6 +689,13 @@ APART = (
         where=PACKETS,
     ),
     Mutation(
+        "answers-to-the-forged-let-in",
+        "nobody enters as the answer to what was asked in a container's name",
+        "a_port_that_his_friend_has_published",
+        one(TABLE, "{source} {subnets} goto forged", "{source} {subnets} ct state invalid goto forged"),
+        where=PACKETS,
+    ),
+    Mutation(
         "outside-never-allowed",
         "flannelpy.outside=allow opens a network",
         "may_be_opened or is_then_open",

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from overlay import firewall, firewall_chain, firewall_table, netstate
+from overlay import firewall, firewall_chain, firewall_ports, firewall_table, netstate
 
 LISTINGS = pathlib.Path(__file__).parent / "firewall"
 JUMP = "-A FORWARD -j FLANNELPY-FORWARD"
@@ -271,6 +271,25 @@ def test_of_two_containers_with_one_port_one_has_it() -> None:
 
 def test_the_shape_of_a_table_does_not_depend_on_how_sets_are_printed() -> None:
     script = firewall_table.nft_script(frozenset({OPEN, INTERNAL, BLUE}), V4)
-    assert firewall_table.nft_shape(script) == (4, 4, 8, 2, 0, 0)
-    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (4, 4, 8, 2, 0, 0)
+    assert firewall_table.nft_shape(script) == (5, 4, 8, 9, 0, 0)
+    assert firewall_table.nft_shape(script.replace("10.2.20.0/25", "10.2.20.0-10.2.20.127")) == (5, 4, 8, 9, 0, 0)
     assert firewall_table.nft_shape("") == (0, 0, 0, 0, 0, 0)
+
+
+def test_published_ports_are_read_where_nft_lists_protocols_by_number() -> None:
+    """It knows their names from /etc/protocols alone, which not every root file system has."""
+    listing = """\
+table ip flannelpy {
+	map ports-at {
+		type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+		elements = { 192.0.2.1 . 6 . 8080 : 10.2.20.5 . 80 }
+	}
+
+	map ports {
+		type inet_proto . inet_service : ipv4_addr . inet_service
+		elements = { 17 . 53 : 10.2.20.5 . 5353, 6 . 8080 : 10.2.20.5 . 80 }
+	}
+}
+"""
+    expected = ("tcp 192.0.2.1 8080 10.2.20.5 80", "udp 0.0.0.0 53 10.2.20.5 5353", "tcp 0.0.0.0 8080 10.2.20.5 80")
+    assert firewall_ports.parse_published(listing) == {port(*words.split()) for words in expected}

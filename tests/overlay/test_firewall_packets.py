@@ -40,10 +40,11 @@ LEAVES = {  # name: link on the host, its address, the leaf's address
     "far": ("flannel.9", "10.9.20.0/32", "10.9.12.5/32"),
     "docker": ("docker0", "172.17.0.1/16", "172.17.0.2/16"),
     "shop": ("shop", "172.18.0.1/16", "172.18.0.2/16"),
+    "compose": ("br-0123456789ab", "172.20.0.1/16", "172.20.0.2/16"),
     "publisher": ("docker_gwbridge", "172.19.0.1/16", "172.19.0.2/16"),
     "world": ("eth0", "192.0.2.1/24", "192.0.2.9/24"),
 }
-BRIDGES = ("fp-a", "fp-int", "fp-shut", "fp-blue", "docker0", "shop", "docker_gwbridge")
+BRIDGES = ("fp-a", "fp-int", "fp-shut", "fp-blue", "docker0", "shop", "br-0123456789ab", "docker_gwbridge")
 
 
 def rules(
@@ -517,3 +518,76 @@ def test_isolation_needs_no_iptables(bare: Host) -> None:
         assert bare.sends("a", "world") == "192.0.2.1"
         assert wall.ensure(frozenset()) == ("nft",)
     assert bare.sends("a", "blue") == "10.2.20.5"
+
+
+@contextlib.contextmanager
+def in_anothers_name(host: Host, source: str, owner: str) -> Iterator[socket.socket]:
+    """A socket with which a leaf speaks as if it were another one, from the port that this one listens at."""
+    leaf, name = host.spaces[source], host.address(owner)
+    leaf.run(f"ip addr add {name}/32 dev lo")
+    try:
+        with leaf.bind(name, PORT) as says:
+            yield says
+    finally:
+        leaf.run(f"ip addr del {name}/32 dev lo")
+
+
+def enters_by_an_answer(
+    host: Host, source: str, helper: str, target: str, *, by: str = "", at: int = PORT + 1
+) -> bool:
+    """Whether a helper's answer to what a source said in the name of a target comes to the target.
+
+    by: the address at which the source asks the helper, `at` the port.
+    """
+    with (
+        host.spaces[target].bind(host.address(target), PORT) as server,
+        host.spaces[helper].bind(host.address(helper), at) as asked,
+        in_anothers_name(host, source, target) as says,
+    ):
+        says.sendto(b"question", (by or host.address(helper), at))
+        asked.settimeout(0.3)
+        seen = (host.address(target), PORT)
+        with contextlib.suppress(TimeoutError):
+            seen = asked.recvfrom(64)[1]
+        asked.sendto(b"an answer that was never asked for", seen)
+        server.settimeout(0.3)
+        try:
+            return bool(server.recv(64))
+        except TimeoutError:
+            return False
+
+
+@pytest.mark.parametrize("target", ["a", "shut", "blue", "remote", "far"])
+@pytest.mark.parametrize(
+    ("source", "helper"), [("docker", "world"), ("shop", "world"), ("compose", "world"), ("world", "publisher")]
+)
+def test_nobody_enters_as_the_answer_to_what_he_forged(
+    permissive: Host, tmp_path: pathlib.Path, source: str, helper: str, target: str
+) -> None:
+    """What is asked in a container's name makes a connection of the container's, and its answers come in."""
+    with written(permissive, PLAN, tmp_path):
+        assert not enters_by_an_answer(permissive, source, helper, target)
+
+
+FRIENDS = [
+    ("shop", "docker", "a"),
+    ("compose", "docker", "a"),
+    ("compose", "docker", "remote"),
+    ("docker", "shop", "a"),
+    ("docker", "shop", "remote"),
+]
+
+
+@pytest.mark.parametrize(("source", "helper", "target"), FRIENDS)
+def test_nor_through_a_port_that_his_friend_has_published(
+    bare: Host, tmp_path: pathlib.Path, source: str, helper: str, target: str
+) -> None:
+    ports = f"-p udp -d 192.0.2.1 --dport {PORT + 1}:{PORT + 2}"
+    publish = f"PREROUTING {ports} -j DNAT --to {bare.address(helper)}"
+    bare.host.run(f"iptables-nft -t nat -A {publish}")
+    try:
+        assert enters_by_an_answer(bare, source, helper, target, by="192.0.2.1"), "nobody else drops it"
+        with written(bare, ONE_NETWORK, tmp_path):
+            assert not enters_by_an_answer(bare, source, helper, target, by="192.0.2.1", at=PORT + 2)
+    finally:
+        bare.host.run(f"iptables-nft -t nat -D {publish}")
