@@ -20,6 +20,11 @@ from overlay import netstate
 
 TIMEOUT_S = 10
 
+_UNREADABLE = (KeyError, TypeError, AttributeError)
+"""What reading an answer raises that has another shape than the Engine API's: DOCKER_HOST may be anybody's."""
+
+_FAILURES = (docker_errors.DockerException, OSError, ValueError, *_UNREADABLE)
+
 
 class DockerEngine:
     """The engine at `base_url` (unix:///host/run/docker.sock). `plugin_id`: of this managed plugin, "" for none."""
@@ -35,7 +40,7 @@ class DockerEngine:
             api = self._connect().api
             has_plugin = self._plugin_id in self._plugins(api) if self._plugin_id else None
             return engine.Identity(id=str(api.info().get("ID") or ""), has_plugin=has_plugin)
-        except (docker_errors.DockerException, OSError, ValueError, KeyError) as exc:
+        except _FAILURES as exc:
             raise self._lost(exc) from exc
 
     def list_networks(self, known: Collection[names.NetworkId]) -> list[engine.EngineNetwork]:
@@ -54,7 +59,7 @@ class DockerEngine:
             found += self._unlisted(api, set(known) - {net.id for net in found})
         except docker_errors.NotFound as exc:
             raise errors.EngineError("a network was removed during the look") from exc
-        except (docker_errors.DockerException, OSError, ValueError, KeyError) as exc:
+        except _FAILURES as exc:
             raise self._lost(exc) from exc
         return found
 
@@ -70,7 +75,7 @@ class DockerEngine:
                 api.create_network(name, driver=engine.CLASSIC_NAME, ipam=ipam, check_duplicate=True)
                 return
             is_there = bool(drivers & self._aliases(self._plugins(api), summaries, ()))
-        except (docker_errors.DockerException, OSError, KeyError) as exc:
+        except _FAILURES as exc:
             raise self._lost(exc) from exc
         if not is_there:
             raise errors.EngineError(
@@ -132,8 +137,10 @@ class DockerEngine:
 
     def _lost(self, exc: Exception) -> errors.EngineError:
         self.close()
-        explanation = getattr(exc, "explanation", None)
-        return errors.EngineError(f"Engine API at {self._base_url}: {explanation or exc}")
+        reason = getattr(exc, "explanation", None) or exc
+        if isinstance(exc, _UNREADABLE):
+            reason = f"it answers as no engine does: {type(exc).__name__}: {exc}"
+        return errors.EngineError(f"Engine API at {self._base_url}: {reason}")
 
 
 def _driver(detail: Mapping[str, Any]) -> str:
@@ -160,7 +167,7 @@ def _network(detail: Mapping[str, Any], aliases: Collection[str]) -> engine.Engi
     """One that cannot be read does not keep the others from it."""
     try:
         return _whole_network(detail, aliases)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, *_UNREADABLE) as exc:
         pools = []
         for config in (detail.get("IPAM") or {}).get("Config") or []:
             with contextlib.suppress(ValueError, KeyError, TypeError):

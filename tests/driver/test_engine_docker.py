@@ -87,7 +87,8 @@ OTHER_SEEN = engine.EngineNetwork(id=names.NetworkId(OTHER), name="", ours=False
 class Dockerd:
     """Answers /version, /info, /plugins, /networks, /networks/{id} and /networks/create.
 
-    `failure` is every answer while it is set; `plugins` None: it has no such thing, as podman.
+    `failure` is every answer while it is set; `plugins` None: it has no such thing, as podman. `odd` are answers
+    that no engine gives, by the first part of the path.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -98,6 +99,7 @@ class Dockerd:
         self.info: Mapping[str, Any] = {"ID": "ENGINE"}
         self.plugins: list[Mapping[str, Any]] | None = []
         self.failure: tuple[int, str] | None = None
+        self.odd: dict[str, object] = {}
         self.created: list[Mapping[str, Any]] = []
         self.inspected: list[str] = []
         self._server: socketserver.ThreadingUnixStreamServer | None = None
@@ -109,8 +111,8 @@ class Dockerd:
             return 200, {"ApiVersion": "1.41", "Version": "20.10.24"}
         if self.failure is not None:
             return self.failure[0], {"message": self.failure[1]}
-        told = {"info": self.info, "plugins": self.plugins}
-        if told.get(parts[0]) is not None:
+        told = {"info": self.info} | ({} if self.plugins is None else {"plugins": self.plugins}) | self.odd
+        if parts[0] in told:
             return 200, told[parts[0]]
         if parts == ["networks", "create"]:
             self.created.append(json.loads(body))
@@ -348,6 +350,34 @@ def test_host_bits_and_missing_parts_break_nothing(dockerd: Dockerd, client: eng
         ),
     )
     assert second == engine.EngineNetwork(id=names.NetworkId(OTHER), name="", ours=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("info", []),
+        ("info", None),
+        ("plugins", {"message": "denied"}),
+        ("plugins", [{"Id": PLUGIN_ID}]),
+        ("networks", {"message": "denied"}),
+        ("networks", ["bridge"]),
+        ("networks", [{"Name": "flannel"}]),
+        ("networks", [{**DETAIL, "IPAM": "flannelpy"}]),
+    ],
+)
+def test_what_no_engine_answers_is_said_and_no_bug(
+    dockerd: Dockerd, managed: engine_docker.DockerEngine, asked: str, answer: object
+) -> None:
+    """Whatever listens at DOCKER_HOST: a proxy of one's own, another program."""
+    dockerd.plugins, dockerd.networks = [plugin("flannelpy:1", PLUGIN_ID)], [DETAIL]
+    dockerd.odd = {asked: answer}
+    says = f"^Engine API at unix://{dockerd.path}: it answers as no engine does: "
+    with pytest.raises(errors.EngineError, match=says):
+        _ = managed.identify(), managed.list_networks(())
+    with pytest.raises(errors.EngineError, match=says):
+        _ = managed.identify(), managed.create_network("flannel")
+    dockerd.odd = {}
+    assert managed.list_networks(()) == [OURS_SEEN]
 
 
 def test_a_network_that_goes_during_the_look_is_looked_for_again(
