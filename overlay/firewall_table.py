@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from overlay import firewall, firewall_ports, netstate, nft_text
+from overlay import firewall, firewall_ports, nft_text
 
 
 def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
@@ -44,12 +44,12 @@ def nft_shape(text: str) -> tuple[int, ...]:
 
 
 def _forged(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
-    """Nobody on another link speaks with an address of a flannel network: only its bridges have a guard.
+    """Nobody on another link speaks with an address of a flannel network: only its own bridges have a guard of it.
 
     To conntrack a question in a container's name is the container's, and lets its answer in, to ports that nobody
-    published. So this host's containers are heard on their own links alone (one that is on two flannel networks on
-    those of both: there the guard has its addresses), and on Docker's well-known bridges no address of any flannel
-    network is. Not so on the underlay, where peers that do not masquerade send as their containers.
+    published. So this host's containers are heard on their own links alone (another flannel network may be one in
+    which all are free to forge), and on Docker's well-known bridges no address of any flannel network is. Not so on
+    the underlay, where peers that do not masquerade send as their containers.
     But in answer: a container leaves by its default gateway, also where it was asked by its flannel address (from a
     sibling slice, or by who is routed to the overlay). The price: what it begins to say to the outside from its
     flannel address is lost; with strict rp_filter the kernel drops that by itself.
@@ -61,13 +61,7 @@ def _forged(domains: list[firewall.Domain], family: firewall.Family) -> Iterator
     for domain in domains:
         if domain.halves:
             subnets = nft_text.networks(half.subnet for half in domain.halves)
-            yield f"iifname != {nft_text.names(['lo', *_speaking(domain, domains)])} {source} {subnets} goto forged"
-
-
-def _speaking(domain: firewall.Domain, domains: list[firewall.Domain]) -> Iterator[netstate.IfName]:
-    """The links by which a container of a flannel network may be heard, whatever else it is on."""
-    yield from domain.links
-    yield from (half.bridge for other in domains if other is not domain for half in other.halves)
+            yield f"iifname != {nft_text.names(['lo', *domain.links])} {source} {subnets} goto forged"
 
 
 _FORGED = ("ct direction reply accept", "drop")
@@ -125,7 +119,7 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
         if domain.halves and not domain.outside and not direct:
             source = f"{family.table} saddr {nft_text.networks(domain.overlays)}"
             yield f'iifname "br-*" {source} goto forged'
-            yield f"iifname != {nft_text.names(_speaking(domain, domains))} {source} goto outside"
+            yield f"{origin} {source} goto outside"
     if closed := [bridge for domain in domains for bridge in domain.closed]:
         yield f'oifname {nft_text.names(closed)} iifname "{firewall.GATEWAY_BRIDGE}" goto outside'
 

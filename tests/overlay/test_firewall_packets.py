@@ -557,10 +557,16 @@ def enters_by_an_answer(
             return False
 
 
-@pytest.mark.parametrize("target", ["a", "shut", "blue", "remote", "far"])
-@pytest.mark.parametrize(
-    ("source", "helper"), [("docker", "world"), ("shop", "world"), ("compose", "world"), ("world", "publisher")]
-)
+FORGERS = [
+    (source, helper, target)
+    for source, helper in (("docker", "world"), ("shop", "world"), ("compose", "world"), ("world", "publisher"))
+    for target in ("a", "shut", "blue", "remote", "far")
+]
+FORGERS += [("blue", "world", "a"), ("blue", "world", "shut"), ("a", "world", "blue"), ("far", "world", "a")]
+"""Where a network's containers are free to forge, or a tunnel brings those of an unguarded host."""
+
+
+@pytest.mark.parametrize(("source", "helper", "target"), FORGERS)
 def test_nobody_enters_as_the_answer_to_what_he_forged(
     permissive: Host, tmp_path: pathlib.Path, source: str, helper: str, target: str
 ) -> None:
