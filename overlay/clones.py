@@ -67,6 +67,8 @@ class Origins:
     def __init__(self, watch_s: float) -> None:
         self.watch_s = watch_s
         """How long nobody may have renewed a key that is to be ours."""
+        self.left_s = 0.0
+        """How long the last key that was judged must be watched yet, unless somebody renews it."""
         self._quiet_s = min(_QUIET_S, watch_s / 2)
         self._first: _Look | None = None
         self._theirs: tuple[lease.SubnetKey, int] | None = None
@@ -110,8 +112,8 @@ class Origins:
         self._first = first
         if self._theirs == now.names:
             return Origin.THEIRS
-        idle = now.at - first.at >= self._quiet_s and now.at - now.renewed_at >= self.watch_s
-        return Origin.OURS if idle else Origin.UNKNOWN
+        self.left_s = max(first.at + self._quiet_s, now.renewed_at + self.watch_s) - now.at
+        return Origin.UNKNOWN if self.left_s > 0 else Origin.OURS
 
 
 def explain_watch(saved: nodestore.SavedNode, here: Here, watch_s: float) -> str:

@@ -14,6 +14,7 @@
     │   └── LeaseLost               our key is gone, or is not the one we wrote
     ├── OutOfSubnets                every subnet of the network is leased
     ├── NotReady                    503: no lease within the time a handler may wait
+    │   └── OriginUnknown           whose the saved subnet is must be watched first
     ├── CodecError                  a key or value that is not flannel's
     ├── InUse                       409: what is to be removed serves containers
     ├── Uninstalled                 503: everything of ours was removed from this host
@@ -95,6 +96,14 @@ class NotReady(OverlayError):
     """This host holds no lease yet and the time to wait for it is over."""
 
     status = 503
+
+
+class OriginUnknown(NotReady):
+    """The state file may be a copy of another machine's. Units: `left_s` seconds until that is known."""
+
+    def __init__(self, message: str, left_s: float) -> None:
+        super().__init__(message)
+        self.left_s = left_s
 
 
 class CodecError(OverlayError):

@@ -30,7 +30,8 @@ class Timing:
     between half and all is waited; `slow_s` is how long a keepalive may take before it is worth a word; `doubt_s`
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
     publishes our address; what is told as amiss was looked at `findings_s` ago at most. Who moved while it was down
-    claims its key when nobody has renewed it for `watch_s`, which is longer than `beat_s`.
+    claims its key when nobody has renewed it for `watch_s`, which is longer than `beat_s`, and reads all leases every
+    `watch_pause_s` meanwhile: after a blackout it may be all hosts that moved.
     """
 
     beat_s: float = 120.0
@@ -43,6 +44,7 @@ class Timing:
     feud_s: float = 60.0
     findings_s: float = 5.0
     watch_s: float = 150.0
+    watch_pause_s: float = 30.0
 
 
 class Keeper:

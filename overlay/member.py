@@ -346,7 +346,7 @@ def _find_origin(
     found = leases.leases.get(saved.key)
     origin = origins.judge(saved, found, here, time.monotonic(), ports.registry.time_left)
     if origin is clones.Origin.UNKNOWN:
-        raise errors.NotReady(clones.explain_watch(saved, here, origins.watch_s))
+        raise errors.OriginUnknown(clones.explain_watch(saved, here, origins.watch_s), origins.left_s)
     theirs = origin is clones.Origin.THEIRS
     return dataclasses.replace(
         rename(member, ports) if theirs or clones.is_copy(saved, here) else member, copied=theirs

@@ -256,6 +256,10 @@ class Node:
                     self._keeper.settle(outcome, basis)
                 self._restored = True
                 self.look_at_underlay()  # which may have changed while the registry was asked
+            except errors.OriginUnknown as exc:
+                self._standing.set_trouble(exc)
+                self._kick.wait(min(exc.left_s, self._timing.watch_pause_s))
+                continue
             except errors.OverlayError as exc:
                 self._standing.set_trouble(exc)
             except Exception as exc:  # noqa: BLE001 - told by the supervisor

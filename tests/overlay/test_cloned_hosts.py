@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import pathlib
 import shutil
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -126,6 +127,19 @@ def test_a_clone_that_nothing_names_learns_it_when_the_original_renews(pair: Pai
     until(lambda: one.status().confirmed and one.status().followed)
     assert mac_of(pair.clone) == {CLONES_MAC}
     assert pair.undisturbed()
+
+
+def test_a_host_that_watches_reads_the_leases_seldom(pair: Pair) -> None:
+    """After a blackout thousands of hosts may have moved, and each reads all leases."""
+    pair.clone.timing = dataclasses.replace(pair.clone.timing, watch_s=30.0, watch_pause_s=30.0)
+    agreed = pair.clone.registry = node_host.MoodyRegistry(node_host.CONFIG)
+    agreed.put_peer(OWN, ORIGINALS)
+    reads: list[None] = []
+    agreed.before_read = lambda: reads.append(None)
+    one = pair.clone.start()
+    until(lambda: "once nobody has renewed it for 30 s" in str(one.status().trouble))
+    threading.Event().wait(0.5)
+    assert len(reads) == 1
 
 
 def test_a_clone_with_networks_that_nothing_names_writes_nothing_while_it_watches(pair: Pair) -> None:
