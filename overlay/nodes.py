@@ -7,10 +7,13 @@ the last. Built by `plugin.app`.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from overlay import errors, lease, netstate, node, supervisor, turns
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 LOOK_POLLS = 20
@@ -117,7 +120,7 @@ class Nodes:
             leaving = dict(self._leaving)
         for one in nodes:
             one.leave()
-        self._left = [one for one in (*self._left, *nodes) if not one.give_back()]
+        self._left = [one for one in (*self._left, *nodes) if not _gives_back(one)]
         node.end_threads(leaving.values(), GIVE_BACK_S)
         return [
             *(one.prefix for one in self._left),
@@ -218,6 +221,15 @@ class Nodes:
                     self._rooms.pop(left.prefix, None)  # an attempt under way may have claimed it once more
             if fresh is not None:
                 self._begin(fresh)
+
+
+def _gives_back(left: node.Node) -> bool:
+    """Whether nothing is left of it. Where the state file cannot be written the others are left all the same."""
+    try:
+        return left.give_back()
+    except errors.OverlayError as exc:
+        log.warning("lease left to expire prefix=%s reason=%s", left.prefix, exc)
+        return False
 
 
 def _nested(one: str, other: str) -> str | None:

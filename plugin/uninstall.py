@@ -72,7 +72,9 @@ def remove_all(built: graph.Graph) -> list[str]:
         thread.join(END_S)
     left = [f"thread {thread.name} has not ended" for thread in built.threads if thread.is_alive()]
     prefixes = built.nodes.leave_all()
-    left += [f"lease of {prefix}: etcd does not answer; it ends by itself within a day" for prefix in prefixes]
+    left += [
+        f"lease of {prefix}: not given back (the log says why); it ends by itself within a day" for prefix in prefixes
+    ]
     built.reconciler.declare_firewall(frozenset())
     built.reconciler.declare_guard(frozenset())
     built.reconciler.run_pass()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from overlay import errors, lease, netstate, node, nodes, registry_fake, supervisor
+from overlay import errors, lease, netstate, node, nodes, nodestore, registry_fake, statefile, supervisor
 from tests.overlay import node_host
 
 BLUE = "/blue/network"
@@ -104,6 +104,22 @@ def test_all_can_be_left_for_good_the_default_one_too(world: World) -> None:
     world.registries[BLUE].come_back()
     assert world.nodes.leave_all() == []
     assert world.registries[BLUE].read_leases().leases == {}
+
+
+def test_on_a_full_disk_all_are_left_too_and_what_is_left_of_them_another_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.start().wait(None, 5)
+    world.nodes.wait(BLUE, 5)
+
+    def refuse(_store: nodestore.NodeStore, prefix: str) -> None:
+        raise statefile.StateFileError(f"cannot write the state file for {prefix}: make room on its disk")
+
+    with monkeypatch.context() as full:
+        full.setattr(nodestore.NodeStore, "forget", refuse)
+        assert world.nodes.leave_all() == [node_host.PREFIX, BLUE]
+    assert world.nodes.leave_all() == []
+    assert [registry.read_leases().leases for registry in world.registries.values()] == [{}, {}]
 
 
 def test_a_network_that_was_left_can_be_joined_again(world: World) -> None:

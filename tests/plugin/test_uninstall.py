@@ -152,7 +152,7 @@ def test_without_etcd_the_lease_is_left_to_end_and_that_is_said(
 ) -> None:
     joined.registry.go_down()
     answer = client.post("/uninstall")
-    line = f"lease of {node_host.PREFIX}: etcd does not answer; it ends by itself within a day"
+    line = f"lease of {node_host.PREFIX}: not given back (the log says why); it ends by itself within a day"
     assert (answer.status_code, answer.get_json()) == (200, {"left": [line]})
     assert joined.kernel.observe(netstate.EMPTY) == netstate.EMPTY
     assert client.post("/uninstall").get_json() == {"left": [line]}
