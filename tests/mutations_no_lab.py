@@ -674,6 +674,13 @@ APART = (
         where=PACKETS,
     ),
     Mutation(
+        "astray-let-through",
+        "two of another bridge begin no connection with a container",
+        "two_of_another_bridge",
+        one(TABLE, "[*_astray(domains, family), *drops,", "[*drops,"),
+        where=PACKETS,
+    ),
+    Mutation(
         "outside-never-allowed",
         "flannelpy.outside=allow opens a network",
         "may_be_opened or is_then_open",
