@@ -22,7 +22,6 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
     rewrites = [*firewall_ports.rewrites(domains, family), *_rewrites(domains, family)]
     parts = [
         *firewall_ports.parts(domains, family),
-        nft_text.chain("forged", _FORGED),
         nft_text.chain("gateway", _forged(domains, family), "type filter hook prerouting priority mangle"),
         nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
     ]
@@ -50,16 +49,20 @@ def _forged(domains: list[firewall.Domain], family: firewall.Family) -> Iterator
     published. On Docker's gateway bridge, on which containers of any flannel network are, no address of any is heard.
     By pools, not by whole flannel networks, since a network of Docker's own, or the host's, may be in their range.
     But in answer: a container leaves by its default gateway, also where it was asked by its flannel address (from a
-    sibling slice, or by who is routed to the overlay). The price: what it begins to say to the outside from its
-    flannel address is lost; with strict rp_filter the kernel drops that by itself.
+    sibling slice, or by who is routed to the overlay), and goes on so where it gets another gateway. The price: what
+    it begins to say to the outside from its flannel address is lost; with strict rp_filter the kernel drops that by
+    itself.
     """
     source = f"{family.table} saddr"
     overlays = nft_text.networks(overlay for domain in domains for overlay in domain.overlays)
-    yield f'iifname "{firewall.GATEWAY_BRIDGE}" {source} {overlays} goto forged'
+    forged = f'iifname "{firewall.GATEWAY_BRIDGE}" {source} {overlays}'
+    yield f"{forged} ct direction reply accept"
+    yield f"{forged} drop"
     for domain in domains:
         if domain.halves:
             subnets = nft_text.networks(half.subnet for half in domain.halves)
-            yield f"iifname != {nft_text.names(['lo', *domain.links])} {source} {subnets} goto forged"
+            own = nft_text.names(["lo", *domain.links])
+            yield f"iifname != {own} {source} {subnets} ct state invalid,new,untracked drop"
 
 
 def _astray(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -72,9 +75,6 @@ def _astray(domains: list[firewall.Domain], family: firewall.Family) -> Iterator
         if domain.halves:
             subnets = nft_text.networks(half.subnet for half in domain.halves)
             yield f"oifname != {nft_text.names(domain.links)} {family.table} daddr {subnets} drop"
-
-
-_FORGED = ("ct direction reply accept", "drop")
 
 
 def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:

@@ -622,3 +622,29 @@ def test_two_of_another_bridge_begin_no_connection_with_a_container(permissive: 
         with pytest.raises(TimeoutError):
             assert server.recv(64) == b""
         asks.run(f"ip route del {name}")
+
+
+def test_a_connection_goes_on_where_its_container_gets_another_gateway(
+    permissive: Host, tmp_path: pathlib.Path
+) -> None:
+    """As by docker network connect: the engine moves the default route to a bridge of its own."""
+    leaf, world = permissive.spaces["a"], permissive.address("world")
+    with (
+        written(permissive, PLAN, tmp_path),
+        permissive.spaces["world"].bind(world, PORT) as server,
+        leaf.bind(permissive.address("a")) as client,
+    ):
+        for one in (server, client):
+            one.settimeout(2)
+        client.sendto(b"question", (world, PORT))
+        server.sendto(b"answer", server.recvfrom(64)[1])
+        assert client.recv(64) == b"answer"
+        permissive.host.run(f"ip link add v-a-3 type veth peer name eth3 netns {leaf.path}")
+        permissive.host.run("ip link set v-a-3 master shop", "ip link set v-a-3 up")
+        leaf.run("ip addr add 172.18.0.9/16 dev eth3", "ip link set eth3 up")
+        leaf.run(f"ip route add {world} via 172.18.0.1 dev eth3")
+        client.sendto(b"more", (world, PORT))
+        try:
+            assert server.recv(64) == b"more"
+        finally:
+            permissive.host.run("ip link del v-a-3")
