@@ -92,9 +92,6 @@ CHAIN = "FLANNELPY-FORWARD"
 """The chain in the filter table of iptables, and in that of ip6tables, that is ours alone."""
 
 
-DEFAULT_BRIDGE = "docker0"
-"""Docker's own, to which it connects containers of no network."""
-
 GATEWAY_BRIDGE = "docker_gwbridge"
 """Docker's own, to which it connects containers that have no other way out, or publish ports there."""
 

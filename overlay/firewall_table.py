@@ -22,7 +22,6 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
     rewrites = [*firewall_ports.rewrites(domains, family), *_rewrites(domains, family)]
     parts = [
         *firewall_ports.parts(domains, family),
-        nft_text.chain("forged", _FORGED),
         nft_text.chain("gateway", _forged(domains, family), "type filter hook prerouting priority mangle"),
         nft_text.chain("postrouting", rewrites, "type nat hook postrouting priority srcnat"),
     ]
@@ -30,8 +29,8 @@ def nft_script(plan: firewall.FirewallPlan, family: firewall.Family) -> str:
     if entrances:
         parts.append(nft_text.chain("outside", _OUTSIDE))
     drops = [*_internal_drops(domains, family), *_closed_drops(domains, family), *_between(domains, family)]
-    if drops or entrances:
-        parts.append(nft_text.chain("forward", [*drops, *entrances], "type filter hook forward priority filter"))
+    filters = [*_astray(domains, family), *drops, *entrances]
+    parts.append(nft_text.chain("forward", filters, "type filter hook forward priority filter"))
     return f"{fresh}{name} {{\n" + "\n".join(parts) + "}\n"
 
 
@@ -44,27 +43,38 @@ def nft_shape(text: str) -> tuple[int, ...]:
 
 
 def _forged(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
-    """Nobody on another link speaks with an address of a flannel network: only its own bridges have a guard of it.
+    """Nobody on another link speaks with an address of this host's containers: only their bridges have a guard of it.
 
     To conntrack a question in a container's name is the container's, and lets its answer in, to ports that nobody
-    published. So this host's containers are heard on their own links alone (another flannel network may be one in
-    which all are free to forge), and on Docker's well-known bridges no address of any flannel network is. Not so on
-    the underlay, where peers that do not masquerade send as their containers.
+    published. On Docker's gateway bridge, on which containers of any flannel network are, no address of any is heard.
+    By pools, not by whole flannel networks, since a network of Docker's own, or the host's, may be in their range.
     But in answer: a container leaves by its default gateway, also where it was asked by its flannel address (from a
-    sibling slice, or by who is routed to the overlay). The price: what it begins to say to the outside from its
-    flannel address is lost; with strict rp_filter the kernel drops that by itself.
+    sibling slice, or by who is routed to the overlay), and goes on so where it gets another gateway. The price: what
+    it begins to say to the outside from its flannel address is lost; with strict rp_filter the kernel drops that by
+    itself.
     """
     source = f"{family.table} saddr"
-    engine = nft_text.names([firewall.DEFAULT_BRIDGE, firewall.GATEWAY_BRIDGE])
     overlays = nft_text.networks(overlay for domain in domains for overlay in domain.overlays)
-    yield f"iifname {engine} {source} {overlays} goto forged"
+    forged = f'iifname "{firewall.GATEWAY_BRIDGE}" {source} {overlays}'
+    yield f"{forged} ct direction reply accept"
+    yield f"{forged} drop"
     for domain in domains:
         if domain.halves:
             subnets = nft_text.networks(half.subnet for half in domain.halves)
-            yield f"iifname != {nft_text.names(['lo', *domain.links])} {source} {subnets} goto forged"
+            own = nft_text.names(["lo", *domain.links])
+            yield f"iifname != {own} {source} {subnets} ct state invalid,new,untracked drop"
 
 
-_FORGED = ("ct direction reply accept", "drop")
+def _astray(domains: list[firewall.Domain], family: firewall.Family) -> Iterator[str]:
+    """What is for this host's containers leaves by their links and no other.
+
+    It does where two of another bridge play question and answer, for conntrack to take the third packet, to the
+    container, for one of a connection: so that bridge must be filtered (bridge-nf-call-iptables, as engines set it).
+    """
+    for domain in domains:
+        if domain.halves:
+            subnets = nft_text.networks(half.subnet for half in domain.halves)
+            yield f"oifname != {nft_text.names(domain.links)} {family.table} daddr {subnets} drop"
 
 
 def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> Iterator[str]:
@@ -101,9 +111,7 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
 
     The policy of FORWARD is no help: an engine sets it only where it switches ip_forward on itself, and none does
     that filters with nftables. Containers on the engine's own bridges are outside, as they are of one another. Those
-    on its gateway bridge may be ours, but never reach a bridge without icc. What only passes through in the name of
-    a container of another host is outside as well, or its answers would be let in; on bridges of the engine's own
-    naming ("br-…") to published ports, too.
+    on its gateway bridge may be ours, but never reach a bridge without icc.
     """
     for domain in domains:
         origin = f"iifname != {nft_text.names([*domain.links, firewall.GATEWAY_BRIDGE])}"
@@ -116,10 +124,6 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
                 yield f"{family.table} daddr {nft_text.networks(direct)} {origin} goto outside"
         if ways:
             yield f"oifname {nft_text.names(ways)} {origin} goto outside"
-        if domain.halves and not domain.outside and not direct:
-            source = f"{family.table} saddr {nft_text.networks(domain.overlays)}"
-            yield f'iifname "br-*" {source} goto forged'
-            yield f"{origin} {source} goto outside"
     if closed := [bridge for domain in domains for bridge in domain.closed]:
         yield f'oifname {nft_text.names(closed)} iifname "{firewall.GATEWAY_BRIDGE}" goto outside'
 

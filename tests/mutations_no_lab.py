@@ -692,7 +692,14 @@ APART = (
         "answers-to-the-forged-let-in",
         "nobody enters as the answer to what was asked in a container's name",
         "a_port_that_his_friend_has_published",
-        one(TABLE, "{source} {subnets} goto forged", "{source} {subnets} ct state invalid goto forged"),
+        one(TABLE, "ct state invalid,new,untracked drop", "ct state invalid,untracked drop"),
+        where=PACKETS,
+    ),
+    Mutation(
+        "astray-let-through",
+        "two of another bridge begin no connection with a container",
+        "two_of_another_bridge",
+        one(TABLE, "[*_astray(domains, family), *drops,", "[*drops,"),
         where=PACKETS,
     ),
     Mutation(

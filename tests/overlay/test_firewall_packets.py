@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
+import json
 import pathlib
 import socket
 import struct
@@ -39,6 +40,7 @@ LEAVES = {  # name: link on the host, its address, the leaf's address
     "blue": ("fp-blue", "10.9.20.1/24", "10.9.20.5/24"),
     "far": ("flannel.9", "10.9.20.0/32", "10.9.12.5/32"),
     "docker": ("docker0", "172.17.0.1/16", "172.17.0.2/16"),
+    "docker2": ("docker0", "172.17.0.1/16", "172.17.0.3/16"),
     "shop": ("shop", "172.18.0.1/16", "172.18.0.2/16"),
     "compose": ("br-0123456789ab", "172.20.0.1/16", "172.20.0.2/16"),
     "publisher": ("docker_gwbridge", "172.19.0.1/16", "172.19.0.2/16"),
@@ -560,7 +562,7 @@ def enters_by_an_answer(
 FORGERS = [
     (source, helper, target)
     for source, helper in (("docker", "world"), ("shop", "world"), ("compose", "world"), ("world", "publisher"))
-    for target in ("a", "shut", "blue", "remote", "far")
+    for target in ("a", "shut", "blue")
 ]
 FORGERS += [("blue", "world", "a"), ("blue", "world", "shut"), ("a", "world", "blue"), ("far", "world", "a")]
 """Where a network's containers are free to forge, or a tunnel brings those of an unguarded host."""
@@ -578,9 +580,7 @@ def test_nobody_enters_as_the_answer_to_what_he_forged(
 FRIENDS = [
     ("shop", "docker", "a"),
     ("compose", "docker", "a"),
-    ("compose", "docker", "remote"),
     ("docker", "shop", "a"),
-    ("docker", "shop", "remote"),
 ]
 
 
@@ -597,3 +597,54 @@ def test_nor_through_a_port_that_his_friend_has_published(
             assert not enters_by_an_answer(bare, source, helper, target, by="192.0.2.1", at=PORT + 2)
     finally:
         bare.host.run(f"iptables-nft -t nat -D {publish}")
+
+
+def test_two_of_another_bridge_begin_no_connection_with_a_container(permissive: Host, tmp_path: pathlib.Path) -> None:
+    """One plays the container that the other asks; then this one sends the same by its gateway."""
+    asks, plays, name = permissive.spaces["docker"], permissive.spaces["docker2"], permissive.address("a")
+    mac = json.loads(plays.run("ip -j link show eth0"))[0]["address"]
+    with (
+        written(permissive, PLAN, tmp_path),
+        in_anothers_name(permissive, "docker2", "a") as player,
+        permissive.spaces["a"].bind(name, PORT) as server,
+        asks.bind(permissive.address("docker")) as client,
+    ):
+        asks.run(f"ip route add {name} dev eth0", f"ip neigh add {name} lladdr {mac} dev eth0")
+        client.sendto(b"question", (name, PORT))
+        player.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            player.sendto(b"answer", player.recvfrom(64)[1])
+            client.settimeout(0.5)
+            client.recv(64)
+        asks.run(f"ip neigh del {name} dev eth0", f"ip route replace {name} via 172.17.0.1 dev eth0")
+        client.sendto(b"entered", (name, PORT))
+        server.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            assert server.recv(64) == b""
+        asks.run(f"ip route del {name}")
+
+
+def test_a_connection_goes_on_where_its_container_gets_another_gateway(
+    permissive: Host, tmp_path: pathlib.Path
+) -> None:
+    """As by docker network connect: the engine moves the default route to a bridge of its own."""
+    leaf, world = permissive.spaces["a"], permissive.address("world")
+    with (
+        written(permissive, PLAN, tmp_path),
+        permissive.spaces["world"].bind(world, PORT) as server,
+        leaf.bind(permissive.address("a")) as client,
+    ):
+        for one in (server, client):
+            one.settimeout(2)
+        client.sendto(b"question", (world, PORT))
+        server.sendto(b"answer", server.recvfrom(64)[1])
+        assert client.recv(64) == b"answer"
+        permissive.host.run(f"ip link add v-a-3 type veth peer name eth3 netns {leaf.path}")
+        permissive.host.run("ip link set v-a-3 master shop", "ip link set v-a-3 up")
+        leaf.run("ip addr add 172.18.0.9/16 dev eth3", "ip link set eth3 up")
+        leaf.run(f"ip route add {world} via 172.18.0.1 dev eth3")
+        client.sendto(b"more", (world, PORT))
+        try:
+            assert server.recv(64) == b"more"
+        finally:
+            permissive.host.run("ip link del v-a-3")
