@@ -31,7 +31,8 @@ class Timing:
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
     publishes our address; what is told as amiss was looked at `findings_s` ago at most. Who moved while it was down
     claims its key when nobody has renewed it for `watch_s`, which is longer than `beat_s`, and reads all leases every
-    `watch_pause_s` meanwhile: after a blackout it may be all hosts that moved.
+    `watch_pause_s` meanwhile: after a blackout it may be all hosts that moved. Peers that could not be saved are
+    saved whole after `save_first_s`, and twice as long after each further failure up to `save_cap_s`.
     """
 
     beat_s: float = 120.0
@@ -45,6 +46,8 @@ class Timing:
     findings_s: float = 5.0
     watch_s: float = 150.0
     watch_pause_s: float = 30.0
+    save_first_s: float = 2.0
+    save_cap_s: float = 60.0
 
 
 class Keeper:

@@ -69,6 +69,8 @@ class Node:
         self._left_with: lease.Lease | None = None
         self._restored = False
         self._unsaved = False  # the state file's peers are behind; the watch's thread alone writes
+        self._save_pause_s = self._timing.save_first_s
+        self._save_at = 0.0
         self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
@@ -171,7 +173,7 @@ class Node:
     def save_again(self) -> None:
         """The state file can be written again: bring it up to date where it is behind. Raises StateFileError."""
         self._keeper.save_again()
-        if self._unsaved:
+        if self._unsaved and time.monotonic() >= self._save_at:
             self.follow_anew()
 
     def programmed(self) -> netstate.NetState:
@@ -284,7 +286,7 @@ class Node:
             _, _, book = self._standing.now()
             saved = self._ports.store.load_peers(self.prefix)
             self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
-            self._unsaved = False
+            self._unsaved, self._save_pause_s = False, self._timing.save_first_s
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -292,11 +294,16 @@ class Node:
         try:
             yield
         except statefile.StateFileError as exc:
-            self._unsaved = True
+            self._put_off()
             log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
         except BaseException:
-            self._unsaved = True
+            self._put_off()
             raise
+
+    def _put_off(self) -> None:
+        """A disk that has room for a page, and so counts as mended, need not have it for thousands of peers."""
+        self._unsaved, self._save_at = True, time.monotonic() + self._save_pause_s
+        self._save_pause_s = min(2 * self._save_pause_s, self._timing.save_cap_s)
 
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):
