@@ -285,7 +285,7 @@ class Keeper:
         if rewrite and isinstance(wish, claim.Keep):
             wish = claim.Rewrite(over=wish.lease)
         held = member.carry_out(wish, known.attrs, self._ports.registry)
-        return member.Joined(member=dataclasses.replace(known, written=held.attrs), lease=held)
+        return member.Joined(member=dataclasses.replace(known, written=held.attrs, copied=False), lease=held)
 
     def _fail(self, exc: errors.OverlayError) -> None:
         self._standing.count(tally.Event.CLAIM_FAILED)

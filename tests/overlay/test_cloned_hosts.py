@@ -158,6 +158,21 @@ def test_a_clone_with_networks_that_nothing_names_writes_nothing_while_it_watche
     assert pair.undisturbed()
 
 
+def test_new_hardware_takes_the_subnet_when_the_key_of_the_old_one_is_deleted(pair: Pair) -> None:
+    """As the document has it; from then on nothing is a copy any more."""
+    name_machines(pair)
+    pair.clone.in_use = True
+    pair.original.nodes[-1].stop()
+    one = pair.clone.start()
+    until(lambda: one.status().conflict and one.status().followed)
+    pair.agreed.delete_peer(OWN)
+    until(lambda: one.status().confirmed)
+    assert pair.key().attrs == node_host.attrs("192.0.2.50", CLONES_MAC)
+    pair.agreed.put_peer(OWN, node_host.attrs("192.0.2.66"))
+    until(lambda: one.status().conflict)
+    assert "copied" not in str(one.status().conflict)
+
+
 def test_a_clone_that_restarts_is_the_same_clone(pair: Pair) -> None:
     name_machines(pair)
     pair.clone.in_use = True
