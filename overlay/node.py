@@ -216,10 +216,10 @@ class Node:
         if saved is not None:
             known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved, in_use=True)
             here = member.look_here(known.attrs, self._ports)
-            copied = self._ports.shared and clones.is_copy(saved, here)
-            if copied:
+            copied, moved = self._ports.shared and clones.is_copy(saved, here), clones.is_moved(saved, here)
+            if copied and moved:  # with the old address peers go on sending to the old MAC until they hear of another
                 known = member.rename(known, self._ports)
-            if self._ports.in_use() or not (copied or clones.is_moved(saved, here)):
+            if self._ports.in_use() or not (copied or moved):
                 self._restore(dataclasses.replace(known, written=saved.attrs))
             else:
                 self._anew.set()  # whose the subnet is must be found out first; the peers are read anew

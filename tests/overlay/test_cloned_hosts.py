@@ -195,6 +195,22 @@ def test_a_copy_on_another_machine_with_the_same_address_has_a_mac_of_its_own(pa
     assert pair.key().attrs == node_host.attrs("192.0.2.1", CLONES_MAC)
 
 
+def test_new_hardware_with_the_old_address_is_reached_while_the_registry_is_away(pair: Pair) -> None:
+    """Peers send to the MAC that the registry has, until they hear of another one."""
+    name_machines(pair)
+    pair.clone.kernel.set_underlays([node_host.ETH0])
+    pair.clone.in_use = True
+    pair.original.nodes[-1].stop()
+    pair.agreed.go_down()
+    one = pair.clone.start()
+    until(lambda: one.status().trouble)
+    assert mac_of(pair.clone) == {node_host.MAC}
+    pair.agreed.come_back()
+    until(lambda: one.status().confirmed)
+    assert pair.key().attrs == node_host.attrs("192.0.2.1", CLONES_MAC)
+    until(lambda: mac_of(pair.clone) == {CLONES_MAC})
+
+
 def test_a_file_of_an_older_version_gets_the_name_of_the_machine_that_takes_it_up(pair: Pair) -> None:
     saved = pair.original.store.load(node_host.PREFIX)
     assert saved is not None
