@@ -49,11 +49,15 @@ def is_moved(saved: nodestore.SavedNode, here: Here) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
-    """A key as it was at one moment. `term`: see `registry.TimeLeft`."""
+    """A key as it was at one moment. It was renewed from `renewed_at` to `renewed_by`: etcd may have answered slowly.
+
+    `term`: see `registry.TimeLeft`.
+    """
 
     found: lease.Lease
     at: float
     renewed_at: float
+    renewed_by: float
     term: int
 
     @property
@@ -78,7 +82,7 @@ class Origins:
         saved: nodestore.SavedNode,
         found: lease.Lease | None,
         here: Here,
-        now: float,
+        clock: Callable[[], float],
         time_left: Callable[[lease.Lease], registry.TimeLeft | None],
     ) -> Origin:
         """Whose the key `found` under the saved subnet is. UNKNOWN: ask again in some seconds.
@@ -93,18 +97,20 @@ class Origins:
             return Origin.OURS
         if saved.lease_id is not None and saved.lease_id != found.lease_id:
             return Origin.THEIRS  # somebody has written it since
+        asked_at = clock()
         left = time_left(found)
         if left is None:  # a reservation, which names another host's address
             return Origin.OURS if here.machine is not None and saved.machine == here.machine else Origin.THEIRS
-        renewed_at = now - (registry.SUBNET_TTL_S - left.seconds)
-        return self._watch(_Look(found=found, at=now, renewed_at=renewed_at, term=left.term))
+        now, age_s = clock(), registry.SUBNET_TTL_S - left.seconds
+        look = _Look(found=found, at=now, renewed_at=asked_at - age_s, renewed_by=now - age_s, term=left.term)
+        return self._watch(look)
 
     def _watch(self, now: _Look) -> Origin:
         first = self._first
         if first is None or first.names != now.names:
             first = now
         rewritten = now.found.mod_revision != first.found.mod_revision
-        renewed = now.renewed_at > first.renewed_at + _SLACK_S
+        renewed = now.renewed_at > first.renewed_by + _SLACK_S
         if renewed and not rewritten and now.term != first.term and self._theirs != now.names:
             first = now  # an election does so, too; a live original renews it once more
         elif renewed or rewritten:
@@ -112,7 +118,7 @@ class Origins:
         self._first = first
         if self._theirs == now.names:
             return Origin.THEIRS
-        self.left_s = max(first.at + self._quiet_s, now.renewed_at + self.watch_s) - now.at
+        self.left_s = max(first.at + self._quiet_s, now.renewed_by + self.watch_s) - now.at
         return Origin.UNKNOWN if self.left_s > 0 else Origin.OURS
 
 

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 _CLOCK_JUMP_S = 60.0
 """A wall clock that moves by more than this against the monotonic one was set; less is what NTP does."""
 
+_SOONER = 12
+"""A keepalive that failed is tried again after this part of `beat_s`: a clone takes a lease that nobody has renewed
+for `watch_s`, and one request that is lost must not be enough."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
@@ -31,7 +35,8 @@ class Timing:
     passes between the two looks at a snapshot that misses most peers, `feud_s` between two answers to a host that
     publishes our address; what is told as amiss was looked at `findings_s` ago at most. Who moved while it was down
     claims its key when nobody has renewed it for `watch_s`, which is longer than `beat_s`, and reads all leases every
-    `watch_pause_s` meanwhile: after a blackout it may be all hosts that moved.
+    `watch_pause_s` meanwhile: after a blackout it may be all hosts that moved. Peers that could not be saved are
+    saved whole after `save_first_s`, and twice as long after each further failure up to `save_cap_s`.
     """
 
     beat_s: float = 120.0
@@ -45,6 +50,8 @@ class Timing:
     findings_s: float = 5.0
     watch_s: float = 150.0
     watch_pause_s: float = 30.0
+    save_first_s: float = 2.0
+    save_cap_s: float = 60.0
 
 
 class Keeper:
@@ -76,6 +83,7 @@ class Keeper:
         self._lookout = lookout.Lookout(prefix, ports, here, feud_s=timing.feud_s, findings_s=timing.findings_s)
         self._wake = threading.Event()
         self._beat_at = time.monotonic() + timing.beat_s
+        self._beat_again_s = timing.beat_s / _SOONER  # after a keepalive that failed; then twice as long
         self._heal_at = self._beat_at + timing.heal_s
         self._clock_offset = time.time() - time.monotonic()
 
@@ -282,7 +290,7 @@ class Keeper:
         if rewrite and isinstance(wish, claim.Keep):
             wish = claim.Rewrite(over=wish.lease)
         held = member.carry_out(wish, known.attrs, self._ports.registry)
-        return member.Joined(member=dataclasses.replace(known, written=held.attrs), lease=held)
+        return member.Joined(member=dataclasses.replace(known, written=held.attrs, copied=False), lease=held)
 
     def _fail(self, exc: errors.OverlayError) -> None:
         self._standing.count(tally.Event.CLAIM_FAILED)
@@ -320,11 +328,13 @@ class Keeper:
             self._standing.count(tally.Event.LEASE_EXPIRED)
             self.claim(rewrite=True)
         except errors.OverlayError as exc:  # also: a TLS file that is away, a state file that cannot be read
-            wait_s = self._timing.beat_s
+            wait_s = self._beat_again_s
+            self._beat_at, self._beat_again_s = time.monotonic() + wait_s, min(2 * wait_s, self._timing.beat_s)
             log.warning("keepalive failed, next in %d s prefix=%s reason=%s", wait_s, self._prefix, exc)
             self._standing.count(tally.Event.KEEPALIVE_FAILED)
             self._run_out(exc)
         else:
+            self._beat_again_s = self._timing.beat_s / _SOONER
             self._standing.set_ttl(held, ttl_s)
             self._note_pace(time.monotonic() - began)
 

@@ -344,7 +344,7 @@ def _find_origin(
     """`member`, or who it is where `saved` is of another machine. Raises NotReady while nobody knows."""
     here = look_here(member.attrs, ports)
     found = leases.leases.get(saved.key)
-    origin = origins.judge(saved, found, here, time.monotonic(), ports.registry.time_left)
+    origin = origins.judge(saved, found, here, time.monotonic, ports.registry.time_left)
     if origin is clones.Origin.UNKNOWN:
         raise errors.OriginUnknown(clones.explain_watch(saved, here, origins.watch_s), origins.left_s)
     theirs = origin is clones.Origin.THEIRS

@@ -69,6 +69,8 @@ class Node:
         self._left_with: lease.Lease | None = None
         self._restored = False
         self._unsaved = False  # the state file's peers are behind; the watch's thread alone writes
+        self._save_pause_s = self._timing.save_first_s
+        self._save_at = 0.0
         self._read_at = 0  # revision of the last snapshot that was believed
         self._stop = threading.Event()
         self._kick = threading.Event()  # try to join now
@@ -171,7 +173,7 @@ class Node:
     def save_again(self) -> None:
         """The state file can be written again: bring it up to date where it is behind. Raises StateFileError."""
         self._keeper.save_again()
-        if self._unsaved:
+        if self._unsaved and time.monotonic() >= self._save_at:
             self.follow_anew()
 
     def programmed(self) -> netstate.NetState:
@@ -214,10 +216,10 @@ class Node:
         if saved is not None:
             known = member.make_membership(self.prefix, self._options, self._ports, saved.config, saved, in_use=True)
             here = member.look_here(known.attrs, self._ports)
-            copied = self._ports.shared and clones.is_copy(saved, here)
-            if copied:
+            copied, moved = self._ports.shared and clones.is_copy(saved, here), clones.is_moved(saved, here)
+            if copied and moved:  # with the old address peers go on sending to the old MAC until they hear of another
                 known = member.rename(known, self._ports)
-            if self._ports.in_use() or not (copied or clones.is_moved(saved, here)):
+            if self._ports.in_use() or not (copied or moved):
                 self._restore(dataclasses.replace(known, written=saved.attrs))
             else:
                 self._anew.set()  # whose the subnet is must be found out first; the peers are read anew
@@ -231,14 +233,14 @@ class Node:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._cut.clear()
+            self._cut = threading.Event()  # another one: a reader that hangs in a read still has to end with its own
             anew = self._anew.is_set()
             if anew:
                 self._anew.clear()
                 self._save_all_peers()
             if not anew or not self._standing.is_settled():
                 self._join()
-            if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
+            if not self._stop.is_set():  # looked at after the event was made, which halt may have missed
                 self._follow()
 
     def _join(self) -> None:
@@ -284,7 +286,7 @@ class Node:
             _, _, book = self._standing.now()
             saved = self._ports.store.load_peers(self.prefix)
             self._ports.store.save_peers(self.prefix, book.leases, saved.keys() - book.leases.keys())
-            self._unsaved = False
+            self._unsaved, self._save_pause_s = False, self._timing.save_first_s
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -292,11 +294,16 @@ class Node:
         try:
             yield
         except statefile.StateFileError as exc:
-            self._unsaved = True
+            self._put_off()
             log.warning("peers not saved, again when the file can be written prefix=%s: %s", self.prefix, exc)
         except BaseException:
-            self._unsaved = True
+            self._put_off()
             raise
+
+    def _put_off(self) -> None:
+        """A disk that has room for a page, and so counts as mended, need not have it for thousands of peers."""
+        self._unsaved, self._save_at = True, time.monotonic() + self._save_pause_s
+        self._save_pause_s = min(2 * self._save_pause_s, self._timing.save_cap_s)
 
     def _move(self, known: member.Membership, moved: member.Membership) -> None:
         if not self._standing.set_moved(known, moved):

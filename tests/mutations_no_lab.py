@@ -1467,6 +1467,46 @@ DOCUMENTS = (
         one("docs/flannelpy.service", " CAP_NET_BIND_SERVICE"),
         where="tests/plugin/test_config_json.py",
     ),
+    Mutation(
+        "elections-make-clones",
+        "a host that comes up with another address keeps its subnet, whatever etcd does meanwhile",
+        "election_renews_all",
+        one(
+            "overlay/clones.py",
+            "if renewed and not rewritten and now.term != first.term and self._theirs != now.names:",
+            "if False:",
+        ),
+        where="tests/overlay/test_clones.py",
+    ),
+    Mutation(
+        "watch-asked-in-silence-alone",
+        "a watch that lives is never told as silent",
+        "much_to_tell",
+        one(
+            "overlay/etcd_channel.py",
+            "if now - self._asked_at < self._progress_s:",
+            "if now - max(self._asked_at, self._heard_at) < self._progress_s:",
+        ),
+        where="tests/overlay/test_etcd_channel.py",
+    ),
+    Mutation(
+        "cut-watch-lives-on",
+        "a watch that was cut ends, however late it notices",
+        "ends_however_late",
+        one(
+            "overlay/node.py",
+            "            self._cut = threading.Event()  # another one",
+            "            self._cut.clear()  # another one",
+        ),
+        where="tests/overlay/test_node.py",
+    ),
+    Mutation(
+        "crowded-disk-cuts-the-watch",
+        "what a full disk has no room for is tried less and less often",
+        "less_and_less",
+        one("overlay/node.py", " and time.monotonic() >= self._save_at"),
+        where="tests/overlay/test_node.py",
+    ),
 )
 
 MUTATIONS = (

@@ -36,7 +36,9 @@ ETH0 = kernel.UnderlayLink(
     addresses=(ipaddress.IPv4Interface("192.0.2.1/24"),),
     has_default_route=True,
 )
-FAST = node.Timing(beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02, findings_s=0, watch_s=0.1, watch_pause_s=0.02)
+FAST = node.Timing(
+    beat_s=3600, retry_first_s=0.01, retry_cap_s=0.02, findings_s=0, watch_s=0.1, watch_pause_s=0.02, save_first_s=0
+)
 
 
 def key(subnet: str) -> lease.SubnetKey:

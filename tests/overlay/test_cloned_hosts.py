@@ -158,6 +158,21 @@ def test_a_clone_with_networks_that_nothing_names_writes_nothing_while_it_watche
     assert pair.undisturbed()
 
 
+def test_new_hardware_takes_the_subnet_when_the_key_of_the_old_one_is_deleted(pair: Pair) -> None:
+    """As the document has it; from then on nothing is a copy any more."""
+    name_machines(pair)
+    pair.clone.in_use = True
+    pair.original.nodes[-1].stop()
+    one = pair.clone.start()
+    until(lambda: one.status().conflict and one.status().followed)
+    pair.agreed.delete_peer(OWN)
+    until(lambda: one.status().confirmed)
+    assert pair.key().attrs == node_host.attrs("192.0.2.50", CLONES_MAC)
+    pair.agreed.put_peer(OWN, node_host.attrs("192.0.2.66"))
+    until(lambda: one.status().conflict)
+    assert "copied" not in str(one.status().conflict)
+
+
 def test_a_clone_that_restarts_is_the_same_clone(pair: Pair) -> None:
     name_machines(pair)
     pair.clone.in_use = True
@@ -178,6 +193,22 @@ def test_a_copy_on_another_machine_with_the_same_address_has_a_mac_of_its_own(pa
     one = pair.clone.join()
     assert one.status().subnet == "10.2.1.0/24"
     assert pair.key().attrs == node_host.attrs("192.0.2.1", CLONES_MAC)
+
+
+def test_new_hardware_with_the_old_address_is_reached_while_the_registry_is_away(pair: Pair) -> None:
+    """Peers send to the MAC that the registry has, until they hear of another one."""
+    name_machines(pair)
+    pair.clone.kernel.set_underlays([node_host.ETH0])
+    pair.clone.in_use = True
+    pair.original.nodes[-1].stop()
+    pair.agreed.go_down()
+    one = pair.clone.start()
+    until(lambda: one.status().trouble)
+    assert mac_of(pair.clone) == {node_host.MAC}
+    pair.agreed.come_back()
+    until(lambda: one.status().confirmed)
+    assert pair.key().attrs == node_host.attrs("192.0.2.1", CLONES_MAC)
+    until(lambda: mac_of(pair.clone) == {CLONES_MAC})
 
 
 def test_a_file_of_an_older_version_gets_the_name_of_the_machine_that_takes_it_up(pair: Pair) -> None:

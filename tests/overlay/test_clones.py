@@ -35,7 +35,7 @@ def judge(
     saved: nodestore.SavedNode = SAVED, found: lease.Lease | None = FOUND, here: clones.Here = HERE
 ) -> clones.Origin:
     """Where nobody needs to be watched."""
-    return clones.Origins(WATCH_S).judge(saved, found, here, 0.0, never)
+    return clones.Origins(WATCH_S).judge(saved, found, here, lambda: 0.0, never)
 
 
 def test_the_address_in_the_lease_is_a_host_s_identity_as_in_flannel() -> None:
@@ -74,13 +74,13 @@ def test_a_reservation_follows_the_machine_alone(machine: str | None, expected: 
     reserved = dataclasses.replace(FOUND, lease_id=0)
     saved = dataclasses.replace(SAVED, lease_id=0)
     here = dataclasses.replace(HERE, machine=machine)
-    assert clones.Origins(WATCH_S).judge(saved, reserved, here, 0.0, lambda _lease: None) is expected
+    assert clones.Origins(WATCH_S).judge(saved, reserved, here, lambda: 0.0, lambda _lease: None) is expected
 
 
 def watch(
     origins: clones.Origins, now: float, renewed_at: float, found: lease.Lease = FOUND, term: int = 1
 ) -> clones.Origin:
-    return origins.judge(SAVED, found, HERE, now, last_renewed(now - renewed_at, term))
+    return origins.judge(SAVED, found, HERE, lambda: now, last_renewed(now - renewed_at, term))
 
 
 def test_a_key_that_nobody_renews_for_long_enough_is_ours() -> None:
@@ -130,12 +130,21 @@ def test_seconds_told_whole_are_no_renewal() -> None:
     assert [watch(origins, 1010.0 + 0.3 * step, 1000.0 + 0.7 * (step % 2)) for step in range(5)] == [UNKNOWN] * 5
 
 
+def test_an_answer_that_took_long_is_no_renewal() -> None:
+    """A member that does not answer costs four seconds before another one is asked, and seconds are told whole."""
+    origins = clones.Origins(WATCH_S)
+    clock = iter([1010.0, 1018.0])  # asked, answered: 18 s after the renewal
+    assert origins.judge(SAVED, FOUND, HERE, lambda: next(clock), last_renewed(18)) is UNKNOWN
+    assert watch(origins, 1040.0, 1000.0) is UNKNOWN
+    assert watch(origins, 1151.0, 1000.0) is OURS
+
+
 def test_a_new_lease_is_watched_from_its_beginning() -> None:
     origins = clones.Origins(WATCH_S)
     assert watch(origins, 1010.0, 1000.0) is UNKNOWN
     unknown = dataclasses.replace(SAVED, lease_id=None)
     anew = dataclasses.replace(FOUND, lease_id=8, mod_revision=30)
-    assert origins.judge(unknown, anew, HERE, 1300.0, last_renewed(5)) is UNKNOWN
+    assert origins.judge(unknown, anew, HERE, lambda: 1300.0, last_renewed(5)) is UNKNOWN
 
 
 def test_an_operator_reads_why_nothing_is_claimed_yet() -> None:

@@ -26,6 +26,7 @@ class TickingRegistry(registry_fake.FakeRegistry):
         super().__init__(config)
         self.left_s = 86_400
         self.takes_s = 0.0
+        self.refusals = 0
         self.puts: list[lease.Lease | None] = []
 
     def put_lease(self, key: lease.SubnetKey, attrs: lease.LeaseAttrs, over: lease.Lease | None) -> lease.Lease:
@@ -35,6 +36,9 @@ class TickingRegistry(registry_fake.FakeRegistry):
 
     def keep_alive(self, held: lease.Lease) -> int:
         threading.Event().wait(self.takes_s)
+        if self.refusals:
+            self.refusals -= 1
+            raise errors.RegistryUnavailable("no answer")
         super().keep_alive(held)
         return self.left_s
 
@@ -97,6 +101,19 @@ def test_a_rewrite_that_gets_no_answer_leaves_the_lease_as_it_was(
     assert messages(caplog, "own key not rewritten")[0].endswith(
         "reason=the registry does not answer: connection refused"
     )
+
+
+def test_a_keepalive_that_failed_is_tried_again_before_a_clone_could_take_the_lease(
+    host: node_host.NodeHost, ticking: TickingRegistry
+) -> None:
+    """Nothing breaks the watch here, whose return would be a reason to renew."""
+    timing(host, beat_s=6.0, heal_first_s=3600, heal_s=3600)
+    one = host.join()
+    before = ticking.keep_alives
+    ticking.refusals = 1
+    one._keeper.beat_now()
+    until(lambda: events(host).get("keepalive_failed") == 1)
+    until(lambda: ticking.keep_alives > before, within_s=3.0)
 
 
 def test_a_rewrite_succeeds_with_a_file_that_cannot_be_written(

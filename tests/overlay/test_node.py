@@ -22,6 +22,7 @@ from overlay import (
     netstate,
     node,
     nodestore,
+    registry,
     statefile,
 )
 from tests.overlay import node_host
@@ -1023,6 +1024,59 @@ def test_a_subnet_that_is_not_in_the_file_is_not_had(host: node_host.NodeHost) -
     assert one.held() is None
     full.is_full = False
     until(lambda: one.held() == HELD)
+
+
+class CountedRegistry(MoodyRegistry):
+    """Remembers by what each watch is to end."""
+
+    def __init__(self, config: str) -> None:
+        super().__init__(config)
+        self.stops: list[threading.Event] = []
+
+    def watch(self, stop: threading.Event) -> Iterator[registry.Snapshot | registry.Delta | registry.Outage]:
+        self.stops.append(stop)
+        return super().watch(stop)
+
+
+def test_a_watch_that_was_cut_ends_however_late_it_notices(tmp_path: pathlib.Path) -> None:
+    """A read of an etcd that does not answer takes longer than anybody waits for it to end."""
+    agreed = CountedRegistry(node_host.CONFIG)
+    host = node_host.NodeHost(tmp_path, agreed)
+    one = host.join()
+    one.follow_anew()
+    until(lambda: len(agreed.stops) == 2)
+    assert [stop.is_set() for stop in agreed.stops] == [True, False]
+    one.stop()
+    assert agreed.stops[1].is_set()
+    host.close()
+
+
+class CrowdedStore(nodestore.NodeStore):
+    """A disk with room for a page, not for the peers: writes of a page say that it is mended."""
+
+    def save_peers(
+        self, prefix: str, put: Mapping[lease.SubnetKey, lease.Lease], gone: Iterable[lease.SubnetKey]
+    ) -> None:
+        if put or gone:
+            raise statefile.StateFileError("cannot write the state file: database or disk is full")
+
+
+def test_peers_for_which_there_is_no_room_are_tried_less_and_less_often(tmp_path: pathlib.Path) -> None:
+    """Each try cuts the watch and reads all leases again."""
+    agreed = CountedRegistry(node_host.CONFIG)
+    host = node_host.NodeHost(tmp_path, agreed)
+    host.timing = dataclasses.replace(host.timing, save_first_s=0.2)
+    assert host.file is not None
+    host.store = CrowdedStore(host.file)
+    one = host.join()
+    agreed.put_peer(PEER, PEERS)
+    until(lambda: one._unsaved)
+    ends_at = time.monotonic() + 2.0
+    while time.monotonic() < ends_at:
+        one.save_again()
+        threading.Event().wait(0.01)
+    assert 2 <= len(agreed.stops) <= 5  # after 0.2, 0.4, 0.8 s
+    host.close()
 
 
 class SlowStore(nodestore.NodeStore):
