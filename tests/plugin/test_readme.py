@@ -63,3 +63,21 @@ def test_every_setting_and_option_that_operations_names_is_there() -> None:
     assert settings_named <= {known.name for known in settings.KNOWN}
     options_named = set(re.findall(r"-o (flannelpy\S+?)=", OPERATIONS))
     assert options_named <= set(network.OPTIONS), options_named - set(network.OPTIONS)
+
+
+def test_every_test_and_file_that_the_documents_name_is_there() -> None:
+    files = [path.relative_to(HERE) for path in (HERE / "tests").rglob("*.py")]
+    names = {path.stem for path in files}
+    for path in files:
+        names.update(re.findall(r"def (test_\w+)", (HERE / path).read_text()))
+    documents = [HERE / "README.md", *(HERE / "docs").rglob("*.md")]
+    texts = {
+        path.name: path.read_text() for path in documents if path.name != "mutations.md"
+    }  # a report, with a date
+    missing = [
+        (document, name)
+        for document, text in texts.items()
+        for name in (*re.findall(r"\btest_\w+", text), *re.findall(r"`((?:tests|docs|lab)/[\w./-]+)`", text))
+        if name not in names and not (HERE / name).exists()
+    ]
+    assert missing == []
