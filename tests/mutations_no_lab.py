@@ -43,8 +43,6 @@ KILLS = "tests/plugin/test_kills_of_containers.py"
 GUARDED = "tests/overlay/test_guard_packets.py"
 MIXES = "tests/overlay/test_firewall_mixes.py"
 PACKETS = "tests/overlay/test_firewall_packets.py"
-HOST_LOCK = "tests/plugin/test_host_lock.py"
-UNINSTALL = "tests/plugin/test_uninstall.py"
 TUNNEL_PACKETS = "tests/overlay/test_tunnel_packets.py"
 HOST_PACKETS = "tests/driver/test_host_packets.py"
 NODES = "tests/overlay/test_node.py"
@@ -1520,36 +1518,15 @@ DOCUMENTS = (
 
 ONE_PER_HOST = (
     Mutation(
-        "second-plugin-takes-the-host",
-        "one flannelpy per host: the second is told who has it",
-        "second_is_told",
-        one("plugin/host_lock.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
-        where=HOST_LOCK,
-    ),
-    Mutation(
-        "first-does-not-come-back",
-        "one flannelpy per host: the second gives way to the first after a crash",
-        "crashes_gets_it_back",
-        one("plugin/host_lock.py", "        if self._gives_way:\n", "        if False:\n"),
-        where=HOST_LOCK,
-    ),
-    Mutation(
         "orphan-is-another-plugin",
         "one flannelpy per host: nobody gives way to the worker of a killed master",
         "worker_has_it",
         one(
-            "plugin/host_lock.py",
+            HOST_LOCK,
             "return ENDING if _has_ended(holder) else explain(holder)",
             "return explain(holder)",
         ),
-        where=HOST_LOCK,
-    ),
-    Mutation(
-        "live-socket-cleared-away",
-        "a socket that answers is never replaced",
-        "live_socket_is_never",
-        one("plugin/server.py", " and host_lock.is_live(path)", " and False"),
-        where=HOST_LOCK,
+        where=HOST_LOCKS,
     ),
     Mutation(
         "old-notice",
@@ -1563,46 +1540,18 @@ ONE_PER_HOST = (
         where="tests/plugin/test_second_plugin.py",
     ),
     Mutation(
-        "metrics-silent-for-ever",
-        "METRICS_ADDRESS: a connection lasts for seconds",
-        "silent_and_slow",
-        one("plugin/metrics_server.py", "if ends_at < now:", "if False:"),
-        where="tests/plugin/test_metrics_server.py",
-    ),
-    Mutation(
-        "migrated-without-a-copy",
-        "a copy is kept before a migration",
-        "older_version_goes_on",
-        one("overlay/statefile.py", "            self._keep_copy(versions)\n", "            pass\n"),
-        where="tests/overlay/test_statefile.py",
-    ),
-    Mutation(
-        "descriptors-called-taken",
-        "too few descriptors are said as such",
-        "said_as_what_it_is",
-        one("driver/host_ports_socket.py", "if exc.errno in _SHORTAGES:", "if False:"),
-        where="tests/driver/test_host_ports.py",
-    ),
-    Mutation(
-        "uninstall-under-containers",
-        "uninstall: refused while there are networks",
-        "with_a_network",
-        one("plugin/uninstall.py", "    if networks:\n", "    if False:\n"),
-        where=UNINSTALL,
-    ),
-    Mutation(
         "uninstall-over-another-engines-containers",
         "uninstall: refused while a container's link is there that Docker has not told of",
         "needs_to_confirm_nothing",
-        one("plugin/uninstall.py", " and not built.reconciler.has_container_links()", ""),
-        where=UNINSTALL,
+        one(UNINSTALL, " and not built.reconciler.has_container_links()", ""),
+        where=UNINSTALLS,
     ),
     Mutation(
         "lease-forgotten-at-the-second-try",
         "uninstall: asking again tries again",
         "without_etcd",
         one("overlay/nodes.py", "for one in (*self._left, *nodes)", "for one in nodes"),
-        where=UNINSTALL,
+        where=UNINSTALLS,
     ),
 )
 
