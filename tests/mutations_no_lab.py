@@ -302,7 +302,7 @@ HOSTILE_INPUT = (
         "refused-ports-stay-reserved",
         "hostile input: never a changed state on an error: ports of the host",
         "value_that_is_refused and ProgramExternalConnectivity and not again",
-        one("driver/publishing.py", "            undo.callback(self.release, set(found) - left)\n"),
+        one("driver/publishing.py", "            undo.callback(self.release, set(found) - candidates)\n"),
         where=VALUES,
     ),
     Mutation(
