@@ -99,6 +99,9 @@ def _rewrites(domains: Iterable[firewall.Domain], family: firewall.Family) -> It
             yield f"{target} {nft_text.networks(direct)} {foreign} {elsewhere} masquerade fully-random"
 
 
+_NOT_ENGINES = 'iifname != "docker0" iifname != "br-*"'
+"""Not by the bridges that the engine names itself."""
+
 _OUTSIDE = ("ct state established,related accept", "ct status dnat accept", "drop")
 """What enters from outside: answers, connections of before these rules, and published ports.
 
@@ -112,6 +115,8 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
     The policy of FORWARD is no help: an engine sets it only where it switches ip_forward on itself, and none does
     that filters with nftables. Containers on the engine's own bridges are outside, as they are of one another. Those
     on its gateway bridge may be ours, but never reach a bridge without icc.
+    Where packets cross the underlay as they are, `Network` may have a LAN in it, as in flannel's own example:
+    containers on the engine's bridges go on to reach it, and other hosts keep them from their own bridges.
     """
     for domain in domains:
         origin = f"iifname != {nft_text.names([*domain.links, firewall.GATEWAY_BRIDGE])}"
@@ -121,7 +126,7 @@ def _entrances(domains: list[firewall.Domain], family: firewall.Family) -> Itera
         if not domain.outside:
             ways += domain.devices
             if direct:
-                yield f"{family.table} daddr {nft_text.networks(direct)} {origin} goto outside"
+                yield f"{family.table} daddr {nft_text.networks(direct)} {origin} {_NOT_ENGINES} goto outside"
         if ways:
             yield f"oifname {nft_text.names(ways)} {origin} goto outside"
     if closed := [bridge for domain in domains for bridge in domain.closed]:
