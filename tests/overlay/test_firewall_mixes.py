@@ -11,6 +11,7 @@ to which the underlay itself leads (host-gw). In DirectRouting both are there: t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import pathlib
@@ -313,6 +314,30 @@ def test_networks_that_are_open_to_the_outside_never_meet(alone: Host, mix: dict
     finally:
         with alone.host.inside():
             wall.ensure(plan_of(mix))
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+@pytest.mark.parametrize(("source", "target"), [("docker", "red"), ("docker", "blue-inner"), ("red", "blue")])
+def test_nobody_enters_as_the_answer_to_what_he_forged(alone: Host, family: int, source: str, target: str) -> None:
+    forger, name = alone.spaces[source], ADDRESSES[target][family]
+    forger.run(f"ip addr add {name} dev lo {'nodad' * (family == V6)}")
+    try:
+        with (
+            alone.spaces[target].bind(name, PORT) as server,
+            alone.spaces["world"].bind(ADDRESSES["world"][family], PORT) as asked,
+            forger.bind(name, PORT) as says,
+        ):
+            says.sendto(b"question", (ADDRESSES["world"][family], PORT))
+            for sock in (asked, server):
+                sock.settimeout(0.3)
+            seen: tuple[Any, ...] = (name, PORT)
+            with contextlib.suppress(TimeoutError):
+                seen = asked.recvfrom(64)[1]
+            asked.sendto(b"an answer that was never asked for", seen)
+            with pytest.raises(TimeoutError):
+                assert server.recv(64) == b""
+    finally:
+        forger.run(f"ip addr del {name} dev lo")
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
