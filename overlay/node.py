@@ -233,14 +233,14 @@ class Node:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._cut = threading.Event()  # another one: a reader that hangs in a read still has to end with its own
+            self._cut.clear()
             anew = self._anew.is_set()
             if anew:
                 self._anew.clear()
                 self._save_all_peers()
             if not anew or not self._standing.is_settled():
                 self._join()
-            if not self._stop.is_set():  # looked at after the event was made, which halt may have missed
+            if not self._stop.is_set():  # looked at after the clear, which may have undone halt's set
                 self._follow()
 
     def _join(self) -> None:

@@ -1497,17 +1497,6 @@ DOCUMENTS = (
         where="tests/overlay/test_etcd_channel.py",
     ),
     Mutation(
-        "cut-watch-lives-on",
-        "a watch that was cut ends, however late it notices",
-        "ends_however_late",
-        one(
-            "overlay/node.py",
-            "            self._cut = threading.Event()  # another one",
-            "            self._cut.clear()  # another one",
-        ),
-        where="tests/overlay/test_node.py",
-    ),
-    Mutation(
         "crowded-disk-cuts-the-watch",
         "what a full disk has no room for is tried less and less often",
         "less_and_less",

@@ -1038,19 +1038,6 @@ class CountedRegistry(MoodyRegistry):
         return super().watch(stop)
 
 
-def test_a_watch_that_was_cut_ends_however_late_it_notices(tmp_path: pathlib.Path) -> None:
-    """A read of an etcd that does not answer takes longer than anybody waits for it to end."""
-    agreed = CountedRegistry(node_host.CONFIG)
-    host = node_host.NodeHost(tmp_path, agreed)
-    one = host.join()
-    one.follow_anew()
-    until(lambda: len(agreed.stops) == 2)
-    assert [stop.is_set() for stop in agreed.stops] == [True, False]
-    one.stop()
-    assert agreed.stops[1].is_set()
-    host.close()
-
-
 class CrowdedStore(nodestore.NodeStore):
     """A disk with room for a page, not for the peers: writes of a page say that it is mended."""
 
