@@ -112,7 +112,7 @@ def host(first: Running) -> Mapping[str, object]:
     told = {}
     for words in listings:
         done = subprocess.run([*inside, *words.split()], capture_output=True, text=True, check=True, timeout=10)
-        lines = [re.sub(r": <.*| linkdown ?", "", line) for line in done.stdout.splitlines()]
+        lines = [re.sub(r": <.*| linkdown", "", line).rstrip() for line in done.stdout.splitlines()]
         told[words] = lines  # of links number and name, and not the carrier, which comes and goes by itself
     return {**told, "socket": first.socket.stat().st_ino, "status": status(first)["networks"]}
 
